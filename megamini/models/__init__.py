@@ -1,0 +1,1 @@
+"""Families of bodies, the primary model with its exits, and the joint loss."""
