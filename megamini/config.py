@@ -1,0 +1,335 @@
+"""Recipes: YAML checked by frozen models, so that a mistyped key or value ends the run before anything heavy starts.
+
+A recipe owns training (batch, optimizer, schedule, precision, clipping, durations); the DeepSpeed JSON owns sharding,
+offload and communication (`megamini/training/deepspeed_config.py`). The docstring under each field is its help text.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from megamini.errors import UserError, did_you_mean
+
+Family = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMBT]?)\s*(updates|tokens)")
+_MULTIPLE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def _check_duration(value: Any) -> str:
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        raise ValueError(f"{value!r} is no duration; write for example '6000 updates' or '12.5M tokens'")
+    return value
+
+
+def duration_in_updates(duration: str, tokens_per_update: int) -> int:
+    """Number of updates in `duration`; a number of tokens is rounded up to whole updates."""
+    number, multiple, unit = _DURATION.fullmatch(duration).groups()
+    amount = float(number) * _MULTIPLE[multiple]
+    return math.ceil(amount if unit == "updates" else amount / tokens_per_update)
+
+
+Duration = Annotated[str, BeforeValidator(_check_duration)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Layers = Annotated[tuple[Positive, ...], Field(strict=False)]
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """Frozen and strict: nothing is coerced, an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    """The primary model: a body of the `transformers` library and the layers at which it has exits."""
+
+    family: Family | None = None
+    """Family of the body; needed unless `from_checkpoint` says it."""
+    config: dict[str, int | float | bool | str | list[str] | None] = {}
+    """Keys of the family's configuration class (hidden_size, num_hidden_layers ...). What the data decides (vocabulary,
+    special tokens, enough positions) is filled in."""
+    from_checkpoint: str | None = None
+    """Checkpoint folder (or hub name) whose body to start from, instead of random weights."""
+    exits: Layers = ()
+    """Layers after which a further head reads the hidden states; empty for plain masked-LM pretraining."""
+    dropout: Share | None = None
+    """Dropout of hidden states and attention; unset: the configuration's own."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel of `transformers`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSection":
+        if (self.family is None) == (self.from_checkpoint is None):
+            raise ValueError("give either model.family (from scratch) or model.from_checkpoint")
+        if list(self.exits) != sorted(set(self.exits)):
+            raise ValueError(f"model.exits must rise without repeats, not {list(self.exits)}")
+        if self.from_checkpoint and self.config:
+            raise ValueError("model.config cannot be combined with model.from_checkpoint, which brings its own")
+        return self
+
+
+class DataSection(Section):
+    """Prepared text: a folder written by `tools/prepare_data.py`."""
+
+    path: str
+    """Data directory (tokenizer, train/, validation/, manifest.json)."""
+    workers: NotNegative = 2
+    """Processes per rank that make batches ahead of the step; 0 makes them in the step's own process."""
+
+
+class ForgettingSection(Section):
+    """Active forgetting (Chen et al. 2023, arXiv 2307.01163): the token embeddings start anew every so often."""
+
+    every: Duration
+    """Distance between two re-initialisations of the token embeddings and their optimizer state."""
+    none_in_last: Duration
+    """Length of the last stretch, in which nothing is forgotten any more."""
+
+
+class ObjectiveSection(Section):
+    """What is predicted and how the heads' losses are summed."""
+
+    method: Literal["mlm", "minijoint"]
+    """mlm: the primary head alone. minijoint: the weighted mean over the primary head and all exits."""
+    mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block."""
+    replace_with_mask: Share = 0.8
+    """Share of the predicted positions that show the mask token."""
+    replace_with_random: Share = 0.1
+    """Share of the predicted positions that show a random token; the rest keep their own."""
+    head_weights: Numbers | None = None
+    """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
+    loss_workspace_mib: Positive = 256
+    """Memory for one chunk of logits of the joint loss, in MiB per rank."""
+    forgetting: ForgettingSection | None = None
+    """Active forgetting; unset: never."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ObjectiveSection":
+        if self.replace_with_mask + self.replace_with_random > 1:
+            raise ValueError("objective.replace_with_mask and objective.replace_with_random add up to more than 1")
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW. Biases and norms are not decayed."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
+    """Decay rates of the two moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of matrices."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 never clips."""
+
+
+class ScheduleSection(Section):
+    """The learning rate, a pure function of the update."""
+
+    shape: Literal["linear", "cosine", "warmup-stable-decay"] = "linear"
+    """Shape after the warm-up."""
+    duration: Duration
+    """Length of the run."""
+    warmup: Duration
+    """Length of the linear warm-up from 0."""
+    decay: Duration | None = None
+    """warmup-stable-decay only: length of the linear decay to the final rate at the end."""
+    final_share: Share = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ScheduleSection":
+        if (self.shape == "warmup-stable-decay") != (self.decay is not None):
+            raise ValueError("schedule.decay goes with schedule.shape: warmup-stable-decay, and only with it")
+        return self
+
+
+class TrainingSection(Section):
+    """Batch, precision, randomness and memory."""
+
+    global_batch: Positive
+    """Blocks per update, over all ranks and accumulation steps."""
+    micro_batch: Positive
+    """Most blocks that a rank runs at once; accumulation makes up the rest."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Precision of weights and activations; the optimizer keeps fp32 master copies."""
+    seed: NotNegative = 0
+    """Decides initial weights, order of blocks, masks and dropout."""
+    activation_checkpointing: bool = False
+    """Recompute the encoder layers in the backward pass instead of keeping their activations."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    runs: str = "runs"
+    """Folder in which the run directory is made."""
+    stop_after_nonfinite: Positive = 10
+    """End the run after this many updates in a row whose loss or gradient was not finite."""
+
+
+class CheckpointSection(Section):
+    """When checkpoints are written and which are kept."""
+
+    every: Duration | None = None
+    """Distance between two checkpoints; unset: only at the end."""
+    keep_last: Positive = 2
+    """Number of newest checkpoints that are kept."""
+    resume: bool = True
+    """Go on from the newest complete checkpoint of the run directory where there is one."""
+
+
+class TelemetrySection(Section):
+    """What is written down along the way."""
+
+    every: Positive = 10
+    """Updates between two lines of the log; each holds the mean since the last."""
+    validate_every: Duration | None = None
+    """Distance between two validations; unset: only at the end."""
+    validation_blocks: Positive = 2048
+    """Most validation blocks that are read."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate of one device for model-FLOPs utilisation; unset: known for the device, or measured at start."""
+
+
+class Recipe(Section):
+    """All that decides a pretraining run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run, and of its directory."""
+    model: ModelSection
+    data: DataSection
+    objective: ObjectiveSection
+    optimizer: OptimizerSection
+    schedule: ScheduleSection
+    training: TrainingSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    telemetry: TelemetrySection = TelemetrySection()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if (self.objective.method == "minijoint") != bool(self.model.exits):
+            raise ValueError("objective.method minijoint needs model.exits, and mlm has none")
+        weights = self.objective.head_weights
+        if weights is not None and (len(weights) != len(self.model.exits) + 1 or min(weights) <= 0):
+            raise ValueError(
+                f"objective.head_weights needs {len(self.model.exits) + 1} positive numbers: exits, primary"
+            )
+        return self
+
+    @property
+    def run_directory(self) -> Path:
+        return Path(self.training.runs) / self.name
+
+    @property
+    def head_weights(self) -> tuple[float, ...]:
+        """Weights that sum to 1, exits first, the primary last."""
+        weights = self.objective.head_weights or (1.0,) * (len(self.model.exits) + 1)
+        return tuple(weight / sum(weights) for weight in weights)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `section.key=value` overrides.
+
+    Raises `UserError` naming the file and the key for anything that is not a valid recipe.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_describe(error)}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.yaml)") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a recipe: expected sections such as 'model:', found {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is no override; write section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise UserError(f"'{override}': '{section}' has no keys of its own")
+    try:
+        values[last] = float(text) if _is_exponent(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"'{override}': '{text}' is not valid YAML") from None
+
+
+def _is_exponent(text: str) -> bool:
+    """Whether PyYAML would read the number `text` as text, as it does 7e-4 (YAML 1.1 wants 7.0e-4)."""
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) is not None
+
+
+def _describe(error: ValidationError) -> str:
+    """The first problems of a validation, each as `key: what is wrong`."""
+    return "; ".join(_describe_one(problem) for problem in error.errors()[:3])
+
+
+def _describe_one(problem: dict[str, Any]) -> str:
+    # Alternatives of a union appear in `loc` behind the key; they say nothing to a reader.
+    location = [str(part) for part in problem["loc"] if not _is_type_name(part)]
+    key, value = ".".join(location), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    if isinstance(value, str) and _is_exponent(value):
+        return f"{key}: YAML reads '{value}' as text; write {_with_point(value)}"
+    if isinstance(value, bool) and problem["type"] == "string_type":
+        return f"{key}: YAML reads yes, no, on and off as true or false; put the word in quotes"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}, not {value!r}" if problem["type"] != "value_error" else f"{key}: {message}".lstrip(": ")
+
+
+def _is_type_name(part: Any) -> bool:
+    return isinstance(part, str) and part in ("int", "float", "bool", "str", "none", "list[str]")
+
+
+def _with_point(number: str) -> str:
+    mantissa, exponent = re.split("[eE]", number)
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+def _known_keys(location: Sequence[str]) -> Iterator[str]:
+    section: type[BaseModel] = Recipe
+    for part in location:
+        candidates = [section.model_fields[part].annotation] if part in section.model_fields else []
+        candidates += [argument for kind in candidates for argument in getattr(kind, "__args__", ())]
+        section = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
+    yield from section.model_fields

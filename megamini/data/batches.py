@@ -1,0 +1,144 @@
+"""Micro-batches for one rank: which blocks, masked how, as tensors of constant shape.
+
+Global batch t is the blocks t x B to (t + 1) x B - 1 of the endless order, whatever the number of ranks, workers and
+accumulation steps: each of these only decides who computes what.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from megamini.data.blocks import Blocks
+from megamini.data.masking import MaskingRule, mask_blocks
+from megamini.data.order import blocks_of_order
+from megamini.errors import UserError
+
+# Validation is masked by one fixed draw, which no training epoch shares.
+_VALIDATION_EPOCH = 2**62
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b blocks of length L with M predicted positions each.
+
+    input_ids: int64 [b, L]. positions: int64 [b * M], indices into the b * L flattened positions. labels: int64
+    [b * M]. weights: float32 [b * M], 0 for fillers; None when all count. attention_mask: int64 [b, L]; None when no
+    block is padded, so that attention needs no mask.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`, copied without waiting where the host's memory is pinned."""
+        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self._tensors()))
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader's pinning thread."""
+        return Batch(*(None if x is None else x.pin_memory() for x in self._tensors()))
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return (self.input_ids, self.positions, self.labels, self.weights, self.attention_mask)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch of blocks is divided: `accumulation` micro-batches of `micro_batch` blocks on each rank."""
+
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    world_size: int
+
+
+def plan_batches(global_batch: int, largest_micro_batch: int, world_size: int) -> BatchPlan:
+    """Divide the global batch over the ranks with the fewest accumulation steps that fit.
+
+    Raises `UserError` naming the nearest possible sizes when the ranks do not divide the global batch.
+    """
+    if global_batch % world_size:
+        below = global_batch // world_size * world_size
+        nearest = " or ".join(str(size) for size in (below, below + world_size) if size)
+        ranks = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+        near_ranks = sorted(sorted(ranks, key=lambda n: abs(n - world_size))[:2])
+        raise UserError(
+            f"training.global_batch: {global_batch} blocks cannot be divided over {world_size} ranks; use a global "
+            f"batch of {nearest}, or {' or '.join(map(str, near_ranks))} ranks"
+        )
+    per_rank = global_batch // world_size
+    accumulation = next(
+        steps for steps in range(1, per_rank + 1) if per_rank % steps == 0 and per_rank // steps <= largest_micro_batch
+    )
+    return BatchPlan(global_batch, per_rank // accumulation, accumulation, world_size)
+
+
+class TrainingMicroBatches(Dataset):
+    """Micro-batch k of one rank, for any k: number k % accumulation of global batch k // accumulation."""
+
+    def __init__(self, blocks: Blocks, rule: MaskingRule, plan: BatchPlan, rank: int) -> None:
+        self.blocks, self.rule, self.plan, self.rank = blocks, rule, plan, rank
+
+    def __getitem__(self, number: int) -> Batch:
+        update, step = divmod(number, self.plan.accumulation)
+        start = update * self.plan.global_batch + (step * self.plan.world_size + self.rank) * self.plan.micro_batch
+        epochs, numbers = blocks_of_order(start, start + self.plan.micro_batch, len(self.blocks), self.rule.seed)
+        return _make_batch(self.blocks.read(numbers), numbers, epochs, self.rule)
+
+
+def training_loader(
+    dataset: TrainingMicroBatches, first_update: int, last_update: int, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """The rank's micro-batches of the updates first_update..last_update-1, made ahead by `workers` processes."""
+    steps = dataset.plan.accumulation
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(first_update * steps, last_update * steps),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+
+def validation_batches(
+    blocks: Blocks, rule: MaskingRule, most_blocks: int, micro_batch: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """One rank's part of the validation blocks, masked by one fixed draw.
+
+    All ranks get the same number of batches (ZeRO-3 needs identical calls); blocks that only fill up weigh 0.
+    """
+    count = min(most_blocks, len(blocks))
+    chosen = np.arange(count) * len(blocks) // count  # evenly spread over the split
+    for start in range(0, count, micro_batch * world_size):
+        slots = start + rank * micro_batch + np.arange(micro_batch)
+        numbers = chosen[np.minimum(slots, count - 1)]
+        epochs = np.full(micro_batch, _VALIDATION_EPOCH)
+        yield _make_batch(blocks.read(numbers), numbers, epochs, rule, counted=slots < count)
+
+
+def _make_batch(
+    blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rule: MaskingRule, counted: np.ndarray | None = None
+) -> Batch:
+    """The batch of `blocks` [b, L]; with `counted` [b], a validation batch that weighs each position."""
+    masked = mask_blocks(blocks, numbers, epochs, rule)
+    offsets = np.arange(len(blocks))[:, None] * blocks.shape[1]
+    weights = attention_mask = None
+    if counted is not None:
+        weights = torch.from_numpy((masked.weights * counted[:, None]).ravel())
+        if (blocks == rule.pad_id).any():
+            attention_mask = torch.from_numpy((blocks != rule.pad_id).astype(np.int64))
+    return Batch(
+        input_ids=torch.from_numpy(masked.input_ids),
+        positions=torch.from_numpy((masked.positions + offsets).ravel()),
+        labels=torch.from_numpy(masked.labels.ravel()),
+        weights=weights,
+        attention_mask=attention_mask,
+    )

@@ -1,0 +1,88 @@
+"""Which positions of a block are predicted, and what the model sees there.
+
+A mask is a pure function of (seed, epoch, block): no generator, no state, the same on any rank and worker. The
+80/10/10 rule is BERT's (Devlin et al. 2019, section 3.1).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megamini.data.hashing import random_bits, random_unit
+
+# Streams of random bits that must not meet: which positions, what happens there, which random token.
+_CHOOSE, _ACTION, _TOKEN = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class MaskingRule:
+    """How blocks are masked: the same for a whole run.
+
+    `masked_per_block` is M = round(share x (block length - 2)); `special_ids` are never chosen, and never appear as
+    random tokens.
+    """
+
+    share: float
+    replace_with_mask: float
+    replace_with_random: float
+    mask_id: int
+    pad_id: int
+    special_ids: tuple[int, ...]
+    vocab_size: int
+    seed: int
+
+    def masked_per_block(self, block_length: int) -> int:
+        """M, the number of predicted positions in every full block."""
+        return max(1, round(self.share * (block_length - 2)))
+
+
+@dataclass(frozen=True)
+class MaskedBlocks:
+    """Blocks as the model sees them. n blocks of length L, M predicted positions each.
+
+    input_ids: int64 [n, L]. positions: int64 [n, M], ascending within the block. labels: int64 [n, M], the tokens
+    there. weights: float32 [n, M], 1 where predicted, 0 for the filler of a padded block, which has fewer.
+    """
+
+    input_ids: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+def mask_blocks(blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rule: MaskingRule) -> MaskedBlocks:
+    """Mask `blocks` [n, L], which are the blocks `numbers` [n] seen in the `epochs` [n].
+
+    Every full block predicts exactly M positions; a padded one (validation only) round(share x its maskable ones).
+    """
+    count = rule.masked_per_block(blocks.shape[1])
+    keys = (rule.seed, epochs[:, None], numbers[:, None])
+
+    maskable = ~np.isin(blocks, rule.special_ids)
+    # The smallest random numbers win; the highest bit puts special positions behind all others.
+    priority = random_bits(_CHOOSE, *keys, np.arange(blocks.shape[1])) >> np.uint64(1)
+    priority[~maskable] |= np.uint64(1 << 63)
+    positions = np.argsort(priority, axis=1)[:, :count]
+
+    padded = (blocks == rule.pad_id).any(axis=1)
+    share_of_own = np.maximum(1, np.round(rule.share * maskable.sum(axis=1))).astype(np.int64)
+    predicted = np.arange(count) < np.where(padded, share_of_own, count)[:, None]
+
+    ascending = np.argsort(positions, axis=1)
+    positions = np.take_along_axis(positions, ascending, axis=1)
+    predicted = np.take_along_axis(predicted, ascending, axis=1)
+
+    input_ids = blocks.astype(np.int64)
+    labels = np.take_along_axis(input_ids, positions, axis=1)
+    action = random_unit(_ACTION, *keys, positions)
+    shown = np.where(action < rule.replace_with_mask, rule.mask_id, labels)
+    random_token = (action >= rule.replace_with_mask) & (action < rule.replace_with_mask + rule.replace_with_random)
+    shown = np.where(random_token, _random_tokens(rule, keys, positions), shown)
+    np.put_along_axis(input_ids, positions, np.where(predicted, shown, labels), axis=1)
+    return MaskedBlocks(input_ids, positions, labels, predicted.astype(np.float32))
+
+
+def _random_tokens(rule: MaskingRule, keys: tuple, positions: np.ndarray) -> np.ndarray:
+    """A token of the vocabulary without the special ones, for each position."""
+    ordinary = np.delete(np.arange(rule.vocab_size), rule.special_ids)
+    return ordinary[(random_unit(_TOKEN, *keys, positions) * len(ordinary)).astype(np.int64)]

@@ -1,0 +1,125 @@
+"""The primary model of a recipe: its body from a configuration, or from a checkpoint folder."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.config import ModelSection, Recipe
+from megamini.errors import UserError, did_you_mean
+from megamini.models.families import FAMILIES, family_of
+from megamini.models.masked_lm import PrimaryModel
+
+# What the data decides: a recipe that sets one of these could contradict it.
+_ROLES = ("pad", "bos", "eos", "cls", "sep")
+_DECIDED_BY_DATA = ("vocab_size", *(f"{role}_token_id" for role in _ROLES))
+
+
+def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
+    """The recipe's primary model with fp32 weights on the CPU, the same on every rank for the same seed.
+
+    Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
+    """
+    torch.manual_seed(recipe.training.seed)
+    if recipe.model.from_checkpoint:
+        model = _load_checkpoint(recipe.model, tokenizer, block_length)
+    else:
+        config = body_config(recipe.model, tokenizer, block_length)
+        model = AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
+    if recipe.training.activation_checkpointing:
+        # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return PrimaryModel(model, recipe.model.exits, recipe.head_weights, recipe.objective.loss_workspace_mib * 2**20)
+
+
+def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PretrainedConfig:
+    """The configuration of a body from scratch: the recipe's keys, and what the data decides."""
+    family = FAMILIES[section.family]
+    known = {field.name for field in dataclasses.fields(type(AutoConfig.for_model(section.family)))}
+    for key in section.config:
+        if key in _DECIDED_BY_DATA:
+            raise UserError(f"model.config.{key}: decided by the data; leave it out")
+        if key not in known:
+            raise UserError(f"unknown key 'model.config.{key}'{did_you_mean(key, known)}")
+    values = {"max_position_embeddings": positions_needed(family.pads_shift_positions, tokenizer, block_length)}
+    values |= section.config
+    values |= {"vocab_size": len(tokenizer)}
+    values |= {
+        f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES if f"{role}_token_id" in known
+    }
+    if section.dropout is not None:
+        values |= dict.fromkeys(family.dropout_keys, section.dropout)
+    try:
+        config = AutoConfig.for_model(section.family, **values)
+    except Exception as error:  # the library's own validation raises several types
+        raise UserError(f"model.config: {error}") from None
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"model.config.hidden_size: {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
+        )
+    _check_positions(config, tokenizer, block_length, "model.config.max_position_embeddings")
+    return config
+
+
+def positions_needed(pads_shift_positions: bool, tokenizer: PreTrainedTokenizerBase, block_length: int) -> int:
+    """Rows of the position table for a block; RoBERTa's ids start behind the pad token's id."""
+    return block_length + (tokenizer.pad_token_id + 1 if pads_shift_positions else 0)
+
+
+def _check_positions(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, block_length: int, where: str
+) -> None:
+    needed = positions_needed(family_of(config).pads_shift_positions, tokenizer, block_length)
+    if config.max_position_embeddings < needed:
+        raise UserError(
+            f"{where}: {config.max_position_embeddings} positions are too few for blocks of {block_length} tokens; "
+            f"{needed} are needed"
+        )
+
+
+def _load_checkpoint(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PreTrainedModel:
+    where = f"model.from_checkpoint: {section.from_checkpoint}"
+    try:
+        config = AutoConfig.from_pretrained(section.from_checkpoint, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: no checkpoint can be read there: {error}") from None
+    family = family_of(config)
+    if not config.tie_word_embeddings:
+        raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
+    if config.vocab_size != len(tokenizer):
+        raise UserError(
+            f"{where}: its vocabulary has {config.vocab_size} pieces, the data's tokenizer {len(tokenizer)}; prepare "
+            f"the data with --tokenizer {section.from_checkpoint}"
+        )
+    _check_positions(config, tokenizer, block_length, where)
+    if section.dropout is not None:
+        for key in family.dropout_keys:
+            setattr(config, key, section.dropout)
+    model, report = AutoModelForMaskedLM.from_pretrained(
+        section.from_checkpoint,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=section.attention,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a masked-LM model")
+    _refuse_untied_tensors(model, section.from_checkpoint, where)
+    return model
+
+
+def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) -> None:
+    """The library ties silently, even where the file holds a matrix of its own for the output."""
+    stored = Path(checkpoint) / "model.safetensors"
+    if not stored.exists():
+        return
+    tied = {name: source for name, source in model._tied_weights_keys.items() if name.endswith("weight")}
+    with safe_open(stored, framework="pt") as file:
+        names = set(file.keys())
+        for name, source in tied.items():
+            if {name, source} <= names and not torch.equal(file.get_tensor(name), file.get_tensor(source)):
+                raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")

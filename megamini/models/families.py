@@ -1,0 +1,76 @@
+"""The one place that knows where a family of encoders keeps its layers, final norm and masked-LM head."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+
+from megamini.errors import UserError
+
+Transform = Callable[[list[nn.Module], torch.Tensor], torch.Tensor]
+
+
+def _dense_gelu_norm(modules: list[nn.Module], states: torch.Tensor) -> torch.Tensor:
+    """RoBERTa's head before the projection, which the library does not keep as a module of its own."""
+    dense, norm = modules
+    return norm(functional.gelu(dense(states)))
+
+
+def _one_module(modules: list[nn.Module], states: torch.Tensor) -> torch.Tensor:
+    return modules[0](states)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names inside the masked-LM model of one `model_type`.
+
+    `final_norm` is None where the layers end in a norm of their own (post-norm), so that an exit needs none.
+    """
+
+    layers: str
+    final_norm: str | None
+    transform: tuple[str, ...]
+    apply_transform: Transform
+    dropout_keys: tuple[str, ...]
+    pads_shift_positions: bool
+    """Whether position ids start behind the pad token's id, which costs as many rows of the position table."""
+
+    def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
+        """The encoder layers, bottom first."""
+        return model.get_submodule(self.layers)
+
+    def transform_modules(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules of the head between the last hidden states and the projection onto the vocabulary."""
+        return [model.get_submodule(name) for name in self.transform]
+
+
+_BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_ROBERTA_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
+_ROBERTA = Family("roberta.encoder.layer", None, _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True)
+
+FAMILIES: dict[str, Family] = {
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "xlm-roberta-xl": Family(
+        "roberta.encoder.layer", "roberta.encoder.LayerNorm", _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True
+    ),
+    "bert": Family("bert.encoder.layer", None, ("cls.predictions.transform",), _one_module, _BERT_DROPOUT, False),
+    "modernbert": Family(
+        "model.layers",
+        "model.final_norm",
+        ("head",),
+        _one_module,
+        ("embedding_dropout", "attention_dropout", "mlp_dropout"),
+        False,
+    ),
+}
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of a configuration; `UserError` where it is not one of ours."""
+    if config.model_type not in FAMILIES:
+        raise UserError(f"model: family '{config.model_type}' is not supported; known are {', '.join(FAMILIES)}")
+    return FAMILIES[config.model_type]

@@ -1,0 +1,107 @@
+"""The joint loss: linear cross-entropy of many rows against one matrix, whose logits never exist whole.
+
+Rows of all heads go through one call. A chunk of rows at a time is projected, its loss summed in fp32, and its
+gradients formed at once from the same logits, so nothing is recomputed in the backward pass and the memory is one
+chunk's. Chosen by the measurements in `tools/benchmarks/joint_loss.md`.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def joint_cross_entropy(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    coefficients: torch.Tensor,
+    workspace_bytes: int = 256 * 2**20,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sum of the rows' cross-entropies, and each row's own.
+
+    rows: [R, d]. weight: [V, d], the tied token matrix. bias: [V] or None. labels: int64 [R]. coefficients: fp32
+    [R], the weight of each row in the sum. Returns the loss (fp32 scalar, differentiable in rows, weight and bias)
+    and the negative log-likelihoods in nats (fp32 [R], detached). At most about `workspace_bytes` are used beside
+    inputs and gradients. A loss that is not finite makes every gradient not finite, so one look at the gradient norm
+    sees both.
+    """
+    chunk = _rows_per_chunk(len(rows), len(weight), rows.dtype, workspace_bytes)
+    if torch.is_grad_enabled():
+        return _JointCrossEntropy.apply(rows, weight, bias, labels, coefficients, chunk)
+    losses = torch.cat(
+        [
+            functional.cross_entropy(functional.linear(r, weight, bias).float(), t, reduction="none")
+            for r, t in zip(rows.split(chunk), labels.split(chunk), strict=True)
+        ]
+    )
+    return torch.dot(losses, coefficients), losses
+
+
+def _rows_per_chunk(rows: int, vocab: int, dtype: torch.dtype, workspace_bytes: int) -> int:
+    """Rows whose logits fit the workspace: fp32 logits and log-probabilities, or low-precision logits and fp32."""
+    bytes_per_row = vocab * (4 + dtype.itemsize)
+    fitting = max(1, workspace_bytes // bytes_per_row)
+    chunks = -(-rows // fitting)
+    return max(1, -(-rows // max(1, chunks)))  # equal chunks rather than a small last one
+
+
+class _JointCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, weight, bias, labels, coefficients, chunk):
+        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+        rows_grad = torch.empty_like(rows) if wants_rows else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        logits_buffer = rows.new_empty(min(chunk, len(rows)), len(weight))
+        fp32_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
+
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            x, target = rows[part], labels[part, None]
+            logits, probabilities = logits_buffer[: len(x)], fp32_buffer[: len(x)]
+            if bias is None:
+                torch.mm(x, weight.t(), out=logits)
+            else:
+                torch.addmm(bias, x, weight.t(), out=logits)
+            torch.log_softmax(logits, dim=1, dtype=torch.float32, out=probabilities)
+            losses[part] = -probabilities.gather(1, target).squeeze(1)
+
+            # d loss / d logits = coefficient x (softmax - one-hot of the label)
+            gradient = probabilities.exp_()
+            gradient.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
+            gradient.mul_(coefficients[part, None])
+            if wants_bias:
+                bias_grad += gradient.sum(0)
+            gradient = logits.copy_(gradient)
+            if wants_rows:
+                torch.mm(gradient, weight, out=rows_grad[part])
+            if wants_weight:
+                _add_product(weight_grad, gradient, x)
+
+        loss = torch.dot(losses, coefficients)
+        ctx.save_for_backward(
+            rows_grad,
+            None if weight_grad is None else weight_grad.to(weight.dtype),
+            None if bias_grad is None else bias_grad.to(bias.dtype),
+            loss,
+        )
+        ctx.mark_non_differentiable(losses)
+        return loss, losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, loss_gradient, _):
+        *gradients, loss = ctx.saved_tensors
+        # 0 x loss is 0 for a finite loss and NaN otherwise: no gradient of a broken loss looks healthy.
+        scale = loss_gradient + 0 * loss
+        return *(None if g is None else g.mul_(scale.to(g.dtype)) for g in gradients), None, None, None
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left^T @ right, with the sum over chunks kept in fp32."""
+    if left.dtype == torch.float32:
+        total.addmm_(left.t(), right)
+    else:
+        total.add_(left.t() @ right)

@@ -1,0 +1,128 @@
+"""The primary model: a `transformers` masked-LM with further heads (exits) at lower layers, one loss over all."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from megamini.errors import UserError
+from megamini.models.families import Family, family_of
+from megamini.models.joint_loss import joint_cross_entropy
+
+
+class Exit(nn.Module):
+    """A head at a lower layer: a final norm where the family has one, and a transform. The projection is the model's.
+
+    Names of its parameters are the ones they have in the exported mini-model, with dots as the module tree allows.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        super().__init__()
+        self._apply_transform = family.apply_transform
+        self.norm = _fresh_copy(model, model.get_submodule(family.final_norm)) if family.final_norm else nn.Identity()
+        self.transform = nn.ModuleList(_fresh_copy(model, module) for module in family.transform_modules(model))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Hidden states of masked positions [R, d] to what is projected onto the vocabulary [R, d]."""
+        return self._apply_transform(list(self.transform), self.norm(states))
+
+
+class PrimaryModel(nn.Module):
+    """A masked-LM model of `transformers` with exits.
+
+    `model` keeps the library's names; `exits` holds one `Exit` per layer number. All heads share the tied token
+    embedding matrix and the output bias.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        exits: Sequence[int] = (),
+        head_weights: Sequence[float] | None = None,
+        workspace_bytes: int = 256 * 2**20,
+    ) -> None:
+        super().__init__()
+        self.family = family_of(model.config)
+        layers = model.config.num_hidden_layers
+        for layer in exits:
+            if not 1 <= layer < layers:
+                raise UserError(f"model.exits: layer {layer} is not below the top of a body of {layers} layers")
+        assert_tied(model)
+        self.model = model
+        self.exit_layers = tuple(exits)
+        self.exits = nn.ModuleDict({str(layer): Exit(model, self.family) for layer in exits})
+        self.head_weights = tuple(head_weights or [1 / (len(exits) + 1)] * (len(exits) + 1))
+        self.workspace_bytes = workspace_bytes
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the heads in the order of losses: exits first, the primary last."""
+        return (*(f"exit_{layer}" for layer in self.exit_layers), "primary")
+
+    @property
+    def token_embeddings(self) -> nn.Parameter:
+        """The tied matrix [V, d]."""
+        return self.model.get_input_embeddings().weight
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and per-head losses at the predicted positions.
+
+        input_ids: int64 [b, L]. positions: int64 [R], indices into the b * L flattened positions. labels: int64 [R].
+        Returns the weighted mean over heads of the mean negative log-likelihood (fp32 scalar), and the negative
+        log-likelihoods in nats (fp32 [heads, R], detached; order of `head_names`).
+        """
+        rows = self.head_rows(input_ids, positions, attention_mask)
+        output = self.model.get_output_embeddings()
+        count = len(labels)
+        coefficients = torch.tensor(self.head_weights, device=rows.device).div(count).repeat_interleave(count)
+        loss, losses = joint_cross_entropy(
+            rows, output.weight, output.bias, labels.repeat(len(self.head_weights)), coefficients, self.workspace_bytes
+        )
+        return loss, losses.view(len(self.head_weights), count)
+
+    def head_rows(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What every head projects onto the vocabulary, [heads * R, d], head by head in the order of `head_names`."""
+        body = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=list(self.exit_layers) or None
+        )
+        top = self.family.apply_transform(
+            self.family.transform_modules(self.model), _at(body.last_hidden_state, positions)
+        )
+        lower = [self.exits[str(layer)](_at(body.hidden_states[layer], positions)) for layer in self.exit_layers]
+        return torch.cat([*lower, top])
+
+
+def assert_tied(model: PreTrainedModel) -> None:
+    """Raise `UserError` unless input embeddings and output projection are one parameter."""
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise UserError(
+            "model: token embeddings and output matrix are not tied in this checkpoint, which the method needs; use "
+            "one with tie_word_embeddings: true"
+        )
+
+
+def _at(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rows of states [b, L, d] at flattened positions [R]."""
+    return states.flatten(0, 1).index_select(0, positions)
+
+
+def _fresh_copy(model: PreTrainedModel, module: nn.Module) -> nn.Module:
+    """A module of the same shape with the library's initial weights (children first, as the library does it)."""
+
+    def initialise(part: nn.Module) -> None:
+        part._is_hf_initialized = False
+        for parameter in part.parameters(recurse=False):
+            parameter._is_hf_initialized = False
+        model._init_weights(part)
+
+    return copy.deepcopy(module).apply(initialise)
