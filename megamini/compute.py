@@ -83,7 +83,7 @@ def training_flops(
     """
     if method in ("mlm", "minijoint"):
         heads = 1 + len(exits)
-        trained = [*range(shape.layers), *(index for exit_shape in exits for index in _bridge(exit_shape))]
+        trained = [*range(shape.layers), *(index for exit_shape in exits for index in exit_shape.bridge)]
         layers = _layers_flops(shape, block_length, trained, _TRAINED)
         return layers + 3 * heads * head_forward_flops(shape, masked)
     if method == "minipost":
@@ -96,17 +96,12 @@ def training_flops(
 def _minipost_flops(shape: BodyShape, block_length: int, masked: int, exits: tuple[ExitShape, ...]) -> int:
     exit_shape = only_exit(exits)
     lower = _layers_flops(shape, block_length, range(exit_shape.layer), _FORWARD)
-    bridge = _layers_flops(shape, block_length, _bridge(exit_shape), _TRAINED)
+    bridge = _layers_flops(shape, block_length, exit_shape.bridge, _TRAINED)
     if not shape.pre_norm:
         # Nothing below wants a gradient, so the first bridge layer's query, key and value matrices form none for their
         # input. In a pre-norm layer they do: its own trainable norm lies before them.
         bridge -= 2 * block_length * 3 * shape.hidden**2
     return lower + bridge + 2 * head_forward_flops(shape, masked)
-
-
-def _bridge(exit_shape: ExitShape) -> range:
-    """The primary's layers that the bridge stands in for."""
-    return range(exit_shape.layer, exit_shape.depth)
 
 
 def _layers_flops(shape: BodyShape, block_length: int, layers: Iterable[int], passes: _Passes) -> int:

@@ -101,10 +101,12 @@ def activation_memory(
     """
     width = _bytes_per_weight(precision)
     tokens = block_length * micro_batch
-    relearning = method in ("standard", "mini")
-    per_layer = tokens * _layer_bytes_per_token(shape, width, dropout, frozen=relearning)
-    depth = _kept_layers(shape, method, exits)
-    layers = depth * tokens * shape.hidden * width + per_layer if checkpointing else depth * per_layer
+    per_token = _layer_bytes_per_token(shape, width, dropout, frozen=method in ("standard", "mini"))
+    # sdpa makes an additive mask of its own in each sliding layer, a row of the block's length for each token.
+    mask = 0 if shape.skips_outside_span else block_length * width
+    kept = _kept_layers(shape, method, exits)
+    whole = [tokens * (per_token + (0 if shape.span(layer) is None else mask)) for layer in kept]
+    layers = len(kept) * tokens * shape.hidden * width + max(whole, default=0) if checkpointing else sum(whole)
 
     head_count = 1 + len(exits) if method == "minijoint" else 1
     rows = masked * micro_batch * head_count
@@ -119,17 +121,18 @@ def activation_memory(
     )
 
 
-def _kept_layers(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...]) -> int:
-    """Layers whose activations wait for backward."""
+def _kept_layers(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...]) -> list[int]:
+    """Layers whose activations wait for backward; bridge layers under the numbers they stand in for."""
+    bridges = [layer for exit_shape in exits for layer in exit_shape.bridge]
     if method == "minipost":
-        return only_exit(exits).bridge_layers
+        return bridges
     if method == "mini":
-        return only_exit(exits).depth
-    return shape.layers + sum(exit_shape.bridge_layers for exit_shape in exits)
+        return list(range(only_exit(exits).depth))
+    return [*range(shape.layers), *bridges]
 
 
 def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: bool) -> int:
-    """What one layer keeps for each token, in bytes; 34 x hidden for a trained 16-bit layer with ffn = 4 x hidden."""
+    """What one layer keeps for each token, in bytes; 34 x hidden in RoBERTa at 16 bits, trained, with dropout."""
     hidden, ffn = shape.hidden, shape.ffn
     # sdpa keeps queries, keys, values and its output (the output matrix takes that too), and fp32 log-sums per head.
     attention = 4 * hidden * width + 4 * shape.heads
@@ -138,8 +141,10 @@ def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: 
     feed_forward = (3 if shape.gated_ffn else 1) * ffn * width
     # Inputs of the matrices: attention's, the first of the feed-forward network, the last one's.
     matrix_inputs = 0 if frozen else (2 * hidden + ffn) * width
+    # Rotary positions make new queries and keys; the old ones stay, in one tensor with the values.
+    unrotated = 0 if shape.positions else 2 * hidden * width
     masks = 2 * hidden if dropout else 0
-    return attention + norm_inputs + feed_forward + matrix_inputs + masks
+    return attention + norm_inputs + feed_forward + matrix_inputs + unrotated + masks
 
 
 def _bytes_per_weight(precision: Precision) -> int:

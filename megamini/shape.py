@@ -24,6 +24,11 @@ class ExitShape:
         """Layers that the mini-model runs."""
         return self.layer + self.bridge_layers
 
+    @property
+    def bridge(self) -> range:
+        """The primary's layers that the bridge stands in for, counted from 0."""
+        return range(self.layer, self.depth)
+
 
 @dataclass(frozen=True)
 class BodyShape:
