@@ -1,0 +1,309 @@
+"""Blocks of token ids in memory-mapped Arrow shards: the writer, the manifest and the reader.
+
+A shard is an Arrow IPC stream with one column, `input_ids`, of fixed-size lists: what `datasets.Dataset.from_file`
+memory-maps. `manifest.json` names the shards of both splits; it is written last, so its presence means complete.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from megamini.errors import UserError
+
+FORMAT = 1
+SPLITS = ("train", "validation")
+SHARD_BLOCKS = 2**20
+BATCH_BLOCKS = 2**14
+BATCH_TOKENS = 2**23  # long blocks: fewer of them a record batch, so that a batch stays near 16 MiB
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where it holds every id, else int32."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
+
+
+def features(block_length: int, dtype: np.dtype) -> dict[str, Any]:
+    """The `datasets` description of a shard's one column."""
+    value = {"dtype": np.dtype(dtype).name, "_type": "Value"}
+    return {"input_ids": {"feature": value, "length": block_length, "_type": "List"}}
+
+
+def shard_schema(block_length: int, dtype: np.dtype) -> pa.Schema:
+    column = pa.list_(pa.from_numpy_dtype(dtype), block_length)
+    described = json.dumps({"info": {"features": features(block_length, dtype)}})
+    return pa.schema([("input_ids", column)], metadata={"huggingface": described})
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete and on the disk."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with written_whole(path) as stream:
+        stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+class _Hashed:
+    """A file for Arrow to write to that knows the checksum and the number of bytes so far."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream, self.sha256, self.bytes = stream, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self.bytes += len(memoryview(data))
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What makes a block out of a part of the token stream: `block_length` ids, the first `bos`, the last `eos`."""
+
+    block_length: int
+    vocab_size: int
+    bos: int
+    eos: int
+    pad: int
+
+    @property
+    def content(self) -> int:
+        return self.block_length - 2
+
+    @property
+    def dtype(self) -> np.dtype:
+        return token_dtype(self.vocab_size)
+
+    def full(self, stream: np.ndarray) -> np.ndarray:
+        """Stream tokens [n * (L - 2)] -> blocks [n, L]."""
+        blocks = np.empty((len(stream) // self.content, self.block_length), self.dtype)
+        blocks[:, 0], blocks[:, -1] = self.bos, self.eos
+        blocks[:, 1:-1] = stream.reshape(-1, self.content)
+        return blocks
+
+    def padded(self, stream: np.ndarray) -> np.ndarray:
+        """Stream tokens [fewer than L - 2] -> one block [1, L]: bos, the tokens, eos, pads."""
+        block = np.full((1, self.block_length), self.pad, self.dtype)
+        block[0, 0] = self.bos
+        block[0, 1 : len(stream) + 1] = stream
+        block[0, len(stream) + 1] = self.eos
+        return block
+
+
+class BlockWriter:
+    """Turns a stream of tokens into shards `00000.arrow`, ... in `directory`; constant memory.
+
+    `watch` sees every batch of blocks [n, L] as it is written. `shards` lists the finished files as the manifest does.
+    """
+
+    def __init__(self, directory: Path, frame: Frame, watch: Callable[[np.ndarray], None], first_shard: int = 0):
+        self.directory, self.frame, self.watch = directory, frame, watch
+        self.shards: list[dict[str, Any]] = []
+        self._next_shard = first_shard
+        self._batch_tokens = frame.content * min(BATCH_BLOCKS, max(1, BATCH_TOKENS // frame.block_length))
+        self._held: list[np.ndarray] = []
+        self._tokens = 0
+        self._open: _Shard | None = None
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add stream tokens [n] of any integer type."""
+        self._held.append(tokens.astype(self.frame.dtype, copy=False))
+        self._tokens += len(tokens)
+        if self._tokens >= self._batch_tokens:
+            stream = np.concatenate(self._held)
+            whole = len(stream) - len(stream) % self._batch_tokens
+            for start in range(0, whole, self._batch_tokens):
+                self._write(self.frame.full(stream[start : start + self._batch_tokens]))
+            self._held, self._tokens = [stream[whole:].copy()], len(stream) - whole
+
+    def drain(self) -> np.ndarray:
+        """Write the full blocks that are left; returns the tokens that fill none [< L - 2]."""
+        stream = np.concatenate([*self._held, np.empty(0, self.frame.dtype)])
+        whole = len(stream) - len(stream) % self.frame.content
+        if whole:
+            self._write(self.frame.full(stream[:whole]))
+        self._held, self._tokens = [], 0
+        return stream[whole:]
+
+    def pad(self, tokens: np.ndarray) -> int:
+        """Write what fills no block [< L - 2] as one padded block; returns the number of blocks written, 0 or 1."""
+        if len(tokens):
+            self._write(self.frame.padded(tokens))
+        return int(len(tokens) > 0)
+
+    def close(self) -> list[dict[str, Any]]:
+        """Finish the last shard; returns all of them."""
+        if self._open is not None:
+            self.shards.append(self._open.close())
+            self._open = None
+        return self.shards
+
+    def _write(self, blocks: np.ndarray) -> None:
+        if self._open is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._open = _Shard(self.directory / f"{self._next_shard:05d}.arrow", self.frame)
+            self._next_shard += 1
+        self.watch(blocks)
+        self._open.write(blocks)
+        if self._open.blocks >= SHARD_BLOCKS:
+            self.close()
+
+
+class _Shard:
+    """One shard being written."""
+
+    def __init__(self, path: Path, frame: Frame):
+        self.path, self.frame, self.blocks = path, frame, 0
+        self._exit = ExitStack()
+        self._sink = _Hashed(self._exit.enter_context(written_whole(path)))
+        self._schema = shard_schema(frame.block_length, frame.dtype)
+        self._stream = pa.ipc.new_stream(self._sink, self._schema)
+
+    def write(self, blocks: np.ndarray) -> None:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(blocks.reshape(-1)), self.frame.block_length)
+        self._stream.write_batch(pa.record_batch([column], schema=self._schema))
+        self.blocks += len(blocks)
+
+    def close(self) -> dict[str, Any]:
+        """Give the file its name; returns its entry in the manifest."""
+        self._stream.close()
+        self._exit.close()
+        entry = {"file": self.path.name, "blocks": self.blocks}
+        return {**entry, "bytes": self._sink.bytes, "sha256": self._sink.sha256.hexdigest()}
+
+
+# --- manifest -------------------------------------------------------------------------------------------------------
+
+
+def fingerprint_of(value: Any) -> str:
+    """SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+    """`manifest.json` of a data directory.
+
+    Raises UserError when the directory or the manifest is missing, torn, of another format, or was edited.
+    """
+    path = Path(directory) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory}: no finished data directory (no manifest.json); run tools/prepare_data.py --out {directory}"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(
+            f"{path}: not valid JSON, torn? Make the data again: tools/prepare_data.py --overwrite"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: not a data manifest of format {FORMAT}; make the data again: tools/prepare_data.py")
+    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    if manifest.get("fingerprint") != fingerprint_of(content):
+        raise UserError(f"{path}: does not agree with its own fingerprint, it was changed; make the data again")
+    return manifest
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class Blocks:
+    """The blocks of one split, read at random: `read(indices)`.
+
+    Opening reads the manifest and checks that each shard is there in full size; a shard is mapped when first touched.
+    May be pickled and forked. Raises UserError for a bad manifest and a missing or truncated shard.
+    """
+
+    def __init__(self, directory: str | os.PathLike, split: str):
+        self.directory, self.split = Path(directory), split
+        self.manifest = load_manifest(directory)
+        if split not in self.manifest["splits"]:
+            raise UserError(f"{directory}: no split '{split}'; there are {', '.join(self.manifest['splits'])}")
+        self.block_length: int = self.manifest["block_length"]
+        self.dtype = token_dtype(self.manifest["vocab_size"])
+        self._shards = self.manifest["splits"][split]["shards"]
+        self._ends = np.cumsum([0, *(shard["blocks"] for shard in self._shards)])[1:]
+        self._mapped: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
+        for shard in self._shards:
+            self._check(shard)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Blocks `indices` [n] -> ids [n, L] of the stored type (uint16 or int32). Raises IndexError out of range."""
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"block {indices.min()} or {indices.max()} is not among the {len(self)} of {self.split}")
+        out = np.empty((len(indices), self.block_length), self.dtype)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        for row, (index, shard) in enumerate(zip(indices.tolist(), shards.tolist(), strict=True)):
+            starts, batches = self._map(shard)
+            local = index - int(self._ends[shard]) + self._shards[shard]["blocks"]
+            batch = int(np.searchsorted(starts, local, side="right")) - 1
+            out[row] = batches[batch][local - int(starts[batch])]
+        return out
+
+    def _map(self, shard: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """(first block of each record batch, the batches as zero-copy arrays [n, L]) of a shard."""
+        if shard not in self._mapped:
+            self._mapped[shard] = self._open(self._shards[shard])
+        return self._mapped[shard]
+
+    def _open(self, shard: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
+        self._check(shard)
+        path = self.directory / shard["file"]
+        try:
+            # The mapping outlives the file handle, so thousands of shards do not use up the open files.
+            with pa.memory_map(str(path)) as source:
+                columns = [batch.column("input_ids") for batch in pa.ipc.open_stream(source)]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(f"{path}: not a shard of blocks: {error}; make the data again") from None
+        batches = [
+            column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), self.block_length) for column in columns
+        ]
+        starts = np.cumsum([0, *(len(batch) for batch in batches)])
+        if starts[-1] != shard["blocks"]:
+            raise UserError(
+                f"{path}: holds {starts[-1]} blocks, the manifest says {shard['blocks']}; make the data again"
+            )
+        return starts[:-1], batches
+
+    def _check(self, shard: dict[str, Any]) -> None:
+        path = self.directory / shard["file"]
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise UserError(f"{path}: the shard is missing; make the data again: tools/prepare_data.py") from None
+        if size != shard["bytes"]:
+            raise UserError(
+                f"{path}: {size} bytes, the manifest says {shard['bytes']}: truncated or replaced; make the data again"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapped": {}}

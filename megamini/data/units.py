@@ -1,0 +1,211 @@
+"""Tokenize and pack one unit of the corpus, and do so for all units in several processes.
+
+A unit's work lies in `unit-000000/`: `00000.arrow`, ... (full blocks of training text), `tail.bin` (the training tokens that
+fill no block), `validation.bin` (the tokens of the validation documents), `counts.npy` and `unit.json`. The folder gets
+that name when all of it is on the disk, and what is in it depends on the unit and the settings only.
+"""
+
+import hashlib
+import itertools
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from megamini.data.blocks import BlockWriter, Frame, write_json
+from megamini.data.corpus import Layout, Piece, Unit, read_pieces
+from megamini.errors import UserError
+
+BATCH_CHARACTERS = 2**20
+BATCH_PIECES = 2**12
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every unit needs to know. `encoder` is the tokenizer's Rust part, as JSON; `special` [V] is true for special
+    ids, `unk` the id of the unknown token if there is one."""
+
+    work: Path
+    layout: Layout
+    frame: Frame
+    encoder: str
+    special: np.ndarray
+    unk: int | None
+    seed: int
+    validation_share: float
+
+
+class Tally:
+    """Counts each id, and the fewest maskable (non-special) tokens of a block, over the blocks it is shown."""
+
+    def __init__(self, special: np.ndarray):
+        self.maskable = ~special
+        self.counts = np.zeros(len(special), np.int64)
+        self.min_maskable: int | None = None
+
+    def __call__(self, blocks: np.ndarray) -> None:
+        self.counts += np.bincount(blocks.reshape(-1), minlength=len(self.counts))
+        self.least(int(self.maskable[blocks].sum(axis=1).min()))
+
+    def least(self, maskable: int | None) -> None:
+        """Take note of blocks of which the poorest has `maskable` such tokens; None for no blocks."""
+        self.min_maskable = min((count for count in (self.min_maskable, maskable) if count is not None), default=None)
+
+
+def is_validation(key: str, seed: int, share: float) -> bool:
+    """Whether the document known by `key` belongs to the validation split: a hash, so equal documents stay together."""
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+# --- one unit ---------------------------------------------------------------------------------------------------------
+
+
+def process_unit(number: int, unit: Unit, job: Job, tokenizer: Tokenizer) -> None:
+    """Tokenize and pack `unit` into `unit-NUMBER/` of the work folder. Constant memory."""
+    aside = job.work / f"unit-{number:06d}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    tally, streams = Tally(job.special), _Streams(job, tokenizer)
+    writer = BlockWriter(aside, job.frame, tally)
+    with (aside / "validation.bin").open("wb") as validation:
+        for batch in _batches(read_pieces(unit, job.layout)):
+            tokens = streams.encode(batch)
+            writer.append(tokens["train"])
+            validation.write(tokens["validation"].tobytes())
+        _to_disk(validation)
+    tail = writer.drain()
+    with (aside / "tail.bin").open("wb") as file:
+        file.write(tail.tobytes())
+        _to_disk(file)
+    with (aside / "counts.npy").open("wb") as file:
+        np.save(file, tally.counts)
+        _to_disk(file)
+    facts = {"documents": streams.documents, "text_bytes": streams.text_bytes, "min_maskable": tally.min_maskable}
+    write_json(aside / "unit.json", {**facts, "shards": writer.close()})
+    aside.rename(job.work / f"unit-{number:06d}")
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class _Streams:
+    """Sorts the tokens of documents into the streams of the two splits, a separator behind each document.
+
+    A document may span batches, so its split is remembered.
+    """
+
+    def __init__(self, job: Job, tokenizer: Tokenizer):
+        self.job, self.tokenizer = job, tokenizer
+        self.documents = {"train": 0, "validation": 0}
+        self.text_bytes = 0
+        self._split = "train"
+        self._separator = np.array([job.frame.eos], job.frame.dtype)
+
+    def encode(self, batch: list[Piece]) -> dict[str, np.ndarray]:
+        """Pieces -> split -> stream tokens [n]."""
+        encodings = self.tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        streams: dict[str, list[np.ndarray]] = {split: [self._separator[:0]] for split in self.documents}
+        for piece, encoding in zip(batch, encodings, strict=True):
+            if piece.key is not None:
+                validation = is_validation(piece.key, self.job.seed, self.job.validation_share)
+                self._split = "validation" if validation else "train"
+                self.documents[self._split] += 1
+            self.text_bytes += len(piece.text.encode())
+            streams[self._split].append(self._checked(np.array(encoding.ids, self.job.frame.dtype)))
+            if piece.last:
+                streams[self._split].append(self._separator)
+        return {split: np.concatenate(parts) for split, parts in streams.items()}
+
+    def _checked(self, ids: np.ndarray) -> np.ndarray:
+        """A text may spell a special token in a way that reaches its id; it then reads as unknown."""
+        special = self.job.special[ids]
+        if special.any() and self.job.unk is not None:
+            ids[special] = self.job.unk
+        return ids
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch, characters = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece.text)
+        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_PIECES:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+# --- all units --------------------------------------------------------------------------------------------------------
+
+
+def process_units(units: Iterable[tuple[int, Unit]], job: Job, processes: int) -> Iterator[Unit]:
+    """Process the numbered `units`; yields each as it is finished. `units` is read only a little ahead.
+
+    Raises UserError when a worker process dies, and what a worker raised.
+    """
+    if processes == 1:
+        tokenizer = Tokenizer.from_str(job.encoder)
+        for number, unit in units:
+            process_unit(number, unit, job, tokenizer)
+            yield unit
+        return
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(job, threads))
+    try:
+        yield from _in_pool(pool, units, ahead=2 * processes)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps for lack of memory; run again with fewer --processes: "
+            "what is finished is kept"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_pool(pool: ProcessPoolExecutor, units: Iterable[tuple[int, Unit]], ahead: int) -> Iterator[Unit]:
+    waiting, running = iter(units), {}
+    while True:
+        for number, unit in itertools.islice(waiting, ahead - len(running)):
+            running[pool.submit(_work, number, unit)] = unit
+        if not running:
+            return
+        done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done
+        for future in done:
+            future.result()
+            yield running.pop(future)
+
+
+_worker: tuple[Job, Tokenizer]
+
+
+def _start_worker(job: Job, threads: int) -> None:
+    global _worker
+    # The machine's cores are divided among the workers; the tokenizer's Rust threads are what uses them.
+    os.environ.update(TOKENIZERS_PARALLELISM="true" if threads > 1 else "false", RAYON_NUM_THREADS=str(threads))
+    _worker = job, Tokenizer.from_str(job.encoder)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever, and could write beside the next run."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(number: int, unit: Unit) -> None:
+    job, tokenizer = _worker
+    process_unit(number, unit, job, tokenizer)
