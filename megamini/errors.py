@@ -4,7 +4,10 @@ import contextlib
 import difflib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
+
+_RANK_0_SPEAKS_FIRST = 5.0  # seconds
 
 
 class UserError(Exception):
@@ -28,12 +31,15 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _exit_with_line(message: str, status: int) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        # The launcher may have closed our stderr already.
-        with contextlib.suppress(BrokenPipeError):
-            print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    # Skip interpreter teardown in a process group: a rank that waits for its dead peers would hang.
-    sys.stdout.flush()
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        # Rank 0 mostly meets the same error and says it; the launcher then ends this process before it speaks.
+        time.sleep(_RANK_0_SPEAKS_FIRST)
+        message = f"rank {rank}: {message}"
+    # The launcher may have closed our output already.
+    with contextlib.suppress(BrokenPipeError):
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
     if "RANK" in os.environ:
-        os._exit(status)
+        os._exit(status)  # interpreter teardown in a process group would wait for peers that may be gone
     sys.exit(status)

@@ -66,6 +66,12 @@ class PrimaryModel(nn.Module):
         """The tied matrix [V, d]."""
         return self.model.get_input_embeddings().weight
 
+    @property
+    def token_matrix_shape(self) -> tuple[int, int]:
+        """(V, d), also where ZeRO-3 has partitioned the matrix itself."""
+        embeddings = self.model.get_input_embeddings()
+        return embeddings.num_embeddings, embeddings.embedding_dim
+
     def forward(
         self,
         input_ids: torch.Tensor,

@@ -1,0 +1,54 @@
+"""Pretrain a masked language model, with a mini-model inside it (MiniJoint) or without (mlm).
+
+    deepspeed launch/pretrain.py launch/recipes/base/minijoint.yaml --deepspeed_config ds_configs/zero2.json
+    deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/quickstart/pretrain.yaml   # on a CPU: 2 processes
+    python launch/pretrain.py launch/recipes/quickstart/pretrain.yaml                   # one process, no DeepSpeed
+    python launch/pretrain.py launch/recipes/quickstart/pretrain.yaml --dry-run optimizer.learning_rate=1e-3
+
+The same command again resumes from the newest complete checkpoint.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
+
+from megamini.config import dump_recipe, load_recipe  # noqa: E402
+from megamini.errors import run_command  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, such as those listed below")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then exit")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    arguments = parser.parse_intermixed_args()
+    if arguments.recipe is None:
+        parser.print_help()
+        print("\nrecipes that come along:")
+        print("\n".join(f"  {path.relative_to(ROOT)}" for path in sorted((ROOT / "launch/recipes").rglob("*.yaml"))))
+        return
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from megamini.training.deepspeed_config import DEFAULT, read_deepspeed_json
+    from megamini.training.run import pretrain_deepspeed, pretrain_plain
+    from megamini.training.setup import build_setup
+
+    values = read_deepspeed_json(arguments.deepspeed_config) if arguments.deepspeed_config else DEFAULT
+    if arguments.dry_run:
+        setup = build_setup(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
+    elif "RANK" in os.environ or arguments.deepspeed_config:
+        pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")
+    else:
+        pretrain_plain(recipe)
+
+
+if __name__ == "__main__":
+    run_command(main)

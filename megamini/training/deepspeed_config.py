@@ -1,0 +1,122 @@
+"""The DeepSpeed JSON: sharding, offload and communication are its own; training keys belong to the recipe.
+
+DeepSpeed ignores unknown top-level keys without a word (a mistyped `zero_optimisation` trains at stage 0), so every
+key is checked here.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from megamini.config import Recipe
+from megamini.data.batches import BatchPlan
+from megamini.errors import UserError, did_you_mean
+
+# What a run gets without --deepspeed_config.
+DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}
+
+ALLOWED_KEYS = frozenset(
+    {
+        "zero_optimization",
+        "communication_data_type",
+        "data_types",
+        "prescale_gradients",
+        "gradient_predivide_factor",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "aio",
+        "comms_logger",
+        "wall_clock_breakdown",
+        "memory_breakdown",
+        "dump_state",
+    }
+)
+
+# Keys that DeepSpeed knows and a recipe decides, with the recipe's key.
+OWNED_BY_RECIPE = {
+    "train_batch_size": "training.global_batch",
+    "train_micro_batch_size_per_gpu": "training.micro_batch",
+    "gradient_accumulation_steps": "training.global_batch and training.micro_batch",
+    "gradient_clipping": "optimizer.clip_norm",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "bf16": "training.precision",
+    "bfloat16": "training.precision",
+    "fp16": "training.precision",
+    "amp": "training.precision",
+    "torch_autocast": "training.precision",
+    "activation_checkpointing": "training.activation_checkpointing",
+    "compile": "training.compile",
+    "seed": "training.seed",
+    "steps_per_print": "telemetry.every",
+    "tensorboard": "telemetry",
+    "wandb": "telemetry",
+    "csv_monitor": "telemetry",
+    "comet": "telemetry",
+    "checkpoint": "checkpoint",
+}
+
+
+def read_deepspeed_json(path: str | Path) -> dict[str, Any]:
+    """The user's JSON, with every top-level key checked; `UserError` naming file and key otherwise."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; ds_configs/ holds ready DeepSpeed configurations") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; a DeepSpeed configuration is a JSON file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    for key in values:
+        if key in OWNED_BY_RECIPE:
+            raise UserError(f"{path}: '{key}' belongs to the recipe: set {OWNED_BY_RECIPE[key]} there")
+        if key not in ALLOWED_KEYS:
+            raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, ALLOWED_KEYS)}")
+    if not isinstance(values.get("zero_optimization", {}), dict):
+        raise UserError(f'{path}: zero_optimization: expected an object such as {{"stage": 2}}')
+    return values
+
+
+def zero_stage(values: dict[str, Any]) -> int:
+    """ZeRO stage of a DeepSpeed configuration."""
+    return values.get("zero_optimization", {}).get("stage", 0)
+
+
+def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
+    """The configuration DeepSpeed gets: the user's JSON and what the recipe decides.
+
+    Raises `UserError` for a combination that DeepSpeed does not train correctly.
+    """
+    precision, stage = recipe.training.precision, zero_stage(values)
+    if precision == "fp16" and on_cpu:
+        raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
+    if precision != "fp32" and stage == 0:
+        # Measured with DeepSpeed 0.19.8: the stage-0 low-precision optimizer starts with Adam's step at 1.
+        raise UserError(f"training.precision: {precision} needs ZeRO stage 1 or higher; use ds_configs/zero1.json")
+    if precision == "bf16" and stage == 1 and values.get("data_types"):
+        # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
+        raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
+    return {
+        **values,
+        "train_batch_size": plan.global_batch,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        # Without the key DeepSpeed clips at 1.0 by itself.
+        "gradient_clipping": recipe.optimizer.clip_norm,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        "steps_per_print": None,
+    }
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"key '{repeated[0]}' appears twice")
+    return dict(pairs)

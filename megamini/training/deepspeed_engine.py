@@ -1,0 +1,172 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3 behind the loop's interface. The only module that imports deepspeed."""
+
+import math
+import os
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+from pydantic import ValidationError
+from torch import distributed, nn
+
+from megamini.config import Recipe
+from megamini.data.batches import Batch
+from megamini.errors import UserError
+from megamini.models.masked_lm import PrimaryModel
+from megamini.training.deepspeed_config import zero_stage
+from megamini.training.engines import StepResult
+from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
+
+# DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
+
+_TAG = "state"
+_START_UP_TIMEOUT = timedelta(minutes=30)
+
+
+def start_process_group() -> tuple[int, int]:
+    """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    if on_cpu():
+        # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    deepspeed.init_distributed(timeout=_START_UP_TIMEOUT, verbose=False)
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def on_cpu() -> bool:
+    """Whether DeepSpeed's accelerator is the CPU."""
+    return get_accelerator().device_name() == "cpu"
+
+
+def check_zero_section(values: dict[str, Any], path: str) -> None:
+    """Raise `UserError` for a mistyped key or value under zero_optimization, which DeepSpeed itself answers late."""
+    try:
+        DeepSpeedZeroConfig(**values.get("zero_optimization", {}))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UserError(f"{path}: zero_optimization.{key}: {problem['msg']}, not {problem['input']!r}") from None
+
+
+class DeepSpeedEngine:
+    """One rank of a DeepSpeed run."""
+
+    def __init__(self, model: PrimaryModel, recipe: Recipe, config: dict[str, Any]) -> None:
+        self.model = model
+        self.rank = distributed.get_rank()
+        self.world_size = distributed.get_world_size()
+        self._stage = zero_stage(config)
+        self._clip_norm = recipe.optimizer.clip_norm
+        groups = parameter_groups(model, recipe.optimizer.weight_decay)
+        optimizer = _build_optimizer(groups, recipe, config)
+        if self._stage == 0:
+            config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if recipe.training.compile:
+            self._engine.compile()
+        self.device = torch.device(self._engine.device)
+        self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
+        self._engine.train()
+
+    def forward_backward(self, batch: Batch) -> torch.Tensor:
+        loss, losses = self._engine(batch.input_ids, batch.positions, batch.labels)
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro-batch
+        return losses.mean(1)
+
+    def step(self, learning_rate: float) -> StepResult:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._stage == 0:
+            return self._clip_and_step()
+        skipped = self._engine.skipped_steps
+        self._engine.step()
+        applied = self._engine.skipped_steps == skipped
+        return StepResult(applied, float(self._engine.get_global_grad_norm()) if applied else math.inf)
+
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        self._engine.eval()
+        with torch.no_grad():
+            _, losses = self._engine(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
+        self._engine.train()
+        return losses
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        distributed.all_reduce(values)
+        return values
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        gathered = [None] * self.world_size
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
+        parameter = self.model.token_embeddings
+        matrix = matrix.to(self.device)
+        if self._stage == 3:
+            safe_set_local_fp32_param(parameter, self._own_partition(matrix, parameter))
+        else:
+            safe_set_full_fp32_param(parameter, matrix)
+        # All ranks: ZeRO-3 gathers the parameter, and scatters what rank 0 has written.
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
+            parameter.copy_(matrix)
+        for held in self._held_by_optimizer(TOKEN_GROUP):
+            forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
+
+    def save(self, directory: Path) -> None:
+        self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG)
+        if path is None:
+            raise UserError(f"{directory}: DeepSpeed finds no checkpoint there")
+
+    def _clip_and_step(self) -> StepResult:
+        """Stage 0, where DeepSpeed neither looks at the norm nor skips: gradients are whole on every rank."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        applied = math.isfinite(gradient_norm := norm.item())
+        if not applied:
+            for parameter in parameters:
+                parameter.grad = None  # AdamW leaves parameters without a gradient alone
+        elif self._clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+        self._engine.step()
+        return StepResult(applied, gradient_norm)
+
+    def _own_partition(self, matrix: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+        """This rank's slice of the flattened matrix, padded with zeros as ZeRO-3 pads it."""
+        size = parameter.ds_tensor.ds_numel
+        padded = nn.functional.pad(matrix.flatten(), (0, size * self.world_size - matrix.numel()))
+        return padded.narrow(0, size * self.rank, size)
+
+    def _held_by_optimizer(self, group: int) -> list[torch.Tensor]:
+        """The tensors under which the inner optimizer keeps the state of a parameter group on this rank."""
+        optimizer = self._engine.optimizer
+        if self._stage == 0:
+            return optimizer.param_groups[group]["params"]
+        if self._stage == 3:
+            owner = optimizer.sub_group_to_group_id
+            return [flat for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat) if owner[i] == group]
+        return [optimizer.single_partition_of_fp32_groups[group]]
+
+
+def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[str, Any]) -> torch.optim.Optimizer:
+    """PyTorch's AdamW, or DeepSpeed's CPU Adam where the optimizer is offloaded and the JSON does not say otherwise."""
+    offloaded = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
+    if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
+        return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))
+    return build_adamw(groups, recipe.optimizer)

@@ -1,0 +1,150 @@
+"""What the loop drives: a small interface, and the plain PyTorch engine behind it (one process, no DeepSpeed)."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from megamini.config import Recipe
+from megamini.data.batches import Batch
+from megamini.models.masked_lm import PrimaryModel
+from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
+
+_PLAIN_STATE = "plain_engine.pt"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Outcome of an update: whether the optimizer moved, and the global gradient norm before clipping."""
+
+    applied: bool
+    gradient_norm: float
+
+
+class Engine(Protocol):
+    """One training process among `world_size`. Methods marked *all ranks* are collectives."""
+
+    model: PrimaryModel
+    device: torch.device
+    rank: int
+    world_size: int
+    description: str
+
+    def forward_backward(self, batch: Batch) -> torch.Tensor:
+        """Accumulate the gradients of one micro-batch. *All ranks.* Returns each head's mean loss, fp32 [heads]."""
+
+    def step(self, learning_rate: float) -> StepResult:
+        """Clip and update after the last micro-batch; a gradient that is not finite changes nothing. *All ranks.*"""
+
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        """Negative log-likelihoods without dropout, fp32 [heads, R]. *All ranks.*"""
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a small tensor. *All ranks.*"""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """One small Python object of every rank, in the order of ranks. *All ranks.*"""
+
+    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
+        """Overwrite the token matrix [V, d] and forget its optimizer state. *All ranks*, with the same matrix."""
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer into an existing directory. *All ranks.*"""
+
+    def load(self, directory: Path) -> None:
+        """Read back what `save` wrote. *All ranks.*"""
+
+
+class PlainEngine:
+    """A single process of plain PyTorch, on one GPU or the CPU.
+
+    With bf16, weights and activations are bf16, and the optimizer moves fp32 master copies with fp32 gradients.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, model: PrimaryModel, recipe: Recipe, accumulation: int, device: torch.device) -> None:
+        self.device = device
+        self.description = f"plain PyTorch, 1 process on {device.type}"
+        self.model = model.to(device)
+        self._accumulation = accumulation
+        self._clip_norm = recipe.optimizer.clip_norm
+        groups = parameter_groups(self.model, recipe.optimizer.weight_decay)
+        self._trained: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self._masters = self._trained
+        if recipe.training.precision == "bf16":
+            self._masters = [nn.Parameter(p.detach().clone()) for p in self._trained]
+            self.model.to(torch.bfloat16)
+            masters = iter(self._masters)
+            groups = [{**group, "params": [next(masters) for _ in group["params"]]} for group in groups]
+        self._optimizer = build_adamw(groups, recipe.optimizer)
+        self._forward = torch.compile(self.model) if recipe.training.compile else self.model
+        self.model.train()
+
+    def forward_backward(self, batch: Batch) -> torch.Tensor:
+        loss, losses = self._forward(batch.input_ids, batch.positions, batch.labels)
+        (loss / self._accumulation).backward()
+        if self._masters is not self._trained:
+            self._accumulate_in_fp32()
+        return losses.mean(1)
+
+    def step(self, learning_rate: float) -> StepResult:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = nn.utils.get_total_norm([m.grad for m in self._masters if m.grad is not None])
+        applied = math.isfinite(gradient_norm := norm.item())
+        if applied:
+            if self._clip_norm:
+                nn.utils.clip_grads_with_norm_(self._masters, self._clip_norm, norm)
+            self._optimizer.step()
+            self._copy_masters_to_model()
+        self._optimizer.zero_grad()
+        return StepResult(applied, gradient_norm)
+
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        self.model.eval()
+        with torch.no_grad():
+            _, losses = self._forward(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
+        self.model.train()
+        return losses
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
+        master = self._masters[TOKEN_GROUP]
+        with torch.no_grad():
+            master.copy_(matrix)
+        forget_moments(self._optimizer, master)
+        self._copy_masters_to_model()
+
+    def save(self, directory: Path) -> None:
+        state = {"masters": [m.detach() for m in self._masters], "optimizer": self._optimizer.state_dict()}
+        torch.save(state, directory / _PLAIN_STATE)
+
+    def load(self, directory: Path) -> None:
+        state = torch.load(directory / _PLAIN_STATE, map_location=self.device, weights_only=True)
+        with torch.no_grad():
+            for master, stored in zip(self._masters, state["masters"], strict=True):
+                master.copy_(stored)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._copy_masters_to_model()
+
+    def _accumulate_in_fp32(self) -> None:
+        for master, parameter in zip(self._masters, self._trained, strict=True):
+            if parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _copy_masters_to_model(self) -> None:
+        if self._masters is not self._trained:
+            torch._foreach_copy_(self._trained, self._masters)

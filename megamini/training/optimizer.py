@@ -1,0 +1,40 @@
+"""AdamW with the parameter groups that every engine shares."""
+
+from typing import Any
+
+import torch
+
+from megamini.config import OptimizerSection
+from megamini.models.masked_lm import PrimaryModel
+
+# The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as one piece.
+TOKEN_GROUP = 0
+
+
+def parameter_groups(model: PrimaryModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters as the token matrix, the other matrices (decayed), and biases and norms (not decayed)."""
+    tokens = model.token_embeddings
+    others = [p for p in model.parameters() if p.requires_grad and p is not tokens]
+    groups = [
+        {"params": [tokens] if tokens.requires_grad else [], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def adamw_settings(section: OptimizerSection) -> dict[str, Any]:
+    """Arguments of AdamW that do not differ between groups."""
+    return {"lr": section.learning_rate, "betas": section.betas, "eps": section.eps}
+
+
+def build_adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
+    """PyTorch's fused AdamW, which works on CPU and CUDA."""
+    return torch.optim.AdamW(groups, fused=True, **adamw_settings(section))
+
+
+def forget_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> None:
+    """Put the optimizer's state of one tensor back to where it was before the first step."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, torch.Tensor):
+            value.zero_()

@@ -1,0 +1,142 @@
+"""A pretraining run from recipe to last checkpoint: build, resume, train."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megamini.compute import measured_matmul_rate, peak_rate
+from megamini.config import Recipe, dump_recipe
+from megamini.data.batches import TrainingMicroBatches, training_loader
+from megamini.errors import UserError
+from megamini.models.build import build_primary
+from megamini.training.checkpoint import Checkpoints
+from megamini.training.engines import Engine, PlainEngine
+from megamini.training.loop import LoopSettings, train
+from megamini.training.setup import Setup, build_setup
+from megamini.training.signals import StopFlag
+from megamini.training.state import TrainState
+from megamini.training.telemetry import Silence, Telemetry, write_atomically
+from megamini.training.validation import validate
+
+
+def pretrain_plain(recipe: Recipe) -> None:
+    """Pretrain in this one process, without DeepSpeed."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.training.precision == "fp16":
+        raise UserError("training.precision: fp16 needs DeepSpeed and a GPU; use bf16 or fp32")
+    setup = build_setup(recipe, world_size=1)
+    _prepare_run_directory(setup, None)
+    model = build_primary(recipe, setup.tokenizer, setup.block_length)
+    _run(setup, PlainEngine(model, recipe, setup.batches.accumulation, device))
+
+
+def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
+    """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
+    from megamini.training.deepspeed_config import merge
+    from megamini.training.deepspeed_engine import DeepSpeedEngine, check_zero_section, on_cpu, start_process_group
+
+    check_zero_section(values, source)
+    rank, world_size = start_process_group()
+    setup = build_setup(recipe, world_size)
+    config = merge(values, recipe, setup.batches, on_cpu())
+    if rank == 0:
+        _prepare_run_directory(setup, config)
+    model = build_primary(recipe, setup.tokenizer, setup.block_length)
+    _run(setup, DeepSpeedEngine(model, recipe, config))
+
+
+def _prepare_run_directory(setup: Setup, deepspeed_config: dict[str, Any] | None) -> None:
+    """Rank 0 only: print the plan, make the directory, and write down what was asked for."""
+    print(f"plan of {setup.recipe.name}\n{setup.plan()}", flush=True)
+    directory = setup.recipe.run_directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"training.runs: {directory} cannot be made: {error.strerror}") from None
+    write_atomically(directory / "recipe.yaml", dump_recipe(setup.recipe))
+    if deepspeed_config is not None:
+        write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
+
+
+def _run(setup: Setup, engine: Engine) -> None:
+    """Resume or start, then train. All ranks."""
+    recipe = setup.recipe
+    checkpoints = Checkpoints(
+        recipe.run_directory / "checkpoints", recipe.checkpoint.keep_last, identity=setup.identity()
+    )
+    state = TrainState()
+    if recipe.checkpoint.resume:
+        state = checkpoints.resume(engine, say=print if engine.rank == 0 else lambda _: None) or state
+    elif checkpoints.newest_first():
+        raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
+    if state.update >= setup.schedule.updates:
+        if engine.rank == 0:
+            print(f"{recipe.name} is complete: {state.update} updates")
+        return
+    settings = _loop_settings(setup, engine)
+    dataset = TrainingMicroBatches(setup.train_blocks, setup.masking, setup.batches, engine.rank)
+    batches = training_loader(
+        dataset, state.update, setup.schedule.updates, recipe.data.workers, pin_memory=engine.device.type == "cuda"
+    )
+    with ExitStack() as stack:
+        telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
+        stack.callback(telemetry.close)
+        stop = stack.enter_context(StopFlag())
+        telemetry.say(f"{engine.description}, {recipe.training.precision}, from update {state.update}")
+        train(
+            engine,
+            settings,
+            setup.schedule,
+            batches,
+            state,
+            checkpoints,
+            telemetry,
+            validate=lambda: validate(
+                engine,
+                setup.validation_blocks,
+                setup.masking,
+                setup.piece_bytes,
+                recipe.telemetry.validation_blocks,
+                setup.batches.micro_batch,
+            ),
+            forgetting=setup.forgetting,
+            stop=stop,
+        )
+
+
+def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:
+    return Telemetry(run_directory, state.update, updates) if engine.rank == 0 else Silence()
+
+
+def _loop_settings(setup: Setup, engine: Engine) -> LoopSettings:
+    recipe = setup.recipe
+    return LoopSettings(
+        seed=recipe.training.seed,
+        head_weights=recipe.head_weights,
+        accumulation=setup.batches.accumulation,
+        tokens_per_update=setup.tokens_per_update,
+        flops_per_update=setup.flops_per_update,
+        peak_flops=_peak_of_all_ranks(recipe, engine),
+        log_every=recipe.telemetry.every,
+        validate_every=setup.in_updates(recipe.telemetry.validate_every),
+        save_every=setup.in_updates(recipe.checkpoint.every),
+        stop_after_nonfinite=recipe.training.stop_after_nonfinite,
+        pad_id=setup.tokenizer.pad_token_id,
+        embedding_deviation=engine.model.model.config.initializer_range,
+    )
+
+
+def _peak_of_all_ranks(recipe: Recipe, engine: Engine) -> float:
+    """Peak FLOP/s of all devices: as given, as known for the device, or as measured on all ranks at once."""
+    precision = recipe.training.precision
+    if recipe.telemetry.peak_tflops:
+        own = recipe.telemetry.peak_tflops * 1e12
+    else:
+        name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        own = peak_rate(name, precision) or measured_matmul_rate(engine.device, dtype)
+    # All ranks.
+    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=engine.device)).item()

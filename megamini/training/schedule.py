@@ -1,0 +1,44 @@
+"""The learning rate as a pure function of the update, so that a resumed run needs no scheduler state."""
+
+import math
+from dataclasses import dataclass
+
+from megamini.config import ScheduleSection, duration_in_updates
+from megamini.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A warm-up and a shape, in updates.
+
+    `updates` is the length of the run, `warmup` of the linear rise, `decay` of the last stretch (all that follows the
+    warm-up except for warmup-stable-decay).
+    """
+
+    shape: str
+    peak: float
+    updates: int
+    warmup: int
+    decay: int
+    final_share: float
+
+    def learning_rate(self, update: int) -> float:
+        """Rate of update number `update`, counted from 0."""
+        if update < self.warmup:
+            return self.peak * (update + 1) / self.warmup
+        into_decay = (update - (self.updates - self.decay)) / self.decay if self.decay else 0.0
+        progress = min(1.0, max(0.0, into_decay))
+        remaining = (1 + math.cos(math.pi * progress)) / 2 if self.shape == "cosine" else 1 - progress
+        return self.peak * (self.final_share + (1 - self.final_share) * remaining)
+
+
+def build_schedule(section: ScheduleSection, peak: float, tokens_per_update: int) -> Schedule:
+    """The schedule of a recipe; `UserError` where its stretches do not fit into the run."""
+    updates = duration_in_updates(section.duration, tokens_per_update)
+    warmup = duration_in_updates(section.warmup, tokens_per_update)
+    decay = duration_in_updates(section.decay, tokens_per_update) if section.decay else updates - warmup
+    if updates < 1:
+        raise UserError("schedule.duration: a run needs at least 1 update")
+    if warmup + (decay if section.decay else 0) > updates:
+        raise UserError(f"schedule: warm-up and decay are longer than the run of {updates} updates")
+    return Schedule(section.shape, peak, updates, warmup, decay, section.final_share)

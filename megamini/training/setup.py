@@ -1,0 +1,172 @@
+"""What follows from a recipe, its data and the number of ranks, before any model is built; and the plan of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from megamini.compute import (
+    BodyShape,
+    ExitShape,
+    activation_memory,
+    checkpoint_bytes,
+    model_states,
+    parameter_counts,
+    training_flops,
+)
+from megamini.config import Recipe, duration_in_updates
+from megamini.data.batches import BatchPlan, plan_batches
+from megamini.data.blocks import Blocks
+from megamini.data.masking import MaskingRule
+from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
+from megamini.errors import UserError
+from megamini.models.build import body_config
+from megamini.training.forgetting import Forgetting, build_forgetting
+from megamini.training.schedule import Schedule, build_schedule
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A checked run: everything derived, nothing heavy."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    train_blocks: Blocks
+    validation_blocks: Blocks
+    masking: MaskingRule
+    batches: BatchPlan
+    schedule: Schedule
+    forgetting: Forgetting | None
+    shape: BodyShape
+
+    @property
+    def block_length(self) -> int:
+        return self.train_blocks.block_length
+
+    @property
+    def masked_per_block(self) -> int:
+        return self.masking.masked_per_block(self.block_length)
+
+    @property
+    def tokens_per_update(self) -> int:
+        return self.batches.global_batch * self.block_length
+
+    @property
+    def exits(self) -> tuple[ExitShape, ...]:
+        return tuple(ExitShape(layer) for layer in self.recipe.model.exits)
+
+    @cached_property
+    def flops_per_update(self) -> int:
+        per_block = training_flops(
+            self.shape, self.block_length, self.masked_per_block, self.recipe.objective.method, self.exits
+        )
+        return self.batches.global_batch * per_block
+
+    @cached_property
+    def piece_bytes(self) -> np.ndarray:
+        return piece_bytes(self.tokenizer)
+
+    def in_updates(self, duration: str | None) -> int | None:
+        """A recipe's duration in whole updates, at least 1; None stays None."""
+        return None if duration is None else max(1, duration_in_updates(duration, self.tokens_per_update))
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the checkpoint it goes on from."""
+        recipe = self.recipe.model_dump(mode="json")
+        return {
+            "data": self.train_blocks.manifest["fingerprint"],
+            "model": recipe["model"],
+            "objective": {k: v for k, v in recipe["objective"].items() if k != "loss_workspace_mib"},
+            "training": {key: recipe["training"][key] for key in ("global_batch", "precision", "seed")},
+        }
+
+    def plan(self) -> str:
+        """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
+        counts = parameter_counts(self.shape, self.recipe.objective.method, self.exits)
+        total = sum(counts.values())
+        ranks, precision = self.batches.world_size, self.recipe.training.precision
+        states = [model_states(total, 0, precision, stage, ranks).total for stage in range(4)]
+        activations = activation_memory(
+            self.shape,
+            self.block_length,
+            self.batches.micro_batch,
+            self.masked_per_block,
+            self.recipe.objective.method,
+            self.exits,
+            precision,
+            self.recipe.training.activation_checkpointing,
+            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+        )
+        updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
+        epochs = updates * self.batches.global_batch / len(self.train_blocks)
+        groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
+        stage_bytes = ", ".join(f"ZeRO-{stage} {_bytes(size)}" for stage, size in enumerate(states))
+        rows = {
+            "update": f"{self.tokens_per_update:,} tokens = {self.batches.global_batch} blocks of {self.block_length}: "
+            f"{ranks} ranks x {self.batches.accumulation} accumulation x {self.batches.micro_batch} blocks",
+            "masked": f"{self.masked_per_block} positions in every block",
+            "run": f"{updates:,} updates = {tokens:,} tokens = {epochs:.1f} passes over "
+            f"{len(self.train_blocks):,} blocks",
+            "parameters": f"{total:,}: {groups}",
+            "compute": f"{self.flops_per_update / self.tokens_per_update:.3g} FLOPs a token, "
+            f"{self.flops_per_update * updates:.3g} in all",
+            "model states": f"{stage_bytes} on each rank ({precision})",
+            "activations": f"{_bytes(activations.total)} on each rank",
+            "checkpoint": _bytes(checkpoint_bytes(total, 0, precision)),
+        }
+        return "\n".join(f"  {name:<13} {text}" for name, text in rows.items())
+
+
+def build_setup(recipe: Recipe, world_size: int) -> Setup:
+    """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
+    train = Blocks(recipe.data.path, "train")
+    tokenizer = load_tokenizer(recipe.data.path)
+    if fingerprint(tokenizer) != train.manifest["tokenizer_fingerprint"]:
+        raise UserError(
+            f"data.path: {recipe.data.path}: the tokenizer there is not the one the blocks were made with; prepare the "
+            "data again"
+        )
+    masking = MaskingRule(
+        share=recipe.objective.mask_share,
+        replace_with_mask=recipe.objective.replace_with_mask,
+        replace_with_random=recipe.objective.replace_with_random,
+        mask_id=tokenizer.mask_token_id,
+        pad_id=tokenizer.pad_token_id,
+        special_ids=tuple(special_ids(tokenizer).tolist()),
+        vocab_size=len(tokenizer),
+        seed=recipe.training.seed,
+    )
+    masked, fewest = masking.masked_per_block(train.block_length), train.manifest["splits"]["train"]["min_maskable"]
+    if masked > fewest:
+        raise UserError(
+            f"objective.mask_share: {masked} positions of a block are to be masked, but one block of "
+            f"{recipe.data.path} has only {fewest} that can be; lower the share"
+        )
+    batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
+    tokens_per_update = batches.global_batch * train.block_length
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
+    if recipe.model.from_checkpoint:
+        config = AutoConfig.from_pretrained(recipe.model.from_checkpoint)
+    else:
+        config = body_config(recipe.model, tokenizer, train.block_length)
+    return Setup(
+        recipe=recipe,
+        tokenizer=tokenizer,
+        train_blocks=train,
+        validation_blocks=Blocks(recipe.data.path, "validation"),
+        masking=masking,
+        batches=batches,
+        schedule=schedule,
+        forgetting=build_forgetting(recipe.objective.forgetting, tokens_per_update, schedule.updates),
+        shape=BodyShape.from_config(config),
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"

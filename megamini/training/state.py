@@ -1,0 +1,30 @@
+"""All that a resume needs beside weights and optimizer, in one explicit place."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class TrainState:
+    """Where a run stands. Which blocks come next follows from `update` alone: global batch t is that of update t."""
+
+    update: int = 0
+    """Updates done; also the number of the next one."""
+    tokens: int = 0
+    """Tokens read by the model."""
+    flops: int = 0
+    """Model FLOPs spent, by formula (`megamini.compute`)."""
+    seconds: float = 0.0
+    """Wall-clock seconds in the loop, over all sessions."""
+    skipped: int = 0
+    """Updates that were not applied because a loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Of these, the ones just now without a good update between."""
+
+    def state_dict(self) -> dict[str, int | float]:
+        """Plain numbers, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, values: dict[str, int | float]) -> "TrainState":
+        """The inverse of `state_dict`."""
+        return cls(**values)

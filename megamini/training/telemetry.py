@@ -1,0 +1,112 @@
+"""One line for people, JSON lines for machines, TensorBoard for eyes: the same numbers, each update once.
+
+After a resume, what was written behind the checkpoint is cut off: `metrics.jsonl` is truncated, and the TensorBoard
+events are written anew from it, so that no event is doubled or missing.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from megamini.errors import UserError
+
+
+class Telemetry:
+    """Writer of a run's numbers. Rank 0 only; the other ranks use `Silence`."""
+
+    def __init__(self, run_directory: Path, first_update: int, last_update: int) -> None:
+        self._metrics_path = run_directory / "metrics.jsonl"
+        self._run_directory = run_directory
+        kept = _lines_before(self._metrics_path, first_update)
+        _write_lines(self._metrics_path, kept)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        shutil.rmtree(run_directory / "tensorboard", ignore_errors=True)
+        self._board = SummaryWriter(str(run_directory / "tensorboard"))
+        for line in kept:
+            self._to_board(line)
+        self._bar = tqdm(
+            total=last_update, initial=first_update, unit="update", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+
+    def record(self, update: int, values: dict[str, float]) -> None:
+        """Write scalars under their TensorBoard names, as of `update` updates done."""
+        line = {"update": update, "time": time.time(), **values}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        self._to_board(line)
+
+    def say(self, text: str) -> None:
+        """A line on the console, above the progress bar."""
+        # The launcher closes our output when it is told to stop; training goes on to its safe point all the same.
+        try:
+            tqdm.write(text)
+            sys.stdout.flush()
+        except (BrokenPipeError, ValueError):
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (to the end of the process)
+
+    def advance(self, update: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(update - self._bar.n)
+
+    def write_ledger(self, ledger: dict) -> None:
+        """Replace `compute.json`: what the run has cost so far."""
+        write_atomically(self._run_directory / "compute.json", json.dumps(ledger, indent=2) + "\n")
+
+    def close(self) -> None:
+        self._bar.close()
+        self._board.close()
+        self._metrics.close()
+
+    def _to_board(self, line: dict[str, float]) -> None:
+        for name, value in line.items():
+            if "/" in name:
+                self._board.add_scalar(name, value, line["update"], walltime=line["time"])
+
+
+class Silence:
+    """The telemetry of every rank but the first."""
+
+    def record(self, update: int, values: dict[str, float]) -> None: ...
+    def say(self, text: str) -> None: ...
+    def advance(self, update: int) -> None: ...
+    def write_ledger(self, ledger: dict) -> None: ...
+    def close(self) -> None: ...
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, float]]:
+    """Lines of a `metrics.jsonl`; a last line that a kill tore is left out."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that a reader, or a kill, sees the old or the new one whole."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _lines_before(path: Path, first_update: int) -> list[dict[str, float]]:
+    """What earlier sessions wrote up to the checkpoint that this one starts from."""
+    if not path.exists():
+        return []
+    return [line for line in read_metrics(path) if line["update"] <= first_update]
+
+
+def _write_lines(path: Path, lines: list[dict[str, float]]) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
