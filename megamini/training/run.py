@@ -94,14 +94,7 @@ def _run(setup: Setup, engine: Engine) -> None:
             state,
             checkpoints,
             telemetry,
-            validate=lambda: validate(
-                engine,
-                setup.validation_blocks,
-                setup.masking,
-                setup.piece_bytes,
-                recipe.telemetry.validation_blocks,
-                setup.batches.micro_batch,
-            ),
+            validate=lambda: validate(engine, setup),
             forgetting=setup.forgetting,
             stop=stop,
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,23 @@ class Setup:
     @cached_property
     def piece_bytes(self) -> np.ndarray:
         return piece_bytes(self.tokenizer)
+
+    @cached_property
+    def unigram_nats(self) -> np.ndarray:
+        """Negative log-probability [V] float32 of each piece by its frequency in the training blocks, add-one smoothed.
+
+        What a head must beat to have learned anything from the context.
+        """
+        path = Path(self.recipe.data.path) / "unigram_counts.npy"
+        try:
+            counts = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read: {error}; prepare the data again") from None
+        if counts.shape != (len(self.tokenizer),):
+            raise UserError(
+                f"{path}: holds {counts.size} counts for {len(self.tokenizer)} pieces; prepare the data again"
+            )
+        return -np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)
 
     def in_updates(self, duration: str | None) -> int | None:
         """A recipe's duration in whole updates, at least 1; None stays None."""

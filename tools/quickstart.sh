@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# From real text to a small MiniJoint model on two CPU cores. `make quickstart` runs it in the project's environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step python tools/fetch_text.py libreoffice-help --languages en --out data/text
+step python tools/prepare_data.py --text data/text/libreoffice-help.en.jsonl --language en \
+    --vocab-size 8000 --block-length 64 --validation-share 0.03 --out data/quickstart-en
+step deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/quickstart/pretrain.yaml \
+    --deepspeed_config ds_configs/zero1.json
+step python tools/report.py runs/quickstart-en --out runs/quickstart-report
+
+printf '\nLoss curves: %s\n' "tensorboard --logdir runs"
