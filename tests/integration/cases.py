@@ -1,0 +1,70 @@
+"""What a parity run trains: small enough for seconds, with every setting that could break an engine in reach."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+UPDATES, WARMUP, GLOBAL_BATCH, BLOCK_LENGTH = 20, 5, 8, 32
+VALIDATE_EVERY, FORGET_EVERY, REMEMBER_LAST = 7, 5, 5
+FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+
+_BODY = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+# Blocks longer than the window, so that ModernBERT's sliding layers see less than its full ones.
+_BODY_OF_FAMILY = {"modernbert": {"local_attention": 16}}
+# 401 pieces x 33: an odd number of elements, which no even number of ranks divides.
+_ODD_BODY = {"num_attention_heads": 3, "hidden_size": 33}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run. `stage` None is the plain engine, in one process."""
+
+    family: str = "roberta"
+    stage: int | None = 2
+    accumulation: int = 1
+    checkpointing: bool = False
+    precision: str = "fp32"
+    exits: tuple[int, ...] = (2,)
+    head_weights: tuple[float, ...] | None = None
+    forgetting: bool = False
+    odd: bool = False
+    clip_norm: float = 0.5
+    ranks: int = 2
+
+    def __str__(self) -> str:
+        marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
+        marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
+        marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
+        marks += [f"exits{'+'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
+        return "-".join(marks)
+
+    @property
+    def vocab_size(self) -> int:
+        return 401 if self.odd else 400
+
+    def recipe(self, data: Path, runs: Path) -> dict[str, Any]:
+        """The recipe's values; the run directory is runs / str(self)."""
+        body = {**_BODY, **_BODY_OF_FAMILY.get(self.family, {}), **(_ODD_BODY if self.odd else {})}
+        objective = {"method": "minijoint" if self.exits else "mlm", "head_weights": self.head_weights}
+        if self.forgetting:
+            objective["forgetting"] = {
+                "every": f"{FORGET_EVERY} updates",
+                "none_in_last": f"{REMEMBER_LAST} updates",
+            }
+        return {
+            "name": str(self),
+            "model": {"family": self.family, "config": body, "exits": self.exits, "dropout": 0.0},
+            "data": {"path": str(data), "workers": 0},
+            "objective": objective,
+            "optimizer": {"learning_rate": 2e-3, "weight_decay": 0.1, "clip_norm": self.clip_norm},
+            "schedule": {"duration": f"{UPDATES} updates", "warmup": f"{WARMUP} updates", "final_share": 0.1},
+            "training": {
+                "global_batch": GLOBAL_BATCH,
+                "micro_batch": GLOBAL_BATCH // self.ranks // self.accumulation,
+                "precision": self.precision,
+                "seed": 3,
+                "activation_checkpointing": self.checkpointing,
+                "runs": str(runs),
+            },
+            "telemetry": {"every": 1, "validate_every": f"{VALIDATE_EVERY} updates", "peak_tflops": 1.0},
+        }

@@ -1,0 +1,77 @@
+"""One rank that runs many recipes, one after the other, in one process group: starting Python costs more than a run.
+
+    RANK=0 WORLD_SIZE=2 ... python tests/integration/rank_script.py JOBS.json
+
+Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine}. Behind the run, which is the real
+one, the parameters are written to its directory: `master.NAME`, what the optimizer moves, and `working.NAME`, what
+the model computes with.
+"""
+
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from megamini.config import Recipe  # noqa: E402
+from megamini.training import run  # noqa: E402
+from megamini.training.deepspeed_config import read_deepspeed_json  # noqa: E402
+from megamini.training.engines import Engine, PlainEngine  # noqa: E402
+
+
+def main() -> None:
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        recipe = Recipe.model_validate(job["recipe"])
+        engine = train_and_keep_engine(recipe, job["stage"])
+        tensors = plain_parameters(engine) if job["stage"] is None else deepspeed_parameters(engine, job["stage"])
+        if engine.rank == 0:
+            save_file(tensors, recipe.run_directory / "parameters.safetensors")
+        if job["stage"] is not None:
+            engine._engine.destroy()
+
+
+def train_and_keep_engine(recipe: Recipe, stage: int | None) -> Engine:
+    """The run as launch/pretrain.py has it. All ranks."""
+    with mock.patch.object(run, "_run", wraps=run._run) as spy:
+        if stage is None:
+            run.pretrain_plain(recipe)
+        else:
+            path = ROOT / f"ds_configs/zero{stage}.json"
+            values = read_deepspeed_json(path)
+            if stage == 3:  # these models are so small that nothing would be partitioned
+                values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+            run.pretrain_deepspeed(recipe, values, str(path))
+    (_, engine), _ = spy.call_args
+    return engine
+
+
+def plain_parameters(engine: PlainEngine) -> dict[str, torch.Tensor]:
+    masters = {id(trained): master for trained, master in zip(engine._trained, engine._masters, strict=True)}
+    tensors = {}
+    for name, parameter in engine.model.named_parameters():
+        tensors[f"master.{name}"] = masters[id(parameter)].detach().clone()
+        tensors[f"working.{name}"] = parameter.detach().clone()
+    return tensors
+
+
+def deepspeed_parameters(engine: Engine, stage: int) -> dict[str, torch.Tensor]:
+    """All ranks: stage 3 gathers each parameter."""
+    import deepspeed
+
+    tensors = {}
+    for name, parameter in engine.model.named_parameters():
+        assert stage < 3 or parameter.ds_tensor.numel() < parameter.ds_numel, f"{name} is not partitioned"
+        with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
+            tensors[f"working.{name}"] = parameter.detach().clone()
+        master = parameter if stage == 0 else deepspeed.utils.safe_get_full_fp32_param(parameter)
+        tensors[f"master.{name}"] = master.detach().clone()
+    return tensors
+
+
+if __name__ == "__main__":
+    main()

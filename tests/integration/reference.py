@@ -1,0 +1,158 @@
+"""What every engine has to equal: plain PyTorch in one process, the whole global batch at once, logits in full.
+
+Nothing of our loss, engines, loop, optimizer groups or schedule is used. From our code come the initial weights, the
+blocks with their masks, and the draw of a forgotten matrix.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from megamini.config import Recipe
+from megamini.data.batches import Batch, validation_batches
+from megamini.data.blocks import Blocks
+from megamini.data.masking import MaskingRule, mask_blocks
+from megamini.data.order import blocks_of_order
+from megamini.data.tokenizer import load_tokenizer, special_ids
+from megamini.models.build import build_primary
+from megamini.models.masked_lm import PrimaryModel
+from megamini.training.forgetting import fresh_token_embeddings
+from tests.integration.cases import FORGET_EVERY, GLOBAL_BATCH, REMEMBER_LAST, UPDATES, VALIDATE_EVERY, WARMUP, Case
+
+
+@dataclass
+class Curve:
+    """A run's numbers: scalars by TensorBoard name and update, and the parameters at the end."""
+
+    scalars: dict[str, dict[int, float]] = field(default_factory=dict)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def record(self, update: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.scalars.setdefault(name, {})[update] = value
+
+
+def train_reference(case: Case, data: Path) -> Curve:
+    """The curve of `case` at dropout 0, whatever its engine, ranks and accumulation."""
+    values = case.recipe(data, Path("unused"))
+    values["training"] |= {"activation_checkpointing": False, "precision": "fp32"}
+    recipe = Recipe.model_validate(values)
+    tokenizer = load_tokenizer(str(data))
+    blocks, validation = Blocks(str(data), "train"), Blocks(str(data), "validation")
+    rule = masking_rule(tokenizer)
+    primary = build_primary(recipe, tokenizer, blocks.block_length).train()
+    matrix = primary.model.get_input_embeddings().weight
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in primary.parameters() if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in primary.parameters() if p.dim() == 1], "weight_decay": 0.0},
+        ],
+        lr=2e-3,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        fused=False,
+    )
+    curve = Curve()
+    for update in range(UPDATES):
+        heads = _losses_of_global_batch(primary, blocks, rule, update)
+        weights = case.head_weights or [1.0] * len(heads)
+        loss = sum(w * mean for w, mean in zip(weights, heads.values(), strict=True)) / sum(weights)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(primary.parameters(), case.clip_norm or float("inf"))
+        rate = 2e-3 * ((update + 1) / WARMUP if update < WARMUP else _linear_fall(update))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+        done = update + 1
+        curve.record(done, {f"train/loss_{name}": mean.item() for name, mean in heads.items()})
+        curve.record(done, {"train/loss": loss.item(), "train/lr": rate, "train/grad_norm": norm.item()})
+        if case.forgetting and done % FORGET_EVERY == 0 and done <= UPDATES - REMEMBER_LAST:
+            drawn = fresh_token_embeddings(tuple(matrix.shape), 0.02, tokenizer.pad_token_id, 3, done)
+            matrix.data.copy_(drawn)
+            del optimizer.state[matrix]  # moments and step counter
+        if done % VALIDATE_EVERY == 0 or done == UPDATES:
+            curve.record(done, _validation_losses(primary, validation, rule))
+    curve.parameters = {name: p.detach().clone() for name, p in primary.named_parameters()}
+    return curve
+
+
+def masking_rule(tokenizer) -> MaskingRule:
+    """The masks that a recipe with the default shares and seed 3 asks for."""
+    return MaskingRule(
+        share=0.15,
+        replace_with_mask=0.8,
+        replace_with_random=0.1,
+        mask_id=tokenizer.mask_token_id,
+        pad_id=tokenizer.pad_token_id,
+        special_ids=tuple(special_ids(tokenizer).tolist()),
+        vocab_size=len(tokenizer),
+        seed=3,
+    )
+
+
+def _linear_fall(update: int) -> float:
+    """From 1 at the end of the warm-up towards 0.1 at the end of the run."""
+    return 1 - 0.9 * (update - WARMUP) / (UPDATES - WARMUP)
+
+
+def _losses_of_global_batch(
+    primary: PrimaryModel, blocks: Blocks, rule: MaskingRule, update: int
+) -> dict[str, torch.Tensor]:
+    epochs, numbers = blocks_of_order(update * GLOBAL_BATCH, (update + 1) * GLOBAL_BATCH, len(blocks), rule.seed)
+    masked = mask_blocks(blocks.read(numbers), numbers, epochs, rule)
+    labels = np.full(masked.input_ids.shape, -100)
+    np.put_along_axis(labels, masked.positions, masked.labels, axis=1)
+    wanted = torch.from_numpy(labels)
+    return {
+        name: functional.cross_entropy(logits[wanted != -100], wanted[wanted != -100])
+        for name, logits in _logits(primary, torch.from_numpy(masked.input_ids)).items()
+    }
+
+
+def _logits(
+    primary: PrimaryModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Logits [b, L, V] of every head at every position; the primary's are those of the library's own forward."""
+    output = primary.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+    matrix, bias = primary.model.get_input_embeddings().weight, primary.model.get_output_embeddings().bias
+    heads = {
+        f"exit_{layer}": _exit_states(primary, layer, output.hidden_states[layer]) @ matrix.t() + bias
+        for layer in primary.exit_layers
+    }
+    return {**heads, "primary": output.logits}
+
+
+def _exit_states(primary: PrimaryModel, layer: int, states: torch.Tensor) -> torch.Tensor:
+    """Final norm (pre-norm families only) and head transform of an exit, written out for each family."""
+    exit_head, family = primary.exits[str(layer)], primary.model.config.model_type
+    if family in ("xlm-roberta-xl", "modernbert"):
+        states = exit_head.norm(states)
+    if family == "bert":
+        (transform,) = exit_head.transform
+        return transform.LayerNorm(functional.gelu(transform.dense(states)))
+    if family == "modernbert":
+        (transform,) = exit_head.transform
+        return transform.norm(functional.gelu(transform.dense(states)))
+    dense, norm = exit_head.transform
+    return norm(functional.gelu(dense(states)))
+
+
+@torch.no_grad()
+def _validation_losses(primary: PrimaryModel, blocks: Blocks, rule: MaskingRule) -> dict[str, float]:
+    """Mean over all predicted positions of the split, one block at a time."""
+    sums, count = {}, 0.0
+    for batch in validation_batches(blocks, rule, len(blocks), 1, 0, 1):
+        for name, logits in _logits(primary, batch.input_ids, batch.attention_mask).items():
+            losses = functional.cross_entropy(logits.flatten(0, 1)[batch.positions], batch.labels, reduction="none")
+            sums[name] = sums.get(name, 0.0) + _weighted(losses, batch)
+        count += batch.weights.sum().item()
+    return {f"validation/loss_{name}": total / count for name, total in sums.items()}
+
+
+def _weighted(losses: torch.Tensor, batch: Batch) -> float:
+    return (losses.double() * batch.weights).sum().item()
