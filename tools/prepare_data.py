@@ -1,18 +1,20 @@
 """Prepare text for pretraining or adaptation: a tokenizer, and blocks of token ids in memory-mapped Arrow files.
 
-A first try (English text that comes with this command, a minute on two cores):
+A first try, a minute on two cores:
     python tools/fetch_text.py debian-handbook --languages en --out text
-    python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en --vocab-size 4000 --block-length 128
+    python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en \\
+        --vocab-size 4000 --block-length 128
 
 A large corpus (any mix of .txt, .jsonl and .parquet, also .gz, .bz2, .xz or .zst), and a data set of the hub:
     python tools/prepare_data.py --text 'corpus/de-*.txt.zst' --language de --out data/de
     python tools/prepare_data.py --dataset wikimedia/wikipedia --dataset-config 20231101.de --language de --out data/de
 
 With a tokenizer that exists already, from a folder or the hub:
-    python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en-xlmr --tokenizer FacebookAI/xlm-roberta-base
+    python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en-xlmr \\
+        --tokenizer FacebookAI/xlm-roberta-base
 
-Run the same command again after an interruption: finished parts are kept. The output depends on the text and the options
-only, not on --processes.
+Run the same command again after an interruption: finished parts are kept. The output depends on the text and the
+options only, not on --processes.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from megamini.errors import UserError, run_command
 
 
 def main() -> None:
-    options = vars(_parser().parse_args())
+    options = vars(_options().parse_args())
     text, out = options.pop("text"), Path(options.pop("out"))
     processes, overwrite = options.pop("processes"), options.pop("overwrite")
     if processes < 1:
@@ -43,8 +45,13 @@ def main() -> None:
     print(f"{out}: {manifest['bytes_per_token']:.2f} bytes per token, {manifest['vocab_size']:,} pieces")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see --help")
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", nargs="+", metavar="FILE", help="text files, or globs in quotes")

@@ -7,15 +7,16 @@ memory-maps. `manifest.json` names the shards of both splits; it is written last
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from megamini.data.files import HashedFile, written_whole
 from megamini.errors import UserError
 
 FORMAT = 1
@@ -43,39 +44,6 @@ def shard_schema(block_length: int, dtype: np.dtype) -> pa.Schema:
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete and on the disk."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with written_whole(path) as stream:
-        stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-class _Hashed:
-    """A file for Arrow to write to that knows the checksum and the number of bytes so far."""
-
-    closed = False
-
-    def __init__(self, stream: IO[bytes]):
-        self.stream, self.sha256, self.bytes = stream, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        self.bytes += len(memoryview(data))
-        return self.stream.write(data)
-
-    def flush(self) -> None:
-        self.stream.flush()
 
 
 @dataclass(frozen=True)
@@ -177,7 +145,7 @@ class _Shard:
     def __init__(self, path: Path, frame: Frame):
         self.path, self.frame, self.blocks = path, frame, 0
         self._exit = ExitStack()
-        self._sink = _Hashed(self._exit.enter_context(written_whole(path)))
+        self._sink = HashedFile(self._exit.enter_context(written_whole(path)))
         self._schema = shard_schema(frame.block_length, frame.dtype)
         self._stream = pa.ipc.new_stream(self._sink, self._schema)
 

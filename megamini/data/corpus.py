@@ -1,30 +1,26 @@
-"""Documents from files: text, JSON lines and Parquet, read in work units whose bounds do not depend on who reads them.
+"""Documents from files (text, JSON lines, Parquet), in work units whose bounds do not depend on who reads them.
 
-A document arrives as one or more `Piece`s of at most `PIECE_CHARACTERS` characters, so that memory stays constant however
-long the document is. Nothing of a document is dropped: its pieces, joined, are its text.
+A document arrives as one or more `Piece`s of at most `PIECE_CHARACTERS` characters, so a text file takes
+constant memory however long the document; a JSON line or a Parquet row is held whole. A document's pieces, joined, are its text.
 """
 
-import bz2
 import codecs
 import glob
-import gzip
-import io
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet
-import zstandard
 
+from megamini.data import pieces
+from megamini.data.compressed import COMPRESSIONS, DAMAGE, open_file
+from megamini.data.pieces import Piece, cut_document
 from megamini.errors import UserError, did_you_mean
 
 UNIT_BYTES = 64 * 2**20
-PIECE_CHARACTERS = 100_000
 LINE_BYTES = 2**20  # a longer line of a text file is read in parts
 KINDS = {
     ".txt": "text",
@@ -34,15 +30,6 @@ KINDS = {
     ".ndjson": "json",
     ".parquet": "parquet",
 }
-
-
-class Piece(NamedTuple):
-    """A part of a document's text. `key`, on the first piece only, is what the document is known by: its id, or the text
-    of that piece."""
-
-    text: str
-    key: str | None
-    last: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ def find_files(patterns: list[str]) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not matches:
             raise UserError(f"--text {pattern}: no such file")
         files.update(dict.fromkeys(Path(match).absolute() for match in matches))
@@ -112,9 +99,9 @@ def file_kind(file: Path) -> str:
     return kind
 
 
-def plan_units(files: list[Path], layout: Layout, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
-    """Split `files` into units of about `unit_bytes`, each beginning where a document begins."""
-    return [unit for file in files for unit in _plan_file(file, layout, unit_bytes)]
+def plan_units(files: list[Path], layout: Layout, unit_bytes: int | None = None) -> list[Unit]:
+    """Split `files` into units of about `unit_bytes` (UNIT_BYTES), each beginning where a document begins."""
+    return [unit for file in files for unit in _plan_file(file, layout, unit_bytes or UNIT_BYTES)]
 
 
 def _plan_file(file: Path, layout: Layout, unit_bytes: int) -> Iterator[Unit]:
@@ -175,7 +162,7 @@ def read_pieces(unit: Unit, layout: Layout) -> Iterator[Piece]:
     readers = {"text": _read_text, "json": _read_json, "parquet": _read_parquet}
     try:
         yield from readers[unit.kind](unit, layout)
-    except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+    except DAMAGE as error:
         raise UserError(f"{unit.path}: the compressed file is torn or invalid: {error}; fetch it again") from None
     except FileNotFoundError:
         raise UserError(f"{unit.path}: the file is gone") from None
@@ -190,49 +177,9 @@ def read_pieces(unit: Unit, layout: Layout) -> Iterator[Piece]:
 
 def _opened(unit: Unit) -> IO[bytes]:
     try:
-        stream = Path(unit.path).open("rb")
+        return open_file(unit.path, unit.compression)
     except PermissionError:
         raise UserError(f"{unit.path}: no permission to read it") from None
-    return COMPRESSIONS[unit.compression](stream) if unit.compression else stream
-
-
-class _Zstandard(io.RawIOBase):
-    """Decompresses every frame of a .zst file and knows a torn one: zstandard's own reader ends quietly in both cases."""
-
-    def __init__(self, stream: IO[bytes]):
-        self._stream, self._ready = stream, b""
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._between_frames = True
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            data = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._between_frames = zstandard.ZstdDecompressor().decompressobj(), True
-            data = data or self._stream.read(2**17)
-            if not data:
-                if not self._between_frames:
-                    raise EOFError("it ends inside a frame")
-                return 0
-            self._ready, self._between_frames = self._frame.decompress(data), False
-        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-COMPRESSIONS = {
-    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
-    ".zst": lambda stream: io.BufferedReader(_Zstandard(stream), 2**17),
-}
 
 
 def _lines(unit: Unit, limit: int = -1) -> Iterator[tuple[int, bytes]]:
@@ -274,9 +221,9 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Piece]:
         if blank or (ends and not blank_line):
             yield from cut_document("".join(held).rstrip("\r\n"), first=first)
             held, characters, first = [], 0, True
-        elif characters > 2 * PIECE_CHARACTERS and first and all(part.isspace() for part in held):
+        elif characters > 2 * pieces.PIECE_CHARACTERS and first and all(part.isspace() for part in held):
             held, characters = [], 0
-        elif characters > 2 * PIECE_CHARACTERS:
+        elif characters > 2 * pieces.PIECE_CHARACTERS:
             # Hand over what is certain; the rest waits, so that the document's last piece is known to be the last.
             *ready, rest = cut_document("".join(held), first=first)
             for piece in ready:
@@ -300,7 +247,7 @@ def _read_json(unit: Unit, layout: Layout) -> Iterator[Piece]:
             if not isinstance(record, dict):
                 raise UserError("not a JSON object")
             if layout.text_column not in record:
-                raise UserError(_missing_column(layout, record))
+                raise UserError(missing_column(layout.text_column, list(record)))
             yield from _record_pieces(record[layout.text_column], record.get("id"))
         except UnicodeDecodeError:
             raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: not valid UTF-8") from None
@@ -334,15 +281,14 @@ def _parquet(path: str, layout: Layout) -> pa.parquet.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: torn or invalid Parquet: {error}") from None
     if layout.text_column not in table.schema_arrow.names:
-        raise UserError(f"{path}: {_missing_column(layout, table.schema_arrow.names)}")
+        raise UserError(f"{path}: {missing_column(layout.text_column, table.schema_arrow.names)}")
     return table
 
 
-def _missing_column(layout: Layout, columns: Any) -> str:
-    return (
-        f"no column '{layout.text_column}'; the columns are {', '.join(map(str, columns)) or 'none'}"
-        "; name the right one with --text-column"
-    )
+def missing_column(text_column: str, columns: list[str]) -> str:
+    """The message for records without the column that should hold the text."""
+    there = ", ".join(columns) or "none"
+    return f"no column '{text_column}'; the columns are {there}; name the right one with --text-column"
 
 
 def _record_pieces(text: Any, identity: Any) -> Iterator[Piece]:
@@ -355,35 +301,3 @@ def _record_pieces(text: Any, identity: Any) -> Iterator[Piece]:
     except UnicodeEncodeError:
         raise UserError("the text holds half a surrogate pair, which is not valid Unicode") from None
     yield from cut_document(text, None if identity is None else str(identity))
-
-
-# --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-def cut_document(text: str, identity: str | None = None, first: bool = True) -> Iterator[Piece]:
-    """`text`, the rest of a document, as pieces. `first`: nothing of the document was handed over yet."""
-    if first and (not text or text.isspace()):
-        return
-    parts = list(cut_text(text, PIECE_CHARACTERS)) or [""]
-    for number, part in enumerate(parts):
-        key = (identity or part) if first and number == 0 else None
-        yield Piece(part, key, last=number == len(parts) - 1)
-
-
-def cut_text(text: str, characters: int) -> Iterator[str]:
-    """`text` in parts of at most `characters`, cut before the last white space that a word follows.
-
-    There a tokenizer cuts too, so the tokens are those of the whole; only where there is no white space at all for
-    `characters` characters does a cut fall inside a word.
-    """
-    start = 0
-    while len(text) - start > characters:
-        stop = start + characters
-        gap = max(text.rfind(" ", start + 1, stop), text.rfind("\n", start + 1, stop))
-        while 0 < gap < stop - 1 and text[gap + 1].isspace():
-            gap += 1
-        cut = gap if gap > start else stop
-        yield text[start:cut]
-        start = cut
-    if start < len(text):
-        yield text[start:]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megamini.data.blocks import written_whole
-from megamini.data.corpus import Unit
+from megamini.data.corpus import Unit, missing_column
+from megamini.data.files import written_whole
 from megamini.errors import UserError
 
 UNIT_DOCUMENTS = 20_000
@@ -21,16 +21,9 @@ def stream_records(name: str, config: str | None, split: str, text_column: str) 
 
     try:
         data = datasets.load_dataset(name, config, split=split, streaming=True)
-        records = iter(data)
-        for number in range(10**18):
-            try:
-                record = next(records)
-            except StopIteration:
-                return
+        for number, record in enumerate(data):
             if text_column not in record:
-                raise UserError(
-                    f"no column '{text_column}'; the columns are {', '.join(record)}; name the right one with --text-column"
-                )
+                raise UserError(missing_column(text_column, list(record)))
             text = record[text_column]
             if text is not None and not isinstance(text, str):
                 raise UserError(f"document {number}: the text is {type(text).__name__}, not a string")

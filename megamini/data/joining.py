@@ -1,4 +1,4 @@
-"""The finished units become the data directory: `train/`, `validation/`, the counts, the tokenizer, and the manifest last.
+"""Finished units become the data directory: `train/`, `validation/`, counts, tokenizer, and the manifest last.
 
 Every step may be repeated after being interrupted: a shard that is no longer in its unit is already in `train/`.
 """
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from megamini.data.blocks import FORMAT, BlockWriter, Frame, features, fingerprint_of, write_json, written_whole
+from megamini.data.blocks import FORMAT, BlockWriter, Frame, features, fingerprint_of
+from megamini.data.files import write_json, written_whole
 from megamini.data.tokenizer import fingerprint, save_tokenizer, special_roles
 from megamini.data.units import Job, Tally
 from megamini.errors import UserError

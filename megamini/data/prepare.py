@@ -2,9 +2,10 @@
 
 1. Plan: the files are cut into units that do not depend on the number of processes.
 2. Tokenizer: trained on the beginning of each unit, or an existing one.
-3. Units: each is tokenized and packed by one worker into a folder of its own that appears only when complete, so a rerun
-   of the same command goes on where the last one stopped (units.py).
-4. Joining (joining.py): the units' shards become `train/`, in order; their leftovers more blocks; the validation text `validation/`.
+3. Units (units.py): each is tokenized and packed by one worker into a folder of its own that appears only when
+   complete, so a rerun of the same command goes on where the last one stopped.
+4. Joining (joining.py): the units' shards become `train/`, in order; their leftovers more blocks; the validation text
+   `validation/`.
 5. `manifest.json` last: its presence means complete.
 """
 
@@ -25,10 +26,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from megamini.data import units
-from megamini.data.blocks import Frame, load_manifest, write_json
-from megamini.data.corpus import Layout, Unit, cut_document, find_files, plan_units, read_pieces
+from megamini.data.blocks import Frame, load_manifest
+from megamini.data.corpus import Layout, Unit, find_files, plan_units, read_pieces
+from megamini.data.files import write_json
 from megamini.data.hub import spool_units, stream_records
 from megamini.data.joining import join_units
+from megamini.data.pieces import cut_document
 from megamini.data.tokenizer import (
     encoder,
     load_tokenizer,

@@ -1,8 +1,8 @@
 """Tokenizers: train a Unigram one, load an existing one, and facts about the pieces of either.
 
-Training is sentencepiece's, because the trainer of the `tokenizers` library gives another vocabulary each time it runs.
-The normalizer is that of the finished tokenizer: text is normalised by it first and sentencepiece left to change nothing,
-so the two cannot disagree.
+Training is sentencepiece's, because the trainer of the `tokenizers` library gives another vocabulary each time it
+runs. The normalizer is that of the finished tokenizer: text is normalised by it first and sentencepiece left to change
+nothing, so the two cannot disagree.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megamini.data.corpus import cut_text
+from megamini.data.pieces import cut_text
 from megamini.errors import UserError
 
 # RoBERTa's ids: its position ids start behind the pad id, so every tokenizer made here has each role at the same id.
@@ -46,10 +46,10 @@ def normalizer() -> normalizers.Normalizer:
 def train_unigram(
     texts: Iterable[str], vocab_size: int, character_coverage: float, sample_file: Path
 ) -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer of exactly `vocab_size` pieces, specials and 256 bytes included; the same texts give the same one.
+    """A Unigram tokenizer of exactly `vocab_size` pieces, specials and bytes included; equal texts, equal tokenizers.
 
-    `sample_file` is scratch space for the normalised text. Characters outside `character_coverage` are read as bytes, so
-    no character is lost. Raises UserError when the text does not yield that many pieces, or needs more.
+    `sample_file` is scratch space for the normalised text. Characters outside `character_coverage` are read as bytes,
+    so no character is lost. Raises UserError when the text does not yield that many pieces, or needs more.
     """
     normalize = normalizer().normalize_str
     with sample_file.open("w", encoding="utf-8") as sample:
@@ -161,13 +161,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path, texts: l
     again = AutoTokenizer.from_pretrained(directory)
     for text in texts:
         if encoder(again).encode(text).ids != encoder(tokenizer).encode(text).ids:
-            raise UserError(
-                f"{directory}: the saved tokenizer gives other ids than the one it was made from for {text[:40]!r}"
-            )
+            raise UserError(f"{directory}: the saved tokenizer gives other ids than its source for {text[:40]!r}")
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer's Rust part that neither truncates nor pads, and reads a special token that a text spells,
+    """A copy of the tokenizer's Rust part that neither truncates nor pads, and reads a special token that text spells,
     such as `<s>` in a web page, as text."""
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
@@ -180,7 +178,8 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def special_roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
-    """Role -> id, None where the tokenizer has none. bos stands for cls where there is only one of them, eos for sep."""
+    """Role -> id, None if the tokenizer has none. bos is what opens a sequence (cls if there is one), eos what closes
+    it (sep if there is one)."""
     ids = {
         role: getattr(tokenizer, f"{role}_token_id", None)
         for role in ("cls", "bos", "sep", "eos", "pad", "unk", "mask")

@@ -1,8 +1,8 @@
 """Tokenize and pack one unit of the corpus, and do so for all units in several processes.
 
-A unit's work lies in `unit-000000/`: `00000.arrow`, ... (full blocks of training text), `tail.bin` (the training tokens that
-fill no block), `validation.bin` (the tokens of the validation documents), `counts.npy` and `unit.json`. The folder gets
-that name when all of it is on the disk, and what is in it depends on the unit and the settings only.
+A unit's work lies in `unit-000000/`: `00000.arrow`, ... (full blocks of training text), `tail.bin` (the training tokens
+that fill no block), `validation.bin` (the tokens of the validation documents), `counts.npy` and `unit.json`. The folder
+gets that name when all of it is on the disk, and what is in it depends on the unit and the settings only.
 """
 
 import hashlib
@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from megamini.data.blocks import BlockWriter, Frame, write_json
-from megamini.data.corpus import Layout, Piece, Unit, read_pieces
+from megamini.data.blocks import BlockWriter, Frame
+from megamini.data.corpus import Layout, Unit, read_pieces
+from megamini.data.files import write_json
+from megamini.data.pieces import Piece
 from megamini.errors import UserError
 
 BATCH_CHARACTERS = 2**20
@@ -42,6 +44,11 @@ class Job:
     unk: int | None
     seed: int
     validation_share: float
+
+    def tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(self.encoder)
+        tokenizer.encode_special_tokens = True  # is not kept in the JSON
+        return tokenizer
 
 
 class Tally:
@@ -157,7 +164,7 @@ def process_units(units: Iterable[tuple[int, Unit]], job: Job, processes: int) -
     Raises UserError when a worker process dies, and what a worker raised.
     """
     if processes == 1:
-        tokenizer = Tokenizer.from_str(job.encoder)
+        tokenizer = job.tokenizer()
         for number, unit in units:
             process_unit(number, unit, job, tokenizer)
             yield unit
@@ -196,7 +203,7 @@ def _start_worker(job: Job, threads: int) -> None:
     global _worker
     # The machine's cores are divided among the workers; the tokenizer's Rust threads are what uses them.
     os.environ.update(TOKENIZERS_PARALLELISM="true" if threads > 1 else "false", RAYON_NUM_THREADS=str(threads))
-    _worker = job, Tokenizer.from_str(job.encoder)
+    _worker = job, job.tokenizer()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -3,6 +3,7 @@ import gzip
 import json
 import lzma
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,22 +11,16 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from megamini.data.corpus import (
-    PIECE_CHARACTERS,
-    Layout,
-    Unit,
-    cut_text,
-    find_files,
-    plan_units,
-    read_pieces,
-)
+from megamini.data.corpus import Layout, Unit, find_files, plan_units, read_pieces
+from megamini.data.pieces import PIECE_CHARACTERS, cut_text
 from megamini.errors import UserError
 from tests.data.texts import documents, write_json_lines, write_text
 
+BLANK_LINE = Layout()
 COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
 
 
-def read(files: list[Path], layout: Layout = Layout(), unit_bytes: int = 2**26) -> list[str]:
+def read(files: list[Path], layout: Layout = BLANK_LINE, unit_bytes: int = 2**26) -> list[str]:
     """The documents of `files`, their pieces joined again."""
     texts: list[str] = []
     whole = True
@@ -112,9 +107,9 @@ def test_cuts_fall_before_white_space_wherever_there_is_some():
     for characters in (5, 8, 13):
         parts = list(cut_text(text, characters))
         assert "".join(parts) == text
-        for before, after in zip(parts, parts[1:], strict=False):
+        for before, after in pairwise(parts):
             assert len(before) <= characters
-            assert after[0].isspace() or " " not in before[1:] and "\n" not in before[1:]
+            assert after[0].isspace() or not set(before[1:]) & {" ", "\n"}
 
 
 def test_globs_are_sorted_and_nothing_is_read_twice(tmp_path):

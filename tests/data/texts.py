@@ -1,4 +1,4 @@
-"""Real text in several scripts for the data tests: documents that differ, by numbering and reordering their sentences."""
+"""Real text in several scripts for the data tests: documents that all differ, being numbered."""
 
 import json
 import random

@@ -1,0 +1,42 @@
+"""Files that are complete or do not exist under their name."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete and on the disk."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with written_whole(path) as stream:
+        stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+class HashedFile:
+    """A file for Arrow to write to that knows the checksum and the number of bytes so far."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream, self.sha256, self.bytes = stream, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self.bytes += len(memoryview(data))
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
