@@ -183,6 +183,8 @@ class CheckpointSection(Section):
     """Distance between two checkpoints; unset: only at the end."""
     keep_last: Positive = 2
     """Number of newest checkpoints that are kept."""
+    keep_every: Duration | None = None
+    """Checkpoints at multiples of this are kept for good; unset: none."""
     resume: bool = True
     """Go on from the newest complete checkpoint of the run directory where there is one."""
 

@@ -10,6 +10,8 @@ step python tools/prepare_data.py --text data/text/libreoffice-help.en.jsonl --l
     --vocab-size 8000 --block-length 64 --validation-share 0.03 --out data/quickstart-en
 step deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/quickstart/pretrain.yaml \
     --deepspeed_config ds_configs/zero1.json
+step python tools/export.py runs/quickstart-en runs/quickstart-en/export/primary
+step python tools/export.py runs/quickstart-en runs/quickstart-en/export/mini --exit 2
 step python tools/report.py runs/quickstart-en --out runs/quickstart-report
 
 printf '\nLoss curves: %s\n' "tensorboard --logdir runs"

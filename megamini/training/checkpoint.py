@@ -5,16 +5,18 @@ only then gives the folder its name; `latest` moves after that, and old checkpoi
 leaves the one before untouched.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megamini.data.blocks import fingerprint_of
 from megamini.errors import UserError
 from megamini.training.engines import Engine
 from megamini.training.state import TrainState
@@ -26,44 +28,36 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run: `directory`/step-XXXXXXXX/, of which the newest `keep_last` are kept."""
+    """The checkpoints of one run: the newest `keep_last`, and those at multiples of `keep_every` updates, are kept."""
 
     directory: Path
     keep_last: int
     identity: dict[str, Any]
     """What decides the numbers of a run; a checkpoint with another identity belongs to another run."""
+    keep_every: int | None = None
 
     def save(self, engine: Engine, state: TrainState) -> None:
         """Write a checkpoint. *All ranks.*"""
         name = f"step-{state.update:08d}"
         aside, final = self.directory / f".{name}.writing", self.directory / name
-        if engine.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(final, ignore_errors=True)  # only ever one that was found broken
-            aside.mkdir(parents=True)
-        engine.gather_objects(None)  # all ranks: the folder is there
-        engine.save(aside)
-        engine.gather_objects(None)  # all ranks: every file is written
-        entries = _describe_files(aside, engine.rank, engine.world_size)
-        listed = [entry for part in engine.gather_objects(entries) for entry in part]
-        if engine.rank == 0:
-            manifest = {
-                "state": state.state_dict(),
-                "identity": self.identity,
-                "world_size": engine.world_size,
-                "files": listed,
-            }
-            write_atomically(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            _flush_directory(aside)
-            aside.rename(final)
-            _flush_directory(self.directory)
-            write_atomically(self.directory / "latest", name + "\n")
-            self._prune()
-        engine.gather_objects(None)  # all ranks: nobody runs ahead of a save that is not done
+        with _one_line_for_a_full_disk(final):
+            if engine.rank == 0:
+                for unfinished in self.directory.glob(".step-*.writing"):
+                    shutil.rmtree(unfinished)
+                shutil.rmtree(final, ignore_errors=True)  # only ever one that was found broken
+                aside.mkdir(parents=True)
+            engine.gather_objects(None)  # all ranks: the folder is there
+            engine.save(aside)
+            engine.gather_objects(None)  # all ranks: every file is written
+            entries = _describe_files(aside, engine.rank, engine.world_size)
+            listed = [entry for part in engine.gather_objects(entries) for entry in part]
+            if engine.rank == 0:
+                self._finish(aside, final, state, engine.world_size, listed)
+            engine.gather_objects(None)  # all ranks: nobody runs ahead of a save that is not done
 
     def resume(self, engine: Engine, say: Callable[[str], None]) -> TrainState | None:
         """Load the newest complete checkpoint, saying which, and why others were skipped. *All ranks.*"""
-        for path in self.newest_first():
+        for path in newest_first(self.directory):
             manifest, problem = _read_manifest(path)
             if manifest is not None:
                 own = _first_difference(path, manifest, engine.rank, engine.world_size)
@@ -82,6 +76,23 @@ class Checkpoints:
             return TrainState.from_state_dict(manifest["state"])
         return None
 
+    def _finish(self, aside: Path, final: Path, state: TrainState, world_size: int, files: list[dict]) -> None:
+        """Rank 0 only: describe the files, flush, and give the folder its name."""
+        content = {
+            "state": state.state_dict(),
+            "identity": self.identity,
+            "world_size": world_size,
+            "files": files,
+        }
+        manifest = {**content, "fingerprint": fingerprint_of(content)}
+        write_atomically(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        for folder in [aside, *(p for p in aside.rglob("*") if p.is_dir())]:
+            _flush_directory(folder)
+        aside.rename(final)
+        _flush_directory(self.directory)
+        write_atomically(self.directory / "latest", final.name + "\n")
+        self._prune()
+
     def _check_identity(self, path: Path, saved: dict[str, Any]) -> None:
         """Raise `UserError` where the recipe or the data is not what the checkpoint was trained with."""
         own = json.loads(json.dumps(self.identity))
@@ -96,15 +107,28 @@ class Checkpoints:
                         "another name"
                     )
 
-    def newest_first(self) -> list[Path]:
-        """Folders that bear a checkpoint's name."""
-        if not self.directory.is_dir():
-            return []
-        return sorted((p for p in self.directory.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
-
     def _prune(self) -> None:
-        for path in self.newest_first()[self.keep_last :]:
-            shutil.rmtree(path)
+        for path in newest_first(self.directory)[self.keep_last :]:
+            if not self.keep_every or int(_NAME.fullmatch(path.name)[1]) % self.keep_every:
+                shutil.rmtree(path)
+
+
+def newest_first(directory: Path) -> list[Path]:
+    """Checkpoints in `directory`, complete or not, newest first."""
+    return sorted((p for p in directory.iterdir() if is_checkpoint(p)), reverse=True) if directory.is_dir() else []
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path bears a checkpoint's name."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def verify(path: Path) -> tuple[dict | None, str | None]:
+    """The manifest of a checkpoint, and what is wrong with manifest or files (None: it is complete). One process."""
+    manifest, problem = _read_manifest(path)
+    if manifest is not None:
+        problem = _first_difference(path, manifest, rank=0, world_size=1)
+    return manifest, problem
 
 
 def _describe_files(directory: Path, rank: int, world_size: int) -> list[dict]:
@@ -138,13 +162,32 @@ def _own_share(items: list, rank: int, world_size: int) -> list:
 
 
 def _read_manifest(directory: Path) -> tuple[dict | None, str | None]:
+    """The manifest, or what is wrong with it."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        fingerprint = manifest.pop("fingerprint")
     except FileNotFoundError:
         return None, f"{MANIFEST} is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         return None, f"{MANIFEST} cannot be read: {error}"
+    if fingerprint != fingerprint_of(manifest):
+        return None, f"{MANIFEST} does not have the checksum it was written with"
     return manifest, None
+
+
+@contextlib.contextmanager
+def _one_line_for_a_full_disk(path: Path) -> Iterator[None]:
+    """Writing fails as OSError, or as the RuntimeError in which PyTorch's file writer wraps it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror or error}; earlier checkpoints are whole"
+        ) from None
+    except RuntimeError as error:
+        if "file" not in str(error) or shutil.disk_usage(path.parent).free > 2**20:
+            raise
+        raise UserError(f"{path}: cannot be written: the disk is full; earlier checkpoints are whole") from None
 
 
 def _flush_directory(directory: Path) -> None:

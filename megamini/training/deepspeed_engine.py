@@ -19,14 +19,13 @@ from megamini.config import Recipe
 from megamini.data.batches import Batch
 from megamini.errors import UserError
 from megamini.models.masked_lm import PrimaryModel
-from megamini.training.deepspeed_config import zero_stage
+from megamini.training.deepspeed_config import DEEPSPEED_TAG, zero_stage
 from megamini.training.engines import StepResult
 from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
 
-_TAG = "state"
 _START_UP_TIMEOUT = timedelta(minutes=30)
 
 
@@ -127,10 +126,10 @@ class DeepSpeedEngine:
             forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
 
     def save(self, directory: Path) -> None:
-        self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+        self._engine.save_checkpoint(str(directory), tag=DEEPSPEED_TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG)
+        path, _ = self._engine.load_checkpoint(str(directory), tag=DEEPSPEED_TAG)
         if path is None:
             raise UserError(f"{directory}: DeepSpeed finds no checkpoint there")
 

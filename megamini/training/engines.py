@@ -13,7 +13,7 @@ from megamini.data.batches import Batch
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
 
-_PLAIN_STATE = "plain_engine.pt"
+PLAIN_STATE = "plain_engine.pt"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class PlainEngine:
         self._clip_norm = recipe.optimizer.clip_norm
         groups = parameter_groups(self.model, recipe.optimizer.weight_decay)
         self._trained: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        name_of = {parameter: name for name, parameter in self.model.named_parameters()}
+        self._names = [name_of[parameter] for parameter in self._trained]
         self._masters = self._trained
         if recipe.training.precision == "bf16":
             self._masters = [nn.Parameter(p.detach().clone()) for p in self._trained]
@@ -126,14 +128,17 @@ class PlainEngine:
         self._copy_masters_to_model()
 
     def save(self, directory: Path) -> None:
-        state = {"masters": [m.detach() for m in self._masters], "optimizer": self._optimizer.state_dict()}
-        torch.save(state, directory / _PLAIN_STATE)
+        state = {
+            "masters": dict(zip(self._names, (m.detach() for m in self._masters), strict=True)),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        torch.save(state, directory / PLAIN_STATE)
 
     def load(self, directory: Path) -> None:
-        state = torch.load(directory / _PLAIN_STATE, map_location=self.device, weights_only=True)
+        state = torch.load(directory / PLAIN_STATE, map_location=self.device, weights_only=True)
         with torch.no_grad():
-            for master, stored in zip(self._masters, state["masters"], strict=True):
-                master.copy_(stored)
+            for name, master in zip(self._names, self._masters, strict=True):
+                master.copy_(state["masters"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._copy_masters_to_model()
 

@@ -1,5 +1,6 @@
 """The one loop: pretraining, MiniPost and relearning differ in what trains and which losses are summed, not in here."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class LoopSettings:
     validate_every: int | None
     save_every: int | None
     stop_after_nonfinite: int
+    loss_is_scaled: bool
+    """fp16: gradients that overflow under the loss scale are its business."""
     pad_id: int
     embedding_deviation: float
 
@@ -89,7 +92,7 @@ def train(
         state.flops += settings.flops_per_update
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(losses, result)
-        _count_skipped(state, result, settings, telemetry)
+        _count_skipped(state, result, losses, settings, telemetry)
         telemetry.advance(state.update)
 
         done = state.update == schedule.updates
@@ -120,6 +123,7 @@ def ledger(engine: Engine, state: TrainState) -> dict[str, int | float | str]:
         "device": engine.device.type,
         "ranks": engine.world_size,
         "skipped_updates": state.skipped,
+        "scaler_overflows": state.scaler_overflows,
     }
 
 
@@ -137,10 +141,18 @@ def _agree(engine: Engine, losses: torch.Tensor, stop: StopFlag) -> tuple[bool, 
 
 
 def _count_skipped(
-    state: TrainState, result: StepResult, settings: LoopSettings, telemetry: Telemetry | Silence
+    state: TrainState,
+    result: StepResult,
+    losses: list[float],
+    settings: LoopSettings,
+    telemetry: Telemetry | Silence,
 ) -> None:
+    """Count an update that was not applied; all ranks see the same numbers, and so decide alike."""
     if result.applied:
         state.skipped_in_a_row = 0
+        return
+    if settings.loss_is_scaled and all(map(math.isfinite, losses)):
+        state.scaler_overflows += 1
         return
     state.skipped += 1
     state.skipped_in_a_row += 1

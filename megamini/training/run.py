@@ -12,7 +12,7 @@ from megamini.config import Recipe, dump_recipe
 from megamini.data.batches import TrainingMicroBatches, training_loader
 from megamini.errors import UserError
 from megamini.models.build import build_primary
-from megamini.training.checkpoint import Checkpoints
+from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import Engine, PlainEngine
 from megamini.training.loop import LoopSettings, train
 from megamini.training.setup import Setup, build_setup
@@ -65,12 +65,15 @@ def _run(setup: Setup, engine: Engine) -> None:
     """Resume or start, then train. All ranks."""
     recipe = setup.recipe
     checkpoints = Checkpoints(
-        recipe.run_directory / "checkpoints", recipe.checkpoint.keep_last, identity=setup.identity()
+        recipe.run_directory / "checkpoints",
+        recipe.checkpoint.keep_last,
+        setup.identity(),
+        setup.in_updates(recipe.checkpoint.keep_every),
     )
     state = TrainState()
     if recipe.checkpoint.resume:
         state = checkpoints.resume(engine, say=print if engine.rank == 0 else lambda _: None) or state
-    elif checkpoints.newest_first():
+    elif newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
     if state.update >= setup.schedule.updates:
         if engine.rank == 0:
@@ -117,6 +120,7 @@ def _loop_settings(setup: Setup, engine: Engine) -> LoopSettings:
         validate_every=setup.in_updates(recipe.telemetry.validate_every),
         save_every=setup.in_updates(recipe.checkpoint.every),
         stop_after_nonfinite=recipe.training.stop_after_nonfinite,
+        loss_is_scaled=recipe.training.precision == "fp16",
         pad_id=setup.tokenizer.pad_token_id,
         embedding_deviation=engine.model.model.config.initializer_range,
     )

@@ -19,6 +19,8 @@ class TrainState:
     """Updates that were not applied because a loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     """Of these, the ones just now without a good update between."""
+    scaler_overflows: int = 0
+    """Updates that fp16's loss scaler left out while it looked for its scale; no sign of trouble."""
 
     def state_dict(self) -> dict[str, int | float]:
         """Plain numbers, for JSON."""

@@ -1,0 +1,99 @@
+"""The model card of an exported checkpoint, written from the run's ledger, metrics and data manifest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from megamini.training.checkpoint import MANIFEST
+from megamini.training.telemetry import read_metrics
+from megamini.training.weights import LoadedRun
+
+
+def describe(run: LoadedRun, exit_layer: int | None) -> dict[str, Any]:
+    """What `config.json` keeps of where a checkpoint comes from."""
+    return {
+        "run": run.recipe.name,
+        "method": run.recipe.objective.method,
+        "role": "primary model" if exit_layer is None else "mini-model",
+        "exit": exit_layer,
+        "language": run.data_manifest["language"],
+        "updates": _state(run)["update"],
+    }
+
+
+def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
+    """Markdown with the front matter that model hubs read."""
+    state, language = _state(run), run.data_manifest["language"]
+    head = "primary" if description["exit"] is None else f"exit_{description['exit']}"
+    what = (
+        "the primary model"
+        if description["exit"] is None
+        else f"the mini-model of the exit after layer {description['exit']} of a primary model"
+    )
+    rows = {
+        "method": description["method"],
+        "updates": f"{state['update']:,}",
+        "tokens": f"{state['tokens']:,}",
+        "FLOPs (by formula, whole run)": f"{state['flops']:.3g}",
+        "seconds": f"{state['seconds']:,.0f}",
+        "skipped updates": state["skipped"],
+    } | _last_validation(run, head)
+    sources = [_source_line(source) for source in run.data_manifest["sources"]]
+    return "\n".join(
+        [
+            "---",
+            f"language: {language}",
+            "library_name: transformers",
+            "pipeline_tag: fill-mask",
+            "tags: [masked-lm, mini-model-adaptation]",
+            "---",
+            "",
+            f"# {run.recipe.name}: {description['role']}",
+            "",
+            f"A masked language model of `{language}`, {what}, pretrained with megamini (Mini-Model Adaptation, "
+            "Marchisio et al. 2023). Plain `transformers` loads it:",
+            "",
+            "```python",
+            "from transformers import pipeline",
+            'pipeline("fill-mask", model="THIS FOLDER")',
+            "```",
+            "",
+            "| | |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in rows.items()),
+            "",
+            "Text:",
+            "",
+            *sources,
+            "",
+            "The recipe of the run:",
+            "",
+            "```yaml",
+            (run.directory / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _state(run: LoadedRun) -> dict[str, Any]:
+    return json.loads((run.checkpoint / MANIFEST).read_text(encoding="utf-8"))["state"]
+
+
+def _last_validation(run: LoadedRun, head: str) -> dict[str, str]:
+    """Loss and bits per byte of the head at the last validation up to the checkpoint, if there was one."""
+    metrics: Path = run.directory / "metrics.jsonl"
+    update = _state(run)["update"]
+    lines = [line for line in read_metrics(metrics) if line["update"] <= update] if metrics.is_file() else []
+    found = [line for line in lines if f"validation/loss_{head}" in line]
+    if not found:
+        return {}
+    return {
+        f"validation loss after update {found[-1]['update']:,} (nats)": f"{found[-1][f'validation/loss_{head}']:.3f}",
+        "validation bits per byte": f"{found[-1][f'validation/bits_per_byte_{head}']:.3f}",
+    }
+
+
+def _source_line(source: dict[str, Any]) -> str:
+    licence = f", {source['licence']}" if source.get("licence") else ""
+    return f"- {source['file']}{licence}"

@@ -1,0 +1,95 @@
+"""The primary model of a run with the weights of a checkpoint, from the plain engine or any ZeRO stage, in fp32."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from megamini.config import Recipe, load_recipe
+from megamini.data.blocks import load_manifest
+from megamini.data.tokenizer import fingerprint, load_tokenizer
+from megamini.errors import UserError
+from megamini.models.build import build_primary
+from megamini.models.masked_lm import PrimaryModel, assert_tied
+from megamini.training.checkpoint import is_checkpoint, newest_first, verify
+from megamini.training.deepspeed_config import DEEPSPEED_TAG
+from megamini.training.engines import PLAIN_STATE
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's primary model as of one checkpoint."""
+
+    model: PrimaryModel
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe
+    data_manifest: dict[str, Any]
+    directory: Path
+    checkpoint: Path
+
+
+def load_run(path: Path) -> LoadedRun:
+    """The model of a run directory (its newest complete checkpoint) or of one checkpoint in it.
+
+    Only what its manifest verifies is read. Raises `UserError` for anything else than a run made here.
+    """
+    directory = path.parent.parent if is_checkpoint(path) else path
+    if not (directory / "recipe.yaml").is_file():
+        raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
+    recipe = load_recipe(directory / "recipe.yaml")
+    checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
+    manifest = load_manifest(recipe.data.path)
+    tokenizer = load_tokenizer(recipe.data.path)
+    if fingerprint(tokenizer) != manifest["tokenizer_fingerprint"]:
+        raise UserError(f"{recipe.data.path}: the tokenizer there is not the one that {directory} was trained with")
+    model = build_primary(recipe, tokenizer, manifest["block_length"])
+    _load_weights(model, checkpoint)
+    return LoadedRun(model.eval(), tokenizer, recipe, manifest, directory, checkpoint)
+
+
+def _checked(path: Path) -> Path:
+    _, problem = verify(path)
+    if problem:
+        raise UserError(f"{path}: not a complete checkpoint: {problem}")
+    return path
+
+
+def _newest_complete(directory: Path) -> Path:
+    problems = []
+    for path in newest_first(directory):
+        _, problem = verify(path)
+        if not problem:
+            return path
+        problems.append(f"{path.name}: {problem}")
+    raise UserError(f"{directory}: no complete checkpoint there{': ' if problems else ''}{'; '.join(problems)}")
+
+
+def _load_weights(model: PrimaryModel, checkpoint: Path) -> None:
+    """Overwrite all parameters; every one must be there, and nothing else."""
+    stored = _read_weights(checkpoint)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # a tied matrix appears once
+            if name not in stored:
+                raise UserError(f"{checkpoint}: holds no '{name}'; was the recipe of the run changed?")
+            parameter.copy_(stored[name])
+    unexpected = stored.keys() - model.state_dict().keys()
+    if unexpected:
+        raise UserError(f"{checkpoint}: holds '{min(unexpected)}', which the recipe's model has not")
+    assert_tied(model.model)
+
+
+def _read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """fp32 weights by name. DeepSpeed's files are pickles: only a run made here, verified by its manifest, comes in."""
+    if (checkpoint / PLAIN_STATE).is_file():
+        return torch.load(checkpoint / PLAIN_STATE, map_location="cpu", weights_only=True)["masters"]
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    state = checkpoint / DEEPSPEED_TAG
+    if not list(state.glob("*_optim_states.pt")):  # stage 0 keeps everything in one file
+        return torch.load(state / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
+    with contextlib.redirect_stdout(io.StringIO()):  # it narrates
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=DEEPSPEED_TAG)
