@@ -8,7 +8,7 @@ UPDATES, WARMUP, GLOBAL_BATCH, BLOCK_LENGTH = 20, 5, 8, 32
 VALIDATE_EVERY, FORGET_EVERY, REMEMBER_LAST = 7, 5, 5
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
-_BODY = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+_BODY = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
 # Blocks longer than the window, so that ModernBERT's sliding layers see less than its full ones.
 _BODY_OF_FAMILY = {"modernbert": {"local_attention": 16}}
 # 401 pieces x 33: an odd number of elements, which no even number of ranks divides.
@@ -35,7 +35,7 @@ class Case:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
-        marks += [f"exits{'+'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
+        marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 
     @property

@@ -1,20 +1,46 @@
-"""Starting real ranks and commands, and never leaving one behind."""
+"""Starting real commands without ever leaving a process behind, and reading what they wrote."""
 
+import contextlib
+import json
 import os
+import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """One thread per rank, DeepSpeed on the CPU, and nothing of a launcher that may have started pytest itself."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **extra}
+def run_command(arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess:
+    """Run a command line from the repository root; stdout and stderr together.
+
+    All it started is killed when it ends or takes longer than `timeout` seconds, which counts as exit status 124.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    # One thread per rank, DeepSpeed on the CPU even where there is a GPU.
+    environment = {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+            code = process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            code = 124
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(arguments, code, output)
 
 
 def free_port() -> int:
@@ -23,53 +49,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_ranks(arguments: Sequence[str], ranks: int, logs: Path, timeout: float) -> str | None:
-    """Run `python arguments` as `ranks` ranks; None if all ended well, else what the failed one printed.
-
-    The launcher's own environment variables are set here: it takes four times as long to start.
-    """
-    logs.mkdir(parents=True)
-    rendezvous = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-    rendezvous["MASTER_PORT"] = str(free_port())
-    processes = []
-    try:
-        for rank in range(ranks):
-            with (logs / f"rank{rank}.txt").open("w") as output:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *arguments],
-                        cwd=ROOT,
-                        env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **rendezvous),
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        failed = _first_failure(processes, timeout)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if failed is None:
-        return None
-    return f"rank {failed} failed:\n{(logs / f'rank{failed}.txt').read_text()[-4000:]}"
-
-
-def run_command(arguments: Sequence[str], timeout: float, **extra: str) -> subprocess.CompletedProcess:
-    """Run a command line from the repository root."""
-    return subprocess.run(
-        arguments, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
-    )
-
-
-def _first_failure(processes: list[subprocess.Popen], timeout: float) -> int | None:
-    """Rank of the first process that ended badly or not in time; None when all ended well."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            if code:
-                return rank
-        if all(code == 0 for code in codes):
-            return None
-        time.sleep(0.1)
-    return next(rank for rank, process in enumerate(processes) if process.poll() is None)
+def read_scalars(run_directory: Path) -> dict[str, dict[int, float]]:
+    """Every scalar of `metrics.jsonl`: its name, and its value by update."""
+    scalars: dict[str, dict[int, float]] = {}
+    for line in (run_directory / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        for name in (key for key in values if "/" in key):
+            assert values["update"] not in scalars.setdefault(name, {}), f"{name} twice at update {values['update']}"
+            scalars[name][values["update"]] = values[name]
+    return scalars

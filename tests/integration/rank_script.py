@@ -1,17 +1,23 @@
-"""One rank that runs many recipes, one after the other, in one process group: starting Python costs more than a run.
+"""Ranks that run many recipes, one after the other: starting Python and importing costs more than a run.
 
-    RANK=0 WORLD_SIZE=2 ... python tests/integration/rank_script.py JOBS.json
+    python tests/integration/rank_script.py JOBS.json
 
-Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine}. Behind the run, which is the real
+Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine, "ranks": number}. The ranks are real
+processes with the environment that a launcher gives them, forked from this one once all is imported. Behind the run, which is the real
 one, the parameters are written to its directory: `master.NAME`, what the optimizer moves, and `working.NAME`, what
 the model computes with.
 """
 
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import deepspeed
 import torch
 from safetensors.torch import save_file
 
@@ -22,10 +28,35 @@ from megamini.config import Recipe  # noqa: E402
 from megamini.training import run  # noqa: E402
 from megamini.training.deepspeed_config import read_deepspeed_json  # noqa: E402
 from megamini.training.engines import Engine, PlainEngine  # noqa: E402
+from tests.integration.launching import free_port  # noqa: E402
 
 
 def main() -> None:
-    for job in json.loads(Path(sys.argv[1]).read_text()):
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    codes = [run_ranks([job for job in jobs if job["ranks"] == ranks], ranks) for ranks in {j["ranks"] for j in jobs}]
+    sys.exit(max(codes))
+
+
+def run_ranks(jobs: list[dict[str, Any]], ranks: int) -> int:
+    """Fork the ranks and wait for them: 0, or 1 where one failed, which ends the others too."""
+    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(free_port())
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=run_rank, args=(jobs, rank), daemon=True) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    while running := [process for process in processes if process.exitcode is None]:
+        if any(process.exitcode for process in processes):
+            for process in running:
+                process.kill()
+                process.join()
+        multiprocessing.connection.wait([process.sentinel for process in running])
+    return int(any(process.exitcode for process in processes))
+
+
+def run_rank(jobs: list[dict[str, Any]], rank: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for job in jobs:
         recipe = Recipe.model_validate(job["recipe"])
         engine = train_and_keep_engine(recipe, job["stage"])
         tensors = plain_parameters(engine) if job["stage"] is None else deepspeed_parameters(engine, job["stage"])
@@ -61,8 +92,6 @@ def plain_parameters(engine: PlainEngine) -> dict[str, torch.Tensor]:
 
 def deepspeed_parameters(engine: Engine, stage: int) -> dict[str, torch.Tensor]:
     """All ranks: stage 3 gathers each parameter."""
-    import deepspeed
-
     tensors = {}
     for name, parameter in engine.model.named_parameters():
         assert stage < 3 or parameter.ds_tensor.numel() < parameter.ds_numel, f"{name} is not partitioned"

@@ -1,0 +1,15 @@
+"""What all tests share: the switch between the suite that CI runs and every combination."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all-combinations", action="store_true", help="run every combination, as `make test-all` does")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all-combinations"):
+        return
+    for item in items:
+        if item.get_closest_marker("all_combinations"):
+            item.add_marker(pytest.mark.skip(reason="run by make test-all"))

@@ -1,0 +1,70 @@
+"""Data made once, and runs made once per group of cases, for all integration tests."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from megamini.data.prepare import Settings, prepare
+from tests.integration.cases import BLOCK_LENGTH, Case
+from tests.integration.launching import read_scalars, run_command
+from tests.integration.reference import Curve, train_reference
+
+_PROSE = Path(__file__).parent / "prose.txt"
+
+
+class Lab:
+    """Prepared data, references and real runs, each made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._references: dict[Case, Curve] = {}
+        self._printed: dict[tuple[Case, ...], str] = {}
+
+    def data(self, vocab_size: int = 400) -> Path:
+        """A data directory with so few blocks that 20 updates cross the end of an epoch."""
+        out = self.folder / f"data-{vocab_size}"
+        if not (out / "manifest.json").exists():
+            settings = Settings("en", vocab_size, block_length=BLOCK_LENGTH, validation_share=0.2)
+            prepare([str(_PROSE)], out, settings, processes=1)
+        return out
+
+    def reference(self, case: Case) -> Curve:
+        """The curve in plain PyTorch, which the same model and objective share."""
+        key = replace(case, stage=None, accumulation=1, checkpointing=False, precision="fp32", ranks=1)
+        if key not in self._references:
+            self._references[key] = train_reference(key, self.data(case.vocab_size))
+        return self._references[key]
+
+    def run(self, case: Case, group: Sequence[Case]) -> Curve:
+        """The curve of the real run, made together with the other cases of `group`."""
+        if tuple(group) not in self._printed:
+            self._printed[tuple(group)] = self._launch(group)
+        parameters = self.folder / str(case) / "parameters.safetensors"
+        if not parameters.exists():
+            pytest.fail(f"{case} has no result; the ranks printed at last:\n{self._printed[tuple(group)]}")
+        return Curve(read_scalars(self.folder / str(case)), load_file(parameters))
+
+    def _launch(self, cases: Sequence[Case]) -> str:
+        """What the ranks printed at last."""
+        jobs = [
+            {
+                "recipe": case.recipe(self.data(case.vocab_size), self.folder),
+                "stage": case.stage,
+                "ranks": case.ranks,
+            }
+            for case in cases
+        ]
+        path = self.folder / f"jobs-{len(self._printed)}.json"
+        path.write_text(json.dumps(jobs))
+        done = run_command([sys.executable, "tests/integration/rank_script.py", str(path)], timeout=560)
+        return done.stdout[-4000:]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))

@@ -1,0 +1,151 @@
+"""Every engine trains as plain PyTorch does: ZeRO 0 to 3, any accumulation, all families, all in real processes.
+
+Losses of all updates (and of validations in between) within 1e-6 relative and parameters within 2e-4 in fp32; losses
+within 2e-2 in bf16.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+
+from tests.integration.cases import FAMILIES, UPDATES, Case
+from tests.integration.conftest import Lab
+from tests.integration.reference import Curve
+
+pytestmark = pytest.mark.launched
+
+LOSS, PARAMETER, LOSS_BF16 = 1e-6, 2e-4, 2e-2
+
+# What every change is tested with: each stage, family, precision and setting once at least.
+SUBSET = [
+    Case(stage=None, ranks=1, accumulation=4),
+    Case(stage=0, accumulation=4),
+    Case(stage=0, odd=True, forgetting=True),
+    Case(stage=1, family="bert", clip_norm=0.0),
+    Case(stage=1, odd=True, forgetting=True),
+    Case(stage=2, family="modernbert", accumulation=4, checkpointing=True),
+    Case(stage=2, family="xlm-roberta", exits=(1, 2), head_weights=(1.0, 2.0, 3.0)),
+    Case(stage=3, family="xlm-roberta-xl", checkpointing=True),
+    Case(stage=3, accumulation=4, odd=True, forgetting=True),
+    Case(stage=2, ranks=4),
+]
+SUBSET_BF16 = [
+    Case(stage=1, precision="bf16", accumulation=4),
+    Case(stage=3, precision="bf16", family="modernbert", checkpointing=True),
+]
+
+# Every family at every stage, with and without activation checkpointing and accumulation.
+MATRIX = {
+    family: [
+        Case(family, stage, accumulation, checkpointing, clip_norm=0.0 if accumulation == 1 else 0.5)
+        for stage, accumulation, checkpointing in product(range(4), (1, 4), (False, True))
+    ]
+    for family in FAMILIES
+}
+MATRIX_BF16 = [
+    Case(family, stage, accumulation, precision="bf16")
+    for family, stage, accumulation in product(("roberta", "modernbert"), (1, 2, 3), (1, 4))
+] + [
+    Case(stage=None, ranks=1, accumulation=4, precision="bf16"),
+    *(Case(stage=stage, precision="bf16", odd=True, forgetting=True) for stage in (1, 2, 3)),
+]
+OTHERS = [
+    *(Case(stage=stage, odd=odd, forgetting=True, accumulation=4) for stage, odd in product(range(4), (False, True))),
+    *(Case("modernbert", stage, forgetting=True, clip_norm=0.0) for stage in range(4)),
+    *(Case("bert", stage, exits=(1, 2), head_weights=(1.0, 2.0, 3.0)) for stage in range(4)),
+    *(Case("xlm-roberta-xl", stage, exits=()) for stage in range(4)),
+    *(Case(stage=stage, ranks=4, accumulation=2, odd=True, forgetting=True) for stage in range(4)),
+    *(Case(family, stage=None, ranks=1, forgetting=True) for family in FAMILIES),
+]
+
+
+@pytest.mark.parametrize("case", SUBSET, ids=str)
+def test_fp32_equals_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    assert_equal_curves(lab.run(case, SUBSET + SUBSET_BF16), lab.reference(case), record_property)
+
+
+@pytest.mark.parametrize("case", SUBSET_BF16, ids=str)
+def test_bf16_follows_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    assert_near_curve(lab.run(case, SUBSET + SUBSET_BF16), lab.reference(case), record_property)
+
+
+def test_four_ranks_equal_one(lab: Lab) -> None:
+    four, one = (lab.run(case, SUBSET + SUBSET_BF16) for case in (SUBSET[-1], SUBSET[0]))
+    assert (SUBSET[-1].ranks, SUBSET[0].ranks) == (4, 1)
+    for name in losses_of(one):
+        assert largest_difference(four.scalars[name], one.scalars[name]) <= LOSS, name
+
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", [case for cases in MATRIX.values() for case in cases], ids=str)
+def test_every_family_and_stage_equals_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    assert_equal_curves(lab.run(case, MATRIX[case.family]), lab.reference(case), record_property)
+
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", OTHERS, ids=str)
+def test_forgetting_exits_and_ranks_equal_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    assert_equal_curves(lab.run(case, OTHERS), lab.reference(case), record_property)
+
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", MATRIX_BF16, ids=str)
+def test_every_stage_in_bf16_follows_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    assert_near_curve(lab.run(case, MATRIX_BF16), lab.reference(case), record_property)
+
+
+def assert_equal_curves(run: Curve, reference: Curve, record_property) -> None:
+    """fp32: losses, norms, rates, and the parameters both as the optimizer and as the model has them."""
+    differences = relative_differences(run, reference)
+    parameters = largest_parameter_difference(run, reference)
+    record_property("losses", max(differences[name] for name in losses_of(reference)))
+    record_property("gradient norm", differences["train/grad_norm"])
+    record_property("parameters", parameters)
+    for name in losses_of(reference):
+        assert differences[name] <= LOSS, name
+    assert differences["train/lr"] <= 1e-12
+    assert differences["train/grad_norm"] <= 1e-5
+    assert parameters <= PARAMETER
+    assert_model_has_what_the_optimizer_has(run, torch.float32)
+
+
+def assert_near_curve(run: Curve, reference: Curve, record_property) -> None:
+    """bf16: losses only, since single parameters move by whole rounding steps."""
+    differences = relative_differences(run, reference)
+    record_property("losses", max(differences[name] for name in losses_of(reference)))
+    record_property("parameters", largest_parameter_difference(run, reference))
+    for name in losses_of(reference):
+        assert differences[name] <= LOSS_BF16, name
+    assert_model_has_what_the_optimizer_has(run, torch.bfloat16)
+
+
+def losses_of(curve: Curve) -> list[str]:
+    return [name for name in curve.scalars if name.startswith(("train/loss", "validation/loss"))]
+
+
+def relative_differences(run: Curve, reference: Curve) -> dict[str, float]:
+    """The largest over all updates, for every scalar of the reference."""
+    assert len(reference.scalars["train/loss"]) == UPDATES
+    differences = {}
+    for name, expected in reference.scalars.items():
+        differences[name] = largest_difference(run.scalars[name], expected)
+    return differences
+
+
+def largest_difference(actual: dict[int, float], expected: dict[int, float]) -> float:
+    """Relative, over all updates, which have to be the same ones."""
+    assert actual.keys() == expected.keys()
+    return max(abs(actual[update] - value) / abs(value) for update, value in expected.items())
+
+
+def largest_parameter_difference(run: Curve, reference: Curve) -> float:
+    assert {f"{kind}.{name}" for kind in ("master", "working") for name in reference.parameters} == set(run.parameters)
+    return max((run.parameters[f"master.{n}"] - p).abs().max().item() for n, p in reference.parameters.items())
+
+
+def assert_model_has_what_the_optimizer_has(run: Curve, dtype: torch.dtype) -> None:
+    for name in (key.removeprefix("master.") for key in run.parameters if key.startswith("master.")):
+        working = run.parameters[f"working.{name}"]
+        assert working.dtype == dtype
+        assert torch.equal(working, run.parameters[f"master.{name}"].to(dtype)), name
