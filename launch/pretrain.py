@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
 
 from megamini.config import dump_recipe, load_recipe  # noqa: E402
-from megamini.errors import run_command  # noqa: E402
+from megamini.errors import CommandParser, run_command  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, such as those listed below")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")

@@ -1,17 +1,48 @@
 """Bad input ends in one line: `UserError` carries it, `run_command` prints it and exits with status 2."""
 
+import argparse
 import contextlib
 import difflib
+import errno
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 _RANK_0_SPEAKS_FIRST = 5.0  # seconds
+
+_SPACE = "free some space there, or choose another folder, and run the same command again"
+_ELSEWHERE = "choose a folder that you may write to"
+_IN_THE_WAY = "a file stands where a folder is needed: choose another folder"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
+}
 
 
 class UserError(Exception):
     """Something the user can mend. The message names the file, key or row, and says what to do."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Command lines whose docstring is their help, and whose mistakes are one line, like any other bad input."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        hint = did_you_mean(unknown, self._option_string_actions) if unknown.startswith("-") else ""
+        raise UserError(f"{message}{hint or '; --help shows what there is'}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -20,26 +51,61 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name `path` where writing it fails: the error of a full disk does not know which file it was."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(_cannot_be_written(path, error)) from None
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run an entry point: a `UserError` becomes one line on stderr from rank 0 and exit status 2, never a traceback."""
+    threading.excepthook = _quiet_about_full_disks
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         _exit_with_line(str(error), status=2)
     except KeyboardInterrupt:
         _exit_with_line("interrupted", status=130)
+    except BrokenPipeError:
+        _exit(141)  # whoever read the output, such as `head`, has enough
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        _exit_with_line(_cannot_be_written(error.filename or "the output", error), status=2)
 
 
-def _exit_with_line(message: str, status: int) -> None:
+def _cannot_be_written(path: Path | str, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{path}: cannot be written: {reason}; {_REMEDIES.get(error.errno, 'mend that and run the command again')}"
+
+
+def _quiet_about_full_disks(problem: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread would print a traceback; the main thread meets the same full disk, and says so in a line."""
+    if not (isinstance(problem.exc_value, OSError) and problem.exc_value.errno in _REMEDIES):
+        threading.__excepthook__(problem)
+
+
+def _exit_with_line(message: str, status: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
         # Rank 0 mostly meets the same error and says it; the launcher then ends this process before it speaks.
         time.sleep(_RANK_0_SPEAKS_FIRST)
         message = f"rank {rank}: {message}"
-    # The launcher may have closed our output already.
-    with contextlib.suppress(BrokenPipeError):
+    # The launcher may have closed our output already, and the disk that it goes to may be full.
+    with contextlib.suppress(OSError):
         print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    try:
         sys.stdout.flush()
+    except OSError:
+        os._exit(status)  # the interpreter would try once more, and complain
     if "RANK" in os.environ:
         os._exit(status)  # interpreter teardown in a process group would wait for peers that may be gone
     sys.exit(status)

@@ -5,17 +5,16 @@ python tools/export.py runs/quickstart-en runs/quickstart-en/export/mini --exit 
 python tools/export.py runs/quickstart-en/checkpoints/step-00001000 /tmp/earlier
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import run_command
+from megamini.errors import CommandParser, run_command
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument(
         "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run directory, or one checkpoint of it"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 # `python tools/fetch_text.py` puts tools/ on the path; megamini, not installed, is one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.errors import UserError, run_command
+from megamini.errors import CommandParser, UserError, run_command
 from tools.debian_text.archive import Archive
 from tools.debian_text.collection import Collection
 from tools.debian_text.languages import find, normal, shown
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("source", metavar="SOURCE", choices=[*SOURCES, "debian"], help="what to fetch")
     parser.add_argument("--languages", nargs="+", required=True, metavar="LANG", help="codes such as en de zh pt-br")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the text")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.errors import UserError, run_command
+from megamini.errors import CommandParser, UserError, run_command
 
 
 def main() -> None:
@@ -45,13 +45,8 @@ def main() -> None:
     print(f"{out}: {manifest['bytes_per_token']:.2f} bytes per token, {manifest['vocab_size']:,} pieces")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see --help")
-
-
 def _options() -> argparse.ArgumentParser:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", nargs="+", metavar="FILE", help="text files, or globs in quotes")

@@ -3,19 +3,18 @@
 python tools/report.py runs/quickstart-en --out runs/report
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.errors import UserError, run_command
+from megamini.errors import CommandParser, UserError, run_command
 from megamini.training.telemetry import read_metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for report.md and the plots")
     arguments = parser.parse_args()
