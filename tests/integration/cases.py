@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 UPDATES, WARMUP, GLOBAL_BATCH, BLOCK_LENGTH = 20, 5, 8, 32
+LEARNING_RATE = 5e-3
 VALIDATE_EVERY, FORGET_EVERY, REMEMBER_LAST = 7, 5, 5
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
@@ -56,7 +57,7 @@ class Case:
             "model": {"family": self.family, "config": body, "exits": self.exits, "dropout": 0.0},
             "data": {"path": str(data), "workers": 0},
             "objective": objective,
-            "optimizer": {"learning_rate": 2e-3, "weight_decay": 0.1, "clip_norm": self.clip_norm},
+            "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.1, "clip_norm": self.clip_norm},
             "schedule": {"duration": f"{UPDATES} updates", "warmup": f"{WARMUP} updates", "final_share": 0.1},
             "training": {
                 "global_batch": GLOBAL_BATCH,

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from megamini.data.prepare import Settings, prepare
@@ -63,6 +64,15 @@ class Lab:
         path.write_text(json.dumps(jobs))
         done = run_command([sys.executable, "tests/integration/rank_script.py", str(path)], timeout=560)
         return done.stdout[-4000:]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads are slower on models this small, far slower on a busy machine, and add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
     python tests/integration/rank_script.py JOBS.json
 
 Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine, "ranks": number}. The ranks are real
-processes with the environment that a launcher gives them, forked from this one once all is imported. Behind the run, which is the real
-one, the parameters are written to its directory: `master.NAME`, what the optimizer moves, and `working.NAME`, what
-the model computes with.
+processes with the environment that a launcher gives them, forked from this one once all is imported. Behind the run,
+which is the real one, the parameters are written to its directory: `master.NAME`, what the optimizer moves, and
+`working.NAME`, what the model computes with.
 """
 
 import json

@@ -20,7 +20,16 @@ from megamini.data.tokenizer import load_tokenizer, special_ids
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training.forgetting import fresh_token_embeddings
-from tests.integration.cases import FORGET_EVERY, GLOBAL_BATCH, REMEMBER_LAST, UPDATES, VALIDATE_EVERY, WARMUP, Case
+from tests.integration.cases import (
+    FORGET_EVERY,
+    GLOBAL_BATCH,
+    LEARNING_RATE,
+    REMEMBER_LAST,
+    UPDATES,
+    VALIDATE_EVERY,
+    WARMUP,
+    Case,
+)
 
 
 @dataclass
@@ -50,7 +59,7 @@ def train_reference(case: Case, data: Path) -> Curve:
             {"params": [p for p in primary.parameters() if p.dim() > 1], "weight_decay": 0.1},
             {"params": [p for p in primary.parameters() if p.dim() == 1], "weight_decay": 0.0},
         ],
-        lr=2e-3,
+        lr=LEARNING_RATE,
         betas=(0.9, 0.98),
         eps=1e-6,
         fused=False,
@@ -63,7 +72,7 @@ def train_reference(case: Case, data: Path) -> Curve:
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(primary.parameters(), case.clip_norm or float("inf"))
-        rate = 2e-3 * ((update + 1) / WARMUP if update < WARMUP else _linear_fall(update))
+        rate = LEARNING_RATE * ((update + 1) / WARMUP if update < WARMUP else _linear_fall(update))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
