@@ -257,6 +257,23 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class _RepeatedKey(Exception):
+    """A mapping names a key twice; PyYAML would silently keep the last one."""
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """`safe_load` that refuses a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _RepeatedKey(f"line {key.start_mark.line + 1}: key '{key.value}' appears twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -265,11 +282,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _RecipeLoader)
+    except _RepeatedKey as error:
+        raise UserError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}: {where}not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a recipe: expected sections such as 'model:', found {type(values).__name__}")
     return values
@@ -298,8 +318,9 @@ def _is_exponent(text: str) -> bool:
 
 
 def _describe(error: ValidationError) -> str:
-    """The first problems of a validation, each as `key: what is wrong`."""
-    return "; ".join(_describe_one(problem) for problem in error.errors()[:3])
+    """The first problems of a validation, each as `key: what is wrong`; a mistyped key before the one it leaves out."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    return "; ".join(_describe_one(problem) for problem in problems[:3])
 
 
 def _describe_one(problem: dict[str, Any]) -> str:
