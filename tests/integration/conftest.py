@@ -24,7 +24,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._references: dict[Case, Curve] = {}
-        self._printed: dict[tuple[Case, ...], str] = {}
+        self._launched: dict[tuple[Case, ...], tuple[Path, str]] = {}
 
     def data(self, vocab_size: int = 400) -> Path:
         """A data directory with so few blocks that 20 updates cross the end of an epoch."""
@@ -43,27 +43,25 @@ class Lab:
 
     def run(self, case: Case, group: Sequence[Case]) -> Curve:
         """The curve of the real run, made together with the other cases of `group`."""
-        if tuple(group) not in self._printed:
-            self._printed[tuple(group)] = self._launch(group)
-        parameters = self.folder / str(case) / "parameters.safetensors"
+        if tuple(group) not in self._launched:
+            self._launched[tuple(group)] = self._launch(group)
+        runs, printed = self._launched[tuple(group)]
+        parameters = runs / str(case) / "parameters.safetensors"
         if not parameters.exists():
-            pytest.fail(f"{case} has no result; the ranks printed at last:\n{self._printed[tuple(group)]}")
-        return Curve(read_scalars(self.folder / str(case)), load_file(parameters))
+            pytest.fail(f"{case} has no result; the ranks printed at last:\n{printed}")
+        return Curve(read_scalars(runs / str(case)), load_file(parameters))
 
-    def _launch(self, cases: Sequence[Case]) -> str:
-        """What the ranks printed at last."""
+    def _launch(self, cases: Sequence[Case]) -> tuple[Path, str]:
+        """Where the runs are, and what the ranks printed at last."""
+        runs = self.folder / f"runs-{len(self._launched)}"
+        runs.mkdir()
         jobs = [
-            {
-                "recipe": case.recipe(self.data(case.vocab_size), self.folder),
-                "stage": case.stage,
-                "ranks": case.ranks,
-            }
+            {"recipe": case.recipe(self.data(case.vocab_size), runs), "stage": case.stage, "ranks": case.ranks}
             for case in cases
         ]
-        path = self.folder / f"jobs-{len(self._printed)}.json"
-        path.write_text(json.dumps(jobs))
-        done = run_command([sys.executable, "tests/integration/rank_script.py", str(path)], timeout=560)
-        return done.stdout[-4000:]
+        (runs / "jobs.json").write_text(json.dumps(jobs))
+        command = [sys.executable, "tests/integration/rank_script.py", str(runs / "jobs.json")]
+        return runs, run_command(command, timeout=560).stdout[-4000:]
 
 
 @pytest.fixture(scope="session", autouse=True)
