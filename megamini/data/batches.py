@@ -4,6 +4,7 @@ Global batch t is the blocks t x B to (t + 1) x B - 1 of the endless order, what
 accumulation steps: each of these only decides who computes what.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,8 +105,17 @@ def training_loader(
             num_workers=workers,
             pin_memory=pin_memory,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_rank,
         )
     )
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """DeepSpeed's launcher and schedulers send a stop signal to every process of a job; were a worker to die of it, its
+    rank could not reach the safe point. Workers end when their rank closes the loader, or within seconds of its death.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def validation_batches(
