@@ -35,12 +35,17 @@ def main() -> None:
         return
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    from megamini.training.deepspeed_config import DEFAULT, read_deepspeed_json
+    from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
     from megamini.training.run import pretrain_deepspeed, pretrain_plain
     from megamini.training.setup import build_setup
 
     values = read_deepspeed_json(arguments.deepspeed_config) if arguments.deepspeed_config else DEFAULT
     if arguments.dry_run:
+        if arguments.deepspeed_config:
+            from megamini.training.deepspeed_engine import check_zero_section
+
+            check_zero_section(values, arguments.deepspeed_config)
+            check_combination(values, recipe.training.precision)
         setup = build_setup(recipe, int(os.environ.get("WORLD_SIZE", "1")))
         if os.environ.get("RANK", "0") == "0":
             print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")

@@ -39,13 +39,16 @@ Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Layers = Annotated[tuple[Positive, ...], Field(strict=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """Frozen and strict: nothing is coerced, an unknown key is an error."""
+    """Frozen and strict: nothing is coerced, an unknown key or a number that is not finite is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelSection(Section):
@@ -124,7 +127,7 @@ class OptimizerSection(Section):
 
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.98)
     """Decay rates of the two moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-6
     """Added to the root of the second moment."""
@@ -164,7 +167,7 @@ class TrainingSection(Section):
     """Most blocks that a rank runs at once; accumulation makes up the rest."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Precision of weights and activations; the optimizer keeps fp32 master copies."""
-    seed: NotNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order of blocks, masks and dropout."""
     activation_checkpointing: bool = False
     """Recompute the encoder layers in the backward pass instead of keeping their activations."""
@@ -220,6 +223,8 @@ class Recipe(Section):
     def _check(self) -> "Recipe":
         if (self.objective.method == "minijoint") != bool(self.model.exits):
             raise ValueError("objective.method minijoint needs model.exits, and mlm has none")
+        if self.model.attention == "flash_attention_2" and self.training.precision == "fp32":
+            raise ValueError("model.attention: flash_attention_2 needs training.precision bf16 or fp16")
         weights = self.objective.head_weights
         if weights is not None and (len(weights) != len(self.model.exits) + 1 or min(weights) <= 0):
             raise ValueError(

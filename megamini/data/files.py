@@ -25,6 +25,12 @@ def write_json(path: Path, value: Any) -> None:
         stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
+def is_missing_folder(name: str) -> bool:
+    """Whether `name`, a folder or a hub name, can only be a folder, and there is none."""
+    is_path = name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
+    return is_path and not Path(name).is_dir()
+
+
 class HashedFile:
     """A file for Arrow to write to that knows the checksum and the number of bytes so far."""
 

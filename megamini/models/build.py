@@ -6,15 +6,22 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
+from transformers.utils import is_flash_attn_2_available
 
 from megamini.config import ModelSection, Recipe
+from megamini.data.files import is_missing_folder
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.masked_lm import PrimaryModel, check_exits
 
 # What the data decides: a recipe that sets one of these could contradict it.
 _ROLES = ("pad", "bos", "eos", "cls", "sep")
 _DECIDED_BY_DATA = ("vocab_size", *(f"{role}_token_id" for role in _ROLES))
+
+# What the library takes at any value, to fail or to build nonsense later on.
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "type_vocab_size")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
 def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
@@ -22,16 +29,31 @@ def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_leng
 
     Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
     """
+    if recipe.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(
+            "model.attention: flash_attention_2 needs the package flash-attn and a GPU, and one is missing here; use sdpa"
+        )
     torch.manual_seed(recipe.training.seed)
+    config = model_config(recipe.model, tokenizer, block_length)
     if recipe.model.from_checkpoint:
-        model = _load_checkpoint(recipe.model, tokenizer, block_length)
+        model = _load_checkpoint(recipe.model, config)
     else:
-        config = body_config(recipe.model, tokenizer, block_length)
         model = AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, recipe.objective.loss_workspace_mib * 2**20)
+
+
+def model_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PretrainedConfig:
+    """The configuration of the recipe's body, from scratch or from a checkpoint; cheap, and checked against the data.
+
+    Raises `UserError` naming the key for one that cannot be built, or does not fit the data.
+    """
+    read = _checkpoint_config if section.from_checkpoint else body_config
+    config = read(section, tokenizer, block_length)
+    check_exits(section.exits, config.num_hidden_layers)
+    return config
 
 
 def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PretrainedConfig:
@@ -43,6 +65,7 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
             raise UserError(f"model.config.{key}: decided by the data; leave it out")
         if key not in known:
             raise UserError(f"unknown key 'model.config.{key}'{did_you_mean(key, known)}")
+        _check_value(key, section.config[key])
     values = {"max_position_embeddings": positions_needed(family.pads_shift_positions, tokenizer, block_length)}
     values |= section.config
     values |= {"vocab_size": len(tokenizer)}
@@ -63,6 +86,13 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
     return config
 
 
+def _check_value(key: str, value: object) -> None:
+    if key in _SIZES and isinstance(value, int) and value < 1:
+        raise UserError(f"model.config.{key}: must be at least 1, not {value}")
+    if key in _ACTIVATIONS and value not in ACT2FN:
+        raise UserError(f"model.config.{key}: no activation '{value}'{did_you_mean(str(value), ACT2FN)}")
+
+
 def positions_needed(pads_shift_positions: bool, tokenizer: PreTrainedTokenizerBase, block_length: int) -> int:
     """Rows of the position table for a block; RoBERTa's ids start behind the pad token's id."""
     return block_length + (tokenizer.pad_token_id + 1 if pads_shift_positions else 0)
@@ -79,13 +109,20 @@ def _check_positions(
         )
 
 
-def _load_checkpoint(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PreTrainedModel:
+def _checkpoint_config(
+    section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int
+) -> PretrainedConfig:
     where = f"model.from_checkpoint: {section.from_checkpoint}"
+    if is_missing_folder(section.from_checkpoint):
+        raise UserError(f"{where}: no such folder; give one with config.json and model.safetensors, or a hub name")
     try:
         config = AutoConfig.from_pretrained(section.from_checkpoint, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: no checkpoint can be read there: {error}") from None
-    family = family_of(config)
+    except Exception as error:  # whatever a broken folder makes the library raise
+        raise UserError(f"{where}: no config.json of an encoder can be read there: {error}") from None
+    try:
+        family = family_of(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     if not config.tie_word_embeddings:
         raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
     if config.vocab_size != len(tokenizer):
@@ -97,14 +134,22 @@ def _load_checkpoint(section: ModelSection, tokenizer: PreTrainedTokenizerBase, 
     if section.dropout is not None:
         for key in family.dropout_keys:
             setattr(config, key, section.dropout)
-    model, report = AutoModelForMaskedLM.from_pretrained(
-        section.from_checkpoint,
-        config=config,
-        dtype=torch.float32,
-        attn_implementation=section.attention,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    return config
+
+
+def _load_checkpoint(section: ModelSection, config: PretrainedConfig) -> PreTrainedModel:
+    where = f"model.from_checkpoint: {section.from_checkpoint}"
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            section.from_checkpoint,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=section.attention,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # as above
+        raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a masked-LM model")

@@ -45,10 +45,7 @@ class PrimaryModel(nn.Module):
     ) -> None:
         super().__init__()
         self.family = family_of(model.config)
-        layers = model.config.num_hidden_layers
-        for layer in exits:
-            if not 1 <= layer < layers:
-                raise UserError(f"model.exits: layer {layer} is not below the top of a body of {layers} layers")
+        check_exits(exits, model.config.num_hidden_layers)
         assert_tied(model)
         self.model = model
         self.exit_layers = tuple(exits)
@@ -106,6 +103,13 @@ class PrimaryModel(nn.Module):
         )
         lower = [self.exits[str(layer)](_at(body.hidden_states[layer], positions)) for layer in self.exit_layers]
         return torch.cat([*lower, top])
+
+
+def check_exits(exits: Sequence[int], layers: int) -> None:
+    """Raise `UserError` for an exit that is not below the top."""
+    for layer in exits:
+        if not 1 <= layer < layers:
+            raise UserError(f"model.exits: layer {layer} is not below the top of a body of {layers} layers")
 
 
 def assert_tied(model: PreTrainedModel) -> None:

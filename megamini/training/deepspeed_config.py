@@ -91,20 +91,26 @@ def zero_stage(values: dict[str, Any]) -> int:
     return values.get("zero_optimization", {}).get("stage", 0)
 
 
-def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
-    """The configuration DeepSpeed gets: the user's JSON and what the recipe decides.
-
-    Raises `UserError` for a combination that DeepSpeed does not train correctly.
-    """
-    precision, stage = recipe.training.precision, zero_stage(values)
-    if precision == "fp16" and on_cpu:
-        raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
+def check_combination(values: dict[str, Any], precision: str) -> None:
+    """Raise `UserError` for a combination that DeepSpeed does not train correctly, on whatever device."""
+    stage = zero_stage(values)
     if precision != "fp32" and stage == 0:
         # Measured with DeepSpeed 0.19.8: the stage-0 low-precision optimizer starts with Adam's step at 1.
         raise UserError(f"training.precision: {precision} needs ZeRO stage 1 or higher; use ds_configs/zero1.json")
     if precision == "bf16" and stage == 1 and values.get("data_types"):
         # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
         raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
+
+
+def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
+    """The configuration DeepSpeed gets: the user's JSON and what the recipe decides.
+
+    Raises `UserError` for a combination that DeepSpeed does not train correctly.
+    """
+    precision = recipe.training.precision
+    if precision == "fp16" and on_cpu:
+        raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
+    check_combination(values, precision)
     return {
         **values,
         "train_batch_size": plan.global_batch,

@@ -40,5 +40,8 @@ def build_schedule(section: ScheduleSection, peak: float, tokens_per_update: int
     if updates < 1:
         raise UserError("schedule.duration: a run needs at least 1 update")
     if warmup + (decay if section.decay else 0) > updates:
-        raise UserError(f"schedule: warm-up and decay are longer than the run of {updates} updates")
+        stretches = f"schedule.warmup of {warmup} updates" + (
+            f" and schedule.decay of {decay} are" if section.decay else " is"
+        )
+        raise UserError(f"{stretches} longer than the run of {updates} updates; shorten, or raise schedule.duration")
     return Schedule(section.shape, peak, updates, warmup, decay, section.final_share)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from megamini.compute import (
     BodyShape,
@@ -23,7 +23,7 @@ from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
 from megamini.errors import UserError
-from megamini.models.build import body_config
+from megamini.models.build import model_config
 from megamini.training.forgetting import Forgetting, build_forgetting
 from megamini.training.schedule import Schedule, build_schedule
 
@@ -165,11 +165,8 @@ def build_setup(recipe: Recipe, world_size: int) -> Setup:
     batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * train.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
-    if recipe.model.from_checkpoint:
-        config = AutoConfig.from_pretrained(recipe.model.from_checkpoint)
-    else:
-        config = body_config(recipe.model, tokenizer, train.block_length)
-    return Setup(
+    config = model_config(recipe.model, tokenizer, train.block_length)
+    setup = Setup(
         recipe=recipe,
         tokenizer=tokenizer,
         train_blocks=train,
@@ -180,6 +177,8 @@ def build_setup(recipe: Recipe, world_size: int) -> Setup:
         forgetting=build_forgetting(recipe.objective.forgetting, tokens_per_update, schedule.updates),
         shape=BodyShape.from_config(config),
     )
+    _ = setup.unigram_nats  # a missing file is met here, not at the first validation, hours later
+    return setup
 
 
 def _bytes(count: float) -> str:
