@@ -56,5 +56,5 @@ COMPRESSIONS = {
     ".gz": gzip.GzipFile,
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
-    ".zst": lambda path: io.BufferedReader(_Zstandard(Path(path).open("rb")), 2**17),
+    ".zst": lambda path: io.BufferedReader(_Zstandard(io.FileIO(path)), 2**17),
 }

@@ -1,7 +1,7 @@
 """Documents from files (text, JSON lines, Parquet), in work units whose bounds do not depend on who reads them.
 
-A document arrives as one or more `Piece`s of at most `PIECE_CHARACTERS` characters, so a text file takes
-constant memory however long the document; a JSON line or a Parquet row is held whole. A document's pieces, joined, are its text.
+A document arrives as one or more `Piece`s of at most `PIECE_CHARACTERS` characters, so a text file takes constant
+memory however long the document; a JSON line or a Parquet row is held whole. A document's pieces, joined, are its text.
 """
 
 import codecs
@@ -58,9 +58,6 @@ class Layout:
 
     documents: str = "blank-line"
     text_column: str = "text"
-
-
-# --- planning -------------------------------------------------------------------------------------------------------
 
 
 def find_files(patterns: list[str]) -> list[Path]:
@@ -148,9 +145,6 @@ def _plan_parquet(whole: Unit, layout: Layout, unit_bytes: int) -> Iterator[Unit
         if held >= unit_bytes or group == len(sizes) - 1:
             yield Unit(whole.path, "parquet", start, group + 1, round(held * share))
             start, held = group + 1, 0
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
 
 
 def read_pieces(unit: Unit, layout: Layout) -> Iterator[Piece]:

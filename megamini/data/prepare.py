@@ -34,6 +34,7 @@ from megamini.data.joining import join_units
 from megamini.data.pieces import cut_document
 from megamini.data.tokenizer import (
     encoder,
+    is_word_by_word,
     load_tokenizer,
     save_tokenizer,
     special_ids,
@@ -227,6 +228,7 @@ def _job(work: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> 
         layout=Layout() if settings.dataset else settings.layout,
         frame=Frame(settings.block_length, len(tokenizer), roles["bos"], roles["eos"], roles["pad"]),
         encoder=encoder(tokenizer).to_str(),
+        word_by_word=is_word_by_word(tokenizer),
         special=special,
         unk=roles["unk"],
         seed=settings.seed,

@@ -40,6 +40,11 @@ def normalizer() -> normalizers.Normalizer:
     )
 
 
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """A mark for the space in front of each word; no piece reaches from one word into the next."""
+    return pre_tokenizers.Metaspace(prepend_scheme="always")
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +113,7 @@ def _as_fast_tokenizer(sentencepiece_model: bytes) -> PreTrainedTokenizerFast:
     ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=ids[unk], byte_fallback=True))
     tokenizer.normalizer = normalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizer()
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A {eos}",
@@ -158,9 +163,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path, texts: l
     """Save for `AutoTokenizer`, load again, and compare the ids of `texts`: equal, or UserError."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(directory)
-    again = AutoTokenizer.from_pretrained(directory)
+    before, after = encoder(tokenizer), encoder(AutoTokenizer.from_pretrained(directory))
     for text in texts:
-        if encoder(again).encode(text).ids != encoder(tokenizer).encode(text).ids:
+        if before.encode(text).ids != after.encode(text).ids:
             raise UserError(f"{directory}: the saved tokenizer gives other ids than its source for {text[:40]!r}")
 
 
@@ -172,6 +177,17 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     copy.no_padding()
     copy.encode_special_tokens = True
     return copy
+
+
+def is_word_by_word(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the ids of a text are those of its words one after the other, as for tokenizers made here.
+
+    Each word gets its own mark for the space, and NFKC composes nothing across white space.
+    """
+    reference = Tokenizer(models.Unigram())
+    reference.normalizer, reference.pre_tokenizer = normalizer(), pre_tokenizer()
+    ours, theirs = (json.loads(one.to_str()) for one in (reference, tokenizer.backend_tokenizer))
+    return all(ours[part] == theirs[part] for part in ("normalizer", "pre_tokenizer"))
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer
 
 from megamini.data.blocks import BlockWriter, Frame
 from megamini.data.corpus import Layout, Unit, read_pieces
+from megamini.data.encoding import TextEncoder, WordEncoder
 from megamini.data.files import write_json
 from megamini.data.pieces import Piece
 from megamini.errors import UserError
@@ -33,22 +35,23 @@ BATCH_PIECES = 2**12
 
 @dataclass(frozen=True)
 class Job:
-    """What every unit needs to know. `encoder` is the tokenizer's Rust part, as JSON; `special` [V] is true for special
-    ids, `unk` the id of the unknown token if there is one."""
+    """What every unit needs to know. `encoder` is the tokenizer's Rust part, as JSON, `word_by_word` whether it
+    treats each word alone; `special` [V] is true for special ids, `unk` the id of the unknown token if there is one."""
 
     work: Path
     layout: Layout
     frame: Frame
     encoder: str
+    word_by_word: bool
     special: np.ndarray
     unk: int | None
     seed: int
     validation_share: float
 
-    def tokenizer(self) -> Tokenizer:
+    def text_encoder(self) -> TextEncoder:
         tokenizer = Tokenizer.from_str(self.encoder)
         tokenizer.encode_special_tokens = True  # is not kept in the JSON
-        return tokenizer
+        return WordEncoder(tokenizer) if self.word_by_word else TextEncoder(tokenizer)
 
 
 class Tally:
@@ -77,12 +80,12 @@ def is_validation(key: str, seed: int, share: float) -> bool:
 # --- one unit ---------------------------------------------------------------------------------------------------------
 
 
-def process_unit(number: int, unit: Unit, job: Job, tokenizer: Tokenizer) -> None:
+def process_unit(number: int, unit: Unit, job: Job, encoder: TextEncoder) -> None:
     """Tokenize and pack `unit` into `unit-NUMBER/` of the work folder. Constant memory."""
     aside = job.work / f"unit-{number:06d}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    tally, streams = Tally(job.special), _Streams(job, tokenizer)
+    tally, streams = Tally(job.special), _Streams(job, encoder)
     writer = BlockWriter(aside, job.frame, tally)
     with (aside / "validation.bin").open("wb") as validation:
         for batch in _batches(read_pieces(unit, job.layout)):
@@ -113,8 +116,8 @@ class _Streams:
     A document may span batches, so its split is remembered.
     """
 
-    def __init__(self, job: Job, tokenizer: Tokenizer):
-        self.job, self.tokenizer = job, tokenizer
+    def __init__(self, job: Job, encoder: TextEncoder):
+        self.job, self.encoder = job, encoder
         self.documents = {"train": 0, "validation": 0}
         self.text_bytes = 0
         self._split = "train"
@@ -122,25 +125,25 @@ class _Streams:
 
     def encode(self, batch: list[Piece]) -> dict[str, np.ndarray]:
         """Pieces -> split -> stream tokens [n]."""
-        encodings = self.tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        tokens = [ids.astype(self.job.frame.dtype) for ids in self.encoder.encode([piece.text for piece in batch])]
+        self._read_specials_as_unknown(tokens)
         streams: dict[str, list[np.ndarray]] = {split: [self._separator[:0]] for split in self.documents}
-        for piece, encoding in zip(batch, encodings, strict=True):
+        for piece, ids in zip(batch, tokens, strict=True):
             if piece.key is not None:
                 validation = is_validation(piece.key, self.job.seed, self.job.validation_share)
                 self._split = "validation" if validation else "train"
                 self.documents[self._split] += 1
             self.text_bytes += len(piece.text.encode())
-            streams[self._split].append(self._checked(np.array(encoding.ids, self.job.frame.dtype)))
+            streams[self._split].append(ids)
             if piece.last:
                 streams[self._split].append(self._separator)
         return {split: np.concatenate(parts) for split, parts in streams.items()}
 
-    def _checked(self, ids: np.ndarray) -> np.ndarray:
-        """A text may spell a special token in a way that reaches its id; it then reads as unknown."""
-        special = self.job.special[ids]
-        if special.any() and self.job.unk is not None:
-            ids[special] = self.job.unk
-        return ids
+    def _read_specials_as_unknown(self, tokens: list[np.ndarray]) -> None:
+        """In place. With a foreign tokenizer a text may spell a special token in a way that reaches its id."""
+        if self.job.unk is not None and self.job.special[np.concatenate(tokens)].any():
+            for ids in tokens:
+                ids[self.job.special[ids]] = self.job.unk
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
@@ -164,9 +167,9 @@ def process_units(units: Iterable[tuple[int, Unit]], job: Job, processes: int) -
     Raises UserError when a worker process dies, and what a worker raised.
     """
     if processes == 1:
-        tokenizer = job.tokenizer()
+        encoder = job.text_encoder()
         for number, unit in units:
-            process_unit(number, unit, job, tokenizer)
+            process_unit(number, unit, job, encoder)
             yield unit
         return
     context = multiprocessing.get_context("spawn")
@@ -196,14 +199,16 @@ def _in_pool(pool: ProcessPoolExecutor, units: Iterable[tuple[int, Unit]], ahead
             yield running.pop(future)
 
 
-_worker: tuple[Job, Tokenizer]
+_worker: tuple[Job, TextEncoder]
 
 
 def _start_worker(job: Job, threads: int) -> None:
     global _worker
+    # An interrupt from the keyboard reaches the whole group; the parent ends the run when running units are done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The machine's cores are divided among the workers; the tokenizer's Rust threads are what uses them.
     os.environ.update(TOKENIZERS_PARALLELISM="true" if threads > 1 else "false", RAYON_NUM_THREADS=str(threads))
-    _worker = job, job.tokenizer()
+    _worker = job, job.text_encoder()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -214,5 +219,5 @@ def _end_with_parent() -> None:
 
 
 def _work(number: int, unit: Unit) -> None:
-    job, tokenizer = _worker
-    process_unit(number, unit, job, tokenizer)
+    job, encoder = _worker
+    process_unit(number, unit, job, encoder)

@@ -219,8 +219,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_in_the_middle_and_run_again(tmp_path, made, processes):
+def test_killed_in_the_middle_and_run_again(tmp_path, made):
+    processes = 2
     out = tmp_path / "data"
     root = str(Path(__file__).parents[2])
     values = {"text": str(made.parent / "text.txt"), "out": str(out), "settings": SETTINGS, "processes": processes}

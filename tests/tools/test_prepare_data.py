@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from megamini.data.blocks import load_manifest
+from megamini.data.tokenizer import train_unigram
 from megamini.errors import run_command
 from tests.data.texts import documents, write_json_lines, write_text
 from tools.prepare_data import main
@@ -36,12 +37,12 @@ def test_the_command_works_from_any_folder(tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_rerun_goes_on(tmp_path):
     """Files may not grow beyond a limit in any process, which a worker meets first; then the limit goes."""
-    text = write_text(tmp_path / "a.txt", documents(2_000))
+    text = write_text(tmp_path / "a.txt", documents(1_200))
     tokenizer = tmp_path / "tokenizer"
-    assert launch("--text", write_text(tmp_path / "b.txt", documents(100)), "--out", tokenizer, *SMALL).returncode == 0
+    train_unigram(documents(100), 520, 0.9998, tmp_path / "sample.txt").save_pretrained(tokenizer)
     arguments = ["--text", text, "--out", tmp_path / "data", "--language", "de", "--block-length", "32"]
     arguments += ["--validation-share", "0.1", "--tokenizer", tokenizer, "--processes", "2"]
-    limit = 200_000  # bytes: above those of the tokenizer, below those of a shard
+    limit = 100_000  # bytes: above those of the tokenizer, below those of a shard
     result = launch(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
