@@ -53,8 +53,8 @@ class _JointCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, coefficients, chunk):
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        # Gradients are formed per `unit`, a power of two near the largest coefficient, and multiplied in backward by the
-        # unit and fp16's loss scale together: coefficients of 1 / rows alone are below what fp16 holds.
+        # Gradients are formed per `unit`, a power of two near the largest coefficient; backward multiplies by it and by
+        # fp16's loss scale together, for coefficients of 1 / rows alone are below what fp16 holds.
         exponent = torch.frexp(coefficients.abs().max()).exponent
         unit = torch.ldexp(torch.ones((), device=rows.device), exponent)
         losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)

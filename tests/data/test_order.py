@@ -20,7 +20,7 @@ def test_a_billion_blocks_no_collision_and_no_pattern():
     size, buckets, sample = 10**9, 1000, 10**6
     positions = np.arange(size - sample, size)  # neighbours, which a weak permutation keeps near each other
     order = permute(positions, size, seed=1, epoch=2)
-    assert 0 <= order.min() and order.max() < size
+    assert order.min() >= 0 and order.max() < size
     assert len(np.unique(order)) == sample
     # Chi-square of 1,000 buckets: mean 999, standard deviation 45.
     counts = np.bincount(order * buckets // size, minlength=buckets)
