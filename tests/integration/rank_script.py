@@ -33,7 +33,8 @@ from tests.integration.launching import free_port  # noqa: E402
 
 def main() -> None:
     jobs = json.loads(Path(sys.argv[1]).read_text())
-    codes = [run_ranks([job for job in jobs if job["ranks"] == ranks], ranks) for ranks in {j["ranks"] for j in jobs}]
+    sizes = sorted({job["ranks"] for job in jobs})
+    codes = [run_ranks([job for job in jobs if job["ranks"] == ranks], ranks) for ranks in sizes]
     sys.exit(max(codes))
 
 

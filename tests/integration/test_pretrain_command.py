@@ -49,7 +49,7 @@ class Runs:
 
     def _run(self, start: list[str], run_directory: Path, *options: str) -> None:
         command = [*start, "launch/pretrain.py", str(self.recipe), *options, f"name={run_directory.name}"]
-        done = run_command(command, timeout=250)
+        done = run_command(command, timeout=280)
         assert done.returncode == 0, done.stdout[-4000:]
         assert "Traceback" not in done.stdout
 
@@ -69,6 +69,16 @@ def test_both_commands_train_alike(runs: Runs) -> None:
     assert ranks.keys() == single.keys()
     for name in (name for name in single if name.startswith(("train/loss", "validation/"))):
         assert ranks[name] == pytest.approx(single[name], rel=1e-6, abs=0), name
+
+
+def test_bf16_at_stage_0_is_refused(runs: Runs) -> None:
+    """DeepSpeed would start Adam at its second step there."""
+    command = [sys.executable, "launch/pretrain.py", str(runs.recipe), "--deepspeed_config", "ds_configs/zero0.json"]
+    done = run_command([*command, "name=refused", "training.precision=bf16"], timeout=120)
+    assert done.returncode == 2, done.stdout[-4000:]
+    assert "training.precision: bf16 needs ZeRO stage 1" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (runs.recipe.parent / "refused").exists()
 
 
 def test_metrics_hold_every_scalar_of_the_contract(run: Path) -> None:
