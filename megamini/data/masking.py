@@ -65,7 +65,8 @@ def mask_blocks(blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rul
     positions = np.argsort(priority, axis=1)[:, :count]
 
     padded = (blocks == rule.pad_id).any(axis=1)
-    share_of_own = np.maximum(1, np.round(rule.share * maskable.sum(axis=1))).astype(np.int64)
+    own = maskable.sum(axis=1)
+    share_of_own = np.minimum(own, np.maximum(1, np.round(rule.share * own))).astype(np.int64)
     predicted = np.arange(count) < np.where(padded, share_of_own, count)[:, None]
 
     ascending = np.argsort(positions, axis=1)

@@ -109,6 +109,14 @@ def test_a_padded_block_predicts_its_own_share():
     assert (masked.input_ids[blocks == PAD] == PAD).all()
 
 
+def test_a_padded_block_without_text_predicts_nothing():
+    block = np.full((1, LENGTH), PAD, dtype=np.uint16)
+    block[0, :2] = BOS, EOS
+    masked = mask(block)
+    assert (masked.weights == 0).all()
+    np.testing.assert_array_equal(masked.input_ids, block)
+
+
 def test_a_block_is_masked_the_same_alone_together_and_in_any_order():
     blocks, numbers = make_blocks(40), np.arange(40) * 10**9
     together = mask(blocks, numbers)
