@@ -1,0 +1,309 @@
+"""Checkpoints are complete or do not exist: what is damaged is named and skipped, and a kill leaves a usable one."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megamini.errors import UserError
+from megamini.training.checkpoint import MANIFEST, Checkpoints, newest_first, verify
+from megamini.training.state import TrainState
+
+IDENTITY = {"data": "fingerprint", "model": {"family": "bert", "exits": (2,)}, "training": {"seed": 3}}
+FILES = ("state/model.pt", "state/rank0_optim.pt", "state/rank1_optim.pt", "zero_to_fp32.py")
+# What a save does to the disk, as Python's audit events name it.
+DISK_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
+class FileEngine:
+    """An engine of one process whose weights are bytes."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, size: int = 1000) -> None:
+        self.size = size
+        self.value = 0
+        self.loaded: dict[str, bytes] = {}
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def save(self, directory: Path) -> None:
+        (directory / "state").mkdir()
+        for name in FILES:
+            (directory / name).write_bytes(content(name, self.value, self.size))
+
+    def load(self, directory: Path) -> None:
+        self.loaded = {name: (directory / name).read_bytes() for name in FILES}
+
+
+def content(name: str, value: int, size: int) -> bytes:
+    return random.Random(f"{name}-{value}").randbytes(size)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def save(folder: Path, *updates: int, keep_last: int = 9, keep_every: int | None = None, size: int = 1000) -> None:
+    checkpoints, engine = Checkpoints(folder, keep_last, IDENTITY, keep_every), FileEngine(size)
+    for update in updates:
+        engine.value = update
+        checkpoints.save(engine, TrainState(update=update, tokens=10 * update, skipped=1))
+
+
+def resume(folder: Path, identity: dict[str, Any] = IDENTITY) -> tuple[TrainState | None, FileEngine, list[str]]:
+    """The state, the engine it was loaded into, and what was said."""
+    said, engine = [], FileEngine()
+    return Checkpoints(folder, 9, identity).resume(engine, said.append), engine, said
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def latest(folder: Path) -> str:
+    return (folder / "latest").read_text().strip()
+
+
+def test_saved_is_loaded(folder: Path) -> None:
+    save(folder, 4, 8)
+    state, engine, said = resume(folder)
+    assert state == TrainState(update=8, tokens=80, skipped=1)
+    assert engine.loaded == {name: content(name, 8, 1000) for name in FILES}
+    assert said == ["resuming from checkpoint step-00000008"]
+    assert names(folder) == ["latest", "step-00000004", "step-00000008"]
+    assert latest(folder) == "step-00000008"
+
+
+def test_nothing_to_resume(folder: Path) -> None:
+    assert resume(folder)[0] is None
+    folder.mkdir()
+    assert resume(folder)[0] is None
+
+
+def test_manifest_lists_every_file(folder: Path) -> None:
+    save(folder, 4)
+    manifest = json.loads((folder / "step-00000004" / MANIFEST).read_text())
+    assert {entry["file"]: entry["bytes"] for entry in manifest["files"]} == dict.fromkeys(FILES, 1000)
+
+
+def flip_bit(path: Path, position: int, bit: int = 0) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[position] ^= 1 << bit
+    path.write_bytes(damaged)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "flipped bit": (
+        lambda step: flip_bit(step / FILES[1], 567, bit=5),
+        "state/rank0_optim.pt does not have the checksum it was written with",
+    ),
+    "cut file": (lambda step: os.truncate(step / FILES[0], 999), "state/model.pt has 999 bytes instead of 1000"),
+    "empty file": (lambda step: os.truncate(step / FILES[0], 0), "state/model.pt has 0 bytes instead of 1000"),
+    "missing shard": (lambda step: (step / FILES[2]).unlink(), "state/rank1_optim.pt is missing"),
+    "missing manifest": (lambda step: (step / MANIFEST).unlink(), "manifest.json is missing"),
+    "cut manifest": (lambda step: os.truncate(step / MANIFEST, 300), "manifest.json cannot be read"),
+    "empty manifest": (lambda step: os.truncate(step / MANIFEST, 0), "manifest.json cannot be read"),
+    "other manifest": (lambda step: (step / MANIFEST).write_text("[]\n"), "manifest.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_is_named_and_skipped(damage: str, folder: Path) -> None:
+    save(folder, 4, 8)
+    inflict, words = DAMAGES[damage]
+    inflict(folder / "step-00000008")
+    state, engine, said = resume(folder)
+    assert state.update == 4
+    assert engine.loaded == {name: content(name, 4, 1000) for name in FILES}
+    assert len(said) == 2
+    assert said[0].startswith(f"skipping checkpoint step-00000008: {words}")
+    assert said[1] == "resuming from checkpoint step-00000004"
+
+
+def test_any_bit_of_the_manifest(folder: Path) -> None:
+    """Its numbers decide how a run goes on, so that no byte of it may change unnoticed."""
+    save(folder, 4)
+    path = folder / "step-00000004" / MANIFEST
+    whole, draw = path.read_bytes(), random.Random(0)
+    before = json.loads(whole)
+    for position in range(len(whole)):
+        flip_bit(path, position, draw.randrange(8))
+        try:
+            harmless = json.loads(path.read_bytes()) == before  # white space between values
+        except ValueError:
+            harmless = False
+        problem = verify(path.parent)[1]
+        assert harmless or (problem and problem.startswith(MANIFEST)), (position, path.read_bytes()[position])
+        path.write_bytes(whole)
+    assert verify(path.parent)[1] is None
+
+
+def test_all_damaged(folder: Path) -> None:
+    save(folder, 4, 8)
+    for step in newest_first(folder):
+        flip_bit(step / FILES[0], 1)
+    state, engine, said = resume(folder)
+    assert state is None
+    assert engine.loaded == {}
+    assert len(said) == 2
+
+
+def test_damaged_is_replaced_by_the_next_save_of_its_update(folder: Path) -> None:
+    save(folder, 4, 8)
+    flip_bit(folder / "step-00000008" / FILES[0], 1)
+    save(folder, 8)
+    assert resume(folder)[0].update == 8
+
+
+def test_leftovers_of_a_killed_save(folder: Path) -> None:
+    save(folder, 4)
+    unfinished = folder / ".step-00000008.writing"
+    (unfinished / "state").mkdir(parents=True)
+    (unfinished / "state/model.pt").write_bytes(b"torn")
+    assert resume(folder)[0].update == 4
+    save(folder, 8)
+    assert names(folder) == ["latest", "step-00000004", "step-00000008"]
+    assert resume(folder)[1].loaded == {name: content(name, 8, 1000) for name in FILES}
+
+
+def test_retention(folder: Path) -> None:
+    save(folder, *range(2, 21, 2), keep_last=2, keep_every=6)
+    kept = [f"step-{update:08d}" for update in (6, 12, 18, 20)]
+    assert names(folder) == ["latest", *kept]
+    assert all(verify(folder / name)[1] is None for name in kept)
+
+
+def test_retention_without_landmarks(folder: Path) -> None:
+    save(folder, *range(1, 8), keep_last=3)
+    assert names(folder) == ["latest", *(f"step-{update:08d}" for update in (5, 6, 7))]
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"data": "other"}, "data.path"),
+        ({"model": {"family": "roberta", "exits": (2,)}}, "model.family"),
+        ({"model": {"family": "bert", "exits": (2, 3)}}, "model.exits"),
+        ({"training": {"seed": 4}}, "training.seed"),
+    ],
+)
+def test_another_run_is_refused(changed: dict[str, Any], key: str, folder: Path) -> None:
+    save(folder, 4)
+    with pytest.raises(UserError, match=rf"^{key}\b.*step-00000004.*another name"):
+        resume(folder, {**IDENTITY, **changed})
+
+
+def test_another_number_of_ranks_is_refused(folder: Path) -> None:
+    save(folder, 4)
+    engine = FileEngine()
+    engine.world_size = 2
+    engine.gather_objects = lambda value: [value, None]
+    with pytest.raises(UserError, match="step-00000004: saved by 1 ranks, this run has 2; start it with 1"):
+        Checkpoints(folder, 9, IDENTITY).resume(engine, lambda _: None)
+
+
+def test_ranks_agree_on_damage_that_one_of_them_finds(folder: Path) -> None:
+    """Rank 0 of two checks every other file, and takes the other's word for the rest."""
+    save(folder, 4, 8)
+    engine, said = FileEngine(), []
+    engine.world_size = 2
+    engine.gather_objects = lambda own: [own, "state/rank0_optim.pt is missing"]
+    assert Checkpoints(folder, 9, IDENTITY).resume(engine, said.append) is None
+    assert said == [f"skipping checkpoint step-0000000{n}: state/rank0_optim.pt is missing" for n in (8, 4)]
+
+
+def test_unwritable_folder_is_one_line(folder: Path) -> None:
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file, no folder")
+    with pytest.raises(UserError, match=r"step-00000004: cannot be written"):
+        save(folder, 4)
+
+
+def in_a_child(work: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
+    child = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    child.start()
+    return child
+
+
+def assert_usable(folder: Path) -> tuple[int, list[str]]:
+    """The newest complete checkpoint loads, and `latest` names it or the one before it, which is complete too.
+
+    Returns the update it is of, and what was said of others.
+    """
+    state, engine, said = resume(folder)
+    size = len(engine.loaded[FILES[0]])
+    assert engine.loaded == {name: content(name, state.update, size) for name in FILES}
+    assert verify(folder / latest(folder))[1] is None
+    assert int(latest(folder).removeprefix("step-")) in (state.update, state.update - 1)
+    return state.update, said[:-1]
+
+
+def test_killed_at_ten_random_moments(folder: Path) -> None:
+    """A process that saves without end, killed with SIGKILL; each starts behind what the last one has left."""
+    draw, update, inside = random.Random(0), 0, 0
+    for _ in range(10):
+        first = update + 1
+        child = in_a_child(save_for_ever, folder, first)
+        while not (folder / f"step-{first:08d}").exists():
+            assert child.is_alive()
+            time.sleep(0.001)
+        time.sleep(delay := draw.uniform(0, 0.3))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        inside += any(name.endswith(".writing") for name in names(folder))
+        update, skipped = assert_usable(folder)
+        print(f"killed {delay:.3f} s behind a save; the newest complete checkpoint is that of update {update}")
+        assert update >= first
+        assert not skipped, "a torn checkpoint bears a name"
+    assert inside, "no kill hit a save"
+
+
+def save_for_ever(folder: Path, first: int) -> None:
+    save(folder, *range(first, first + 10**5), keep_last=2, size=2**19)
+
+
+def test_killed_at_every_touch_of_the_disk(folder: Path) -> None:
+    """A save that replaces a damaged checkpoint and prunes an old one, killed before each of its operations in turn."""
+    outcomes = []
+    while not outcomes or outcomes[-1][0] != 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        save(folder, 1, 2, 3)
+        (folder / "step-00000003" / FILES[0]).unlink()
+        (folder / "latest").write_text("step-00000002\n")
+        child = in_a_child(save_and_die, folder, len(outcomes))
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        outcomes.append((child.exitcode, *assert_usable(folder)))
+    used = [update for _, update, _ in outcomes]
+    assert used == sorted(used)
+    assert set(used) == {2, 3}
+    assert used.count(2) > 10
+    assert used.count(3) > 2
+
+
+def save_and_die(folder: Path, touches: int) -> None:
+    """Save update 3, and be killed where the disk is touched for the time number `touches` from 0."""
+    left = touches
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left
+        if event in DISK_EVENTS and str(folder) in str(arguments[0]):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    save(folder, 3, keep_last=2)
