@@ -168,7 +168,7 @@ def _read_manifest(directory: Path) -> tuple[dict | None, str | None]:
         fingerprint = manifest.pop("fingerprint")
     except FileNotFoundError:
         return None, f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{MANIFEST} cannot be read: {error}"
     if fingerprint != fingerprint_of(manifest):
         return None, f"{MANIFEST} does not have the checksum it was written with"
