@@ -52,12 +52,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name `path` where writing it fails: the error of a full disk does not know which file it was."""
+def writing(path: Path, key: str = "") -> Iterator[None]:
+    """Name `path`, and the `key` that chose it, where writing fails: a full disk's error does not say which file."""
     try:
         yield
     except OSError as error:
-        raise UserError(_cannot_be_written(path, error)) from None
+        raise UserError(key + _cannot_be_written(path, error)) from None
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.errors import CommandParser, UserError, run_command
+from megamini.errors import CommandParser, UserError, run_command, writing
 from megamini.training.telemetry import read_metrics
+
+_LEDGER = {"updates", "tokens", "flops", "seconds", "ranks", "device"}
 
 
 def main() -> None:
@@ -19,10 +21,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for report.md and the plots")
     arguments = parser.parse_args()
     out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    sections = [_describe(Path(run), out) for run in arguments.runs]
-    report = "\n\n".join(sections) + "\n"
-    (out / "report.md").write_text(report, encoding="utf-8")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        sections = [_describe(Path(run), out) for run in arguments.runs]
+        report = "\n\n".join(sections) + "\n"
+        (out / "report.md").write_text(report, encoding="utf-8")
     print(report)
     print(f"report with plots: {out / 'report.md'}")
 
@@ -61,11 +64,16 @@ def _describe(run: Path, out: Path) -> str:
 
 
 def _read(run: Path) -> tuple[dict, list[dict[str, float]]]:
+    path = run / "compute.json"
     try:
-        ledger = json.loads((run / "compute.json").read_text(encoding="utf-8"))
-        return ledger, list(read_metrics(run / "metrics.jsonl"))
+        ledger = json.loads(path.read_text(encoding="utf-8"))
+        metrics = list(read_metrics(run / "metrics.jsonl"))
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: not a run directory with compute.json and metrics.jsonl: {error}") from None
+    missing = sorted(_LEDGER - set(ledger)) if isinstance(ledger, dict) else sorted(_LEDGER)
+    if missing:
+        raise UserError(f"{path}: has no '{missing[0]}'; it is written anew when the run goes on or ends")
+    return ledger, metrics
 
 
 def _title(head: str) -> str:

@@ -5,7 +5,7 @@ accumulation steps: each of these only decides who computes what.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,20 +94,35 @@ class TrainingMicroBatches(Dataset):
 
 def training_loader(
     dataset: TrainingMicroBatches, first_update: int, last_update: int, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The rank's micro-batches of the updates first_update..last_update-1, made ahead by `workers` processes."""
     steps = dataset.plan.accumulation
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=range(first_update * steps, last_update * steps),
-            num_workers=workers,
-            pin_memory=pin_memory,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_rank,
-        )
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first_update * steps, last_update * steps),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_rank,
     )
+    made = iter(loader)
+    try:
+        yield from made
+    except UserError as error:
+        # A worker's error arrives with its whole traceback as the message; what it says stands at the end.
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"data.workers: a process that makes batches died, perhaps for lack of memory; lower data.workers: {error}"
+        ) from None
+    finally:
+        if workers:
+            # The library ends them when nothing refers to `made`, as an exception on its way up does; and the end of
+            # the process would wait for ever for workers that ignore its signal.
+            made._shutdown_workers()
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

@@ -31,7 +31,7 @@ def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_leng
     """
     if recipe.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
-            "model.attention: flash_attention_2 needs the package flash-attn and a GPU, and one is missing here; use sdpa"
+            "model.attention: flash_attention_2 needs a GPU and the package flash-attn; one is missing here, use sdpa"
         )
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)

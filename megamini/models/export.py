@@ -1,5 +1,7 @@
 """Write a model as an ordinary checkpoint of `transformers`, and prove that it is one before calling it done."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.data.tokenizer import encoder
-from megamini.errors import UserError
+from megamini.errors import UserError, writing
 from megamini.models.lineage import lineage_of
 from megamini.models.masked_lm import assert_tied
 
@@ -28,14 +30,24 @@ def export_checkpoint(
     model.config.megamini = {**description, "lineage": lineage_of(model, tokenizer)}
     aside = out.with_name(f".{out.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
-    try:
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+    with writing(out):
+        aside.mkdir(parents=True)
+        _save(model, tokenizer, aside)
         (aside / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     _verify(model, tokenizer, aside)
     aside.rename(out)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Rust's writers report a full disk as errors of their own; here it is an `OSError` as everywhere else."""
+    try:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

@@ -36,6 +36,14 @@ ALLOWED_KEYS = frozenset(
     }
 )
 
+# Unknown keys inside these are ignored without a word as well; DeepSpeed itself checks zero_optimization.
+_SECTIONS = {
+    "data_types": ("grad_accum_dtype",),
+    "aio": ("block_size", "queue_depth", "intra_op_parallelism", "single_submit", "overlap_events", "use_gds"),
+    "comms_logger": ("enabled", "prof_all", "prof_ops", "verbose", "debug"),
+}
+_DATA_TYPES = ("fp32", "fp16", "bf16")
+
 # Keys that DeepSpeed knows and a recipe decides, with the recipe's key.
 OWNED_BY_RECIPE = {
     "train_batch_size": "training.global_batch",
@@ -81,9 +89,20 @@ def read_deepspeed_json(path: str | Path) -> dict[str, Any]:
             raise UserError(f"{path}: '{key}' belongs to the recipe: set {OWNED_BY_RECIPE[key]} there")
         if key not in ALLOWED_KEYS:
             raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, ALLOWED_KEYS)}")
-    if not isinstance(values.get("zero_optimization", {}), dict):
-        raise UserError(f'{path}: zero_optimization: expected an object such as {{"stage": 2}}')
+        _check_value(path, key, values[key])
     return values
+
+
+def _check_value(path: Path, key: str, value: Any) -> None:
+    if key in ("zero_optimization", *_SECTIONS) and not isinstance(value, dict):
+        example = {"stage": 2} if key == "zero_optimization" else {}
+        raise UserError(f"{path}: {key}: expected an object such as {json.dumps(example)}, found {json.dumps(value)}")
+    for name in value if key in _SECTIONS else ():
+        if name not in _SECTIONS[key]:
+            raise UserError(f"{path}: unknown key '{key}.{name}'{did_you_mean(name, _SECTIONS[key])}")
+    data_type = value.get("grad_accum_dtype") if key == "data_types" else value
+    if key in ("data_types", "communication_data_type") and data_type not in (*_DATA_TYPES, None):
+        raise UserError(f"{path}: {key}: expected {', '.join(_DATA_TYPES)}, not {json.dumps(data_type)}")
 
 
 def zero_stage(values: dict[str, Any]) -> int:

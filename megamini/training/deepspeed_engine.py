@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from megamini.config import Recipe
 from megamini.data.batches import Batch
-from megamini.errors import UserError
+from megamini.errors import UserError, did_you_mean
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training.deepspeed_config import DEEPSPEED_TAG, zero_stage
 from megamini.training.engines import StepResult
@@ -56,6 +56,9 @@ def check_zero_section(values: dict[str, Any], path: str) -> None:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(key, DeepSpeedZeroConfig.model_fields)
+            raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{hint}") from None
         raise UserError(f"{path}: zero_optimization.{key}: {problem['msg']}, not {problem['input']!r}") from None
 
 
@@ -165,7 +168,8 @@ class DeepSpeedEngine:
 
 def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[str, Any]) -> torch.optim.Optimizer:
     """PyTorch's AdamW, or DeepSpeed's CPU Adam where the optimizer is offloaded and the JSON does not say otherwise."""
-    offloaded = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none"
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    offloaded = offload.get("device", "none") != "none"
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
         return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))
     return build_adamw(groups, recipe.optimizer)

@@ -1,7 +1,7 @@
 """A pretraining run from recipe to last checkpoint: build, resume, train."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from megamini.compute import measured_matmul_rate, peak_rate
 from megamini.config import Recipe, dump_recipe
 from megamini.data.batches import TrainingMicroBatches, training_loader
-from megamini.errors import UserError
+from megamini.errors import UserError, writing
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import Engine, PlainEngine
@@ -52,10 +52,8 @@ def _prepare_run_directory(setup: Setup, deepspeed_config: dict[str, Any] | None
     """Rank 0 only: print the plan, make the directory, and write down what was asked for."""
     print(f"plan of {setup.recipe.name}\n{setup.plan()}", flush=True)
     directory = setup.recipe.run_directory
-    try:
+    with writing(directory, "training.runs: "):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"training.runs: {directory} cannot be made: {error.strerror}") from None
     write_atomically(directory / "recipe.yaml", dump_recipe(setup.recipe))
     if deepspeed_config is not None:
         write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
@@ -81,10 +79,11 @@ def _run(setup: Setup, engine: Engine) -> None:
         return
     settings = _loop_settings(setup, engine)
     dataset = TrainingMicroBatches(setup.train_blocks, setup.masking, setup.batches, engine.rank)
-    batches = training_loader(
+    loader = training_loader(
         dataset, state.update, setup.schedule.updates, recipe.data.workers, pin_memory=engine.device.type == "cuda"
     )
     with ExitStack() as stack:
+        batches = stack.enter_context(closing(loader))
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
         stack.callback(telemetry.close)
         stop = stack.enter_context(StopFlag())

@@ -140,7 +140,10 @@ class Setup:
 def build_setup(recipe: Recipe, world_size: int) -> Setup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
     train = Blocks(recipe.data.path, "train")
-    tokenizer = load_tokenizer(recipe.data.path)
+    try:
+        tokenizer = load_tokenizer(recipe.data.path)
+    except UserError as error:
+        raise UserError(f"data.path: {error}; prepare the data again: tools/prepare_data.py --overwrite") from None
     if fingerprint(tokenizer) != train.manifest["tokenizer_fingerprint"]:
         raise UserError(
             f"data.path: {recipe.data.path}: the tokenizer there is not the one the blocks were made with; prepare the "

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from megamini.errors import UserError
+from megamini.errors import UserError, writing
 
 
 class Telemetry:
@@ -26,9 +26,11 @@ class Telemetry:
         self._run_directory = run_directory
         kept = _lines_before(self._metrics_path, first_update)
         _write_lines(self._metrics_path, kept)
-        self._metrics = self._metrics_path.open("a", encoding="utf-8")
         shutil.rmtree(run_directory / "tensorboard", ignore_errors=True)
-        self._board = SummaryWriter(str(run_directory / "tensorboard"))
+        with writing(self._metrics_path):
+            self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        with writing(run_directory / "tensorboard"):
+            self._board = SummaryWriter(str(run_directory / "tensorboard"))
         for line in kept:
             self._to_board(line)
         self._bar = tqdm(
@@ -38,8 +40,9 @@ class Telemetry:
     def record(self, update: int, values: dict[str, float]) -> None:
         """Write scalars under their TensorBoard names, as of `update` updates done."""
         line = {"update": update, "time": time.time(), **values}
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        with writing(self._metrics_path):
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
         self._to_board(line)
 
     def say(self, text: str) -> None:
@@ -61,13 +64,16 @@ class Telemetry:
 
     def close(self) -> None:
         self._bar.close()
-        self._board.close()
-        self._metrics.close()
+        with writing(self._run_directory / "tensorboard"):
+            self._board.close()
+        with writing(self._metrics_path):
+            self._metrics.close()
 
     def _to_board(self, line: dict[str, float]) -> None:
-        for name, value in line.items():
-            if "/" in name:
-                self._board.add_scalar(name, value, line["update"], walltime=line["time"])
+        with writing(self._run_directory / "tensorboard"):
+            for name, value in line.items():
+                if "/" in name:
+                    self._board.add_scalar(name, value, line["update"], walltime=line["time"])
 
 
 class Silence:
@@ -83,22 +89,30 @@ class Silence:
 def read_metrics(path: Path) -> Iterator[dict[str, float]]:
     """Lines of a `metrics.jsonl`; a last line that a kill tore is left out."""
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield _parsed(path, number, line)
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, float]:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or "update" not in values:
+        raise UserError(f"{path}: line {number}: not a line of metrics, torn? Remove it, and run the command again")
+    return values
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader, or a kill, sees the old or the new one whole."""
     aside = path.with_name(f".{path.name}.part")
-    try:
+    with writing(path):
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _lines_before(path: Path, first_update: int) -> list[dict[str, float]]:
