@@ -32,10 +32,11 @@ def joint_cross_entropy(
     chunk = _rows_per_chunk(len(rows), len(weight), rows.dtype, workspace_bytes)
     if torch.is_grad_enabled():
         return _JointCrossEntropy.apply(rows, weight, bias, labels, coefficients, chunk)
+    half = max(1, chunk // 2)  # the library keeps logits and log-probabilities
     losses = torch.cat(
         [
             functional.cross_entropy(functional.linear(r, weight, bias).float(), t, reduction="none")
-            for r, t in zip(rows.split(chunk), labels.split(chunk), strict=True)
+            for r, t in zip(rows.split(half), labels.split(half), strict=True)
         ]
     )
     return torch.dot(losses, coefficients), losses

@@ -7,13 +7,25 @@ Every run is a process of its own with one thread, forward and backward once aft
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
-from page import Cost, cost_of, heading, interleaved_medians, measure_apart, mebibytes, print_cost, table
 from torch.nn import functional
 
 from megamini.models.joint_loss import joint_cross_entropy
+from tools.benchmarks.page import (
+    Cost,
+    cost_of,
+    heading,
+    interleaved_medians,
+    measure_apart,
+    mebibytes,
+    print_cost,
+    table,
+)
 
 ROWS, WIDTH, VOCABULARIES, ROUNDS = 512, 768, (8_000, 50_000, 250_000), 3
 FULL = (4096, 250_000, 768)

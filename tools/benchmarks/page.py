@@ -47,7 +47,7 @@ def print_cost(cost: Cost) -> None:
 
 def measure_apart(script: str, arguments: Sequence[object]) -> Cost:
     """The cost that `script` prints when started with `arguments`: a fresh process, one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
