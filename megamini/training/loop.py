@@ -162,8 +162,9 @@ def _count_skipped(
     )
     if state.skipped_in_a_row >= settings.stop_after_nonfinite:
         raise UserError(
-            f"{state.skipped_in_a_row} updates in a row were not finite, the last with global batch "
-            f"{state.update - 1}; lower optimizer.learning_rate, or resume from an earlier checkpoint"
+            f"{state.skipped_in_a_row} updates in a row were not finite, those with global batches "
+            f"{state.update - state.skipped_in_a_row} to {state.update - 1}; lower optimizer.learning_rate, or resume "
+            "from an earlier checkpoint"
         )
 
 
