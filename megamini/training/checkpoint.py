@@ -25,6 +25,9 @@ from megamini.training.telemetry import write_atomically
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8})")
 
+# What PyTorch's file writer names in its errors.
+_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
+
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -177,17 +180,21 @@ def _read_manifest(directory: Path) -> tuple[dict | None, str | None]:
 
 @contextlib.contextmanager
 def _one_line_for_a_full_disk(path: Path) -> Iterator[None]:
-    """Writing fails as OSError, or as the RuntimeError in which PyTorch's file writer wraps it."""
+    """Writing fails as OSError, or as a RuntimeError of PyTorch's file writer, which does not say why."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}; earlier checkpoints are whole"
-        ) from None
+        reason = error.strerror or str(error)
     except RuntimeError as error:
-        if "file" not in str(error) or shutil.disk_usage(path.parent).free > 2**20:
+        if not any(part in str(error) for part in _WRITER):
             raise
-        raise UserError(f"{path}: cannot be written: the disk is full; earlier checkpoints are whole") from None
+        reason = "the disk is full, or a quota or limit reached"
+    else:
+        return
+    raise UserError(
+        f"{path}: cannot be written: {reason}; free some space there and run the same command again: earlier "
+        "checkpoints are whole"
+    )
 
 
 def _flush_directory(directory: Path) -> None:

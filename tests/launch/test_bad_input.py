@@ -1,20 +1,25 @@
 """Bad input of any kind ends with one line that names the file, key or row and what to do, and status 2."""
 
-import importlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import yaml
 
-from megamini import errors
 from megamini.data.tokenizer import load_tokenizer
-from tests.launch.workplace import PROSE, REMOVED, Workplace, edit_manifest, make_data, scribble, truncate
+from tests.launch.workplace import (
+    PROSE,
+    REMOVED,
+    Workplace,
+    edit_manifest,
+    run_in_process,
+    scribble,
+    the_line,
+    truncate,
+)
 
 # What is wrong -> (function that breaks it and returns the arguments, words that the line must hold).
 Cases = dict[str, tuple[Callable[[Workplace], list[str]], tuple[str, ...]]]
@@ -509,48 +514,6 @@ CASES = [
     for kind, cases in kinds.items()
     for name, case in cases.items()
 ]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with good data and a complete run of two updates."""
-    folder = tmp_path_factory.mktemp("good")
-    arguments = Workplace(folder, make_data(folder / "data")).recipe()
-    with mock.patch.object(sys, "argv", ["pretrain.py", *arguments]):
-        entry_point("pretrain").main()
-    return folder
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, good: Path) -> Workplace:
-    return Workplace(tmp_path, good / "data", good / "runs")
-
-
-def entry_point(name: str):
-    return importlib.import_module(f"launch.{name}" if name == "pretrain" else f"tools.{name}")
-
-
-def run_in_process(entry: str, arguments: list[str], capfd) -> tuple[int, str]:
-    """Status and stderr of an entry point; no process group is started for what DeepSpeed would refuse."""
-    from megamini.training import deepspeed_engine
-
-    module = entry_point(entry)
-    capfd.readouterr()
-    with (
-        mock.patch.object(sys, "argv", [f"{entry}.py", *arguments]),
-        mock.patch.object(deepspeed_engine, "start_process_group", lambda: (0, 1)),
-        pytest.raises(SystemExit) as ended,
-    ):
-        errors.run_command(module.main)
-    out, err = capfd.readouterr()
-    assert "Traceback" not in out + err
-    return ended.value.code, err
-
-
-def the_line(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, stderr
-    return lines[0]
 
 
 @pytest.mark.parametrize(("entry", "break_it", "words"), CASES)

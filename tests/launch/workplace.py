@@ -1,16 +1,22 @@
 """A good recipe, data folder and run, made once; each case of bad input breaks its own copy of one of them."""
 
 import copy
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
+import pytest
 import yaml
 
+from megamini import errors
 from megamini.data.blocks import fingerprint_of
 from megamini.data.prepare import Settings, prepare
 
@@ -116,3 +122,30 @@ def truncate(path: Path) -> None:
 def scribble(path: Path) -> None:
     """Overwrite a file with as many other bytes."""
     path.write_bytes(bytes(range(256)) * (path.stat().st_size // 256) + bytes(path.stat().st_size % 256))
+
+
+def entry_point(name: str) -> ModuleType:
+    return importlib.import_module(f"launch.{name}" if name == "pretrain" else f"tools.{name}")
+
+
+def run_in_process(entry: str, arguments: list[str], capfd) -> tuple[int, str]:
+    """Status and stderr of an entry point; no process group is started for what DeepSpeed would refuse."""
+    from megamini.training import deepspeed_engine
+
+    module = entry_point(entry)
+    capfd.readouterr()
+    with (
+        mock.patch.object(sys, "argv", [f"{entry}.py", *arguments]),
+        mock.patch.object(deepspeed_engine, "start_process_group", lambda: (0, 1)),
+        pytest.raises(SystemExit) as ended,
+    ):
+        errors.run_command(module.main)
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    return ended.value.code, err
+
+
+def the_line(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    return lines[0]
