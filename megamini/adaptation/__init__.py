@@ -1,0 +1,1 @@
+"""Adding a language on one device: starting points, relearning, language packs."""

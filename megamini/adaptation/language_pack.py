@@ -1,0 +1,152 @@
+"""Language packs: what a new language costs to ship, and how it plugs into any model that speaks its lineage.
+
+A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [V]), the tokenizer's files, and
+`pack.json` (language, method, lineage, special tokens by role, settings, ledger, checksum).
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.data.tokenizer import load_tokenizer, save_tokenizer, special_roles
+from megamini.errors import UserError
+from megamini.models.lineage import lineage_of
+
+FORMAT = 1
+_EMBEDDINGS, _DESCRIPTION = "embeddings.safetensors", "pack.json"
+
+
+@dataclass(frozen=True)
+class LanguagePack:
+    """A language's token embeddings over a given lineage.
+
+    token_embeddings: fp32 [V, d]. output_bias: fp32 [V], for models with a masked-LM head. lineage: which source
+    matrix and tokenizer they were learned beside (`models.lineage`). details: method, settings, ledger; provenance.
+    """
+
+    language: str
+    token_embeddings: torch.Tensor
+    output_bias: torch.Tensor
+    tokenizer: PreTrainedTokenizerBase
+    lineage: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, directory: Path) -> None:
+        """Write the pack; an existing one is replaced only by a whole one."""
+        aside = directory.with_name(f".{directory.name}.writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tensors = {"token_embeddings": self.token_embeddings, "output_bias": self.output_bias}
+        save_file(
+            {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, aside / _EMBEDDINGS
+        )
+        save_tokenizer(self.tokenizer, aside, [])
+        description = {
+            "format": FORMAT,
+            "language": self.language,
+            "lineage": self.lineage,
+            "special_tokens": special_roles(self.tokenizer),
+            "embeddings_sha256": _checksum(aside / _EMBEDDINGS),
+            **self.details,
+        }
+        (aside / _DESCRIPTION).write_text(
+            json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        shutil.rmtree(directory, ignore_errors=True)
+        aside.rename(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "LanguagePack":
+        """Read a pack; `UserError` where a file is missing, torn, or not what was written."""
+        directory = Path(directory)
+        description = _read_description(directory / _DESCRIPTION)
+        weights = directory / _EMBEDDINGS
+        if not weights.is_file():
+            raise UserError(f"{weights}: missing; fetch the whole pack again")
+        if _checksum(weights) != description["embeddings_sha256"]:
+            raise UserError(f"{weights}: does not have the checksum in {_DESCRIPTION}, torn? Fetch the pack again")
+        try:
+            tensors = load_file(weights)
+        except SafetensorError as error:
+            raise UserError(f"{weights}: not a safetensors file: {error}") from None
+        tokenizer = load_tokenizer(directory)
+        if len(tokenizer) != len(tensors["token_embeddings"]):
+            raise UserError(
+                f"{directory}: the tokenizer has {len(tokenizer)} pieces for {len(tensors['token_embeddings'])} rows; "
+                "fetch the pack again"
+            )
+        known = {"format", "language", "lineage", "special_tokens", "embeddings_sha256"}
+        return cls(
+            description["language"],
+            tensors["token_embeddings"],
+            tensors["output_bias"],
+            tokenizer,
+            description["lineage"],
+            {key: value for key, value in description.items() if key not in known},
+        )
+
+
+def plug(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> PreTrainedTokenizerBase:
+    """Give `model` the pack's language, in place; returns the tokenizer to use from now on.
+
+    `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
+    frozen token embeddings; `tokenizer` is the one it speaks. Body and task head are not touched. Raises `UserError`
+    when the lineage is another one: other embeddings (another seed, trained since) or another tokenizer.
+    """
+    _check_lineage(model, tokenizer, pack)
+    old = model.get_input_embeddings().weight
+    if old.shape[1] != pack.token_embeddings.shape[1]:
+        raise UserError(
+            f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {old.shape[1]}"
+        )
+    declared = dict(getattr(model.config, "megamini", None) or {})
+    model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(pack.token_embeddings)
+        output = model.get_output_embeddings()
+        if isinstance(output, nn.Linear) and output.bias is not None:
+            output.bias.copy_(pack.output_bias)
+    model.tie_weights()
+    model.config.megamini = {**declared, "lineage": pack.lineage, "plugged": pack.language}
+    return pack.tokenizer
+
+
+def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> None:
+    """A plugged model no longer holds its source matrix, so there the declared lineage counts."""
+    declared = getattr(model.config, "megamini", None) or {}
+    own = declared["lineage"] if declared.get("plugged") else lineage_of(model, tokenizer)
+    if own["embeddings_sha256"] != pack.lineage["embeddings_sha256"]:
+        raise UserError(
+            f"pack '{pack.language}' does not fit this model: it was learned beside other token embeddings (another "
+            "model, or they have been trained since)"
+        )
+    if own["tokenizer_sha256"] != pack.lineage["tokenizer_sha256"]:
+        raise UserError(f"pack '{pack.language}' does not fit this model: it was learned beside another tokenizer")
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise UserError(f"{path}: format {description['format']}, this version reads {FORMAT}")
+        for key in ("language", "lineage", "embeddings_sha256"):
+            description[key]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the folder of a language pack") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the description of a language pack: {error}") from None
+    return description
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
