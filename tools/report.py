@@ -91,21 +91,13 @@ def _plot(metrics: list[dict[str, float]], heads: list[str], path: Path) -> None
 
     tokens = {line["update"]: line["compute/tokens"] / 1e6 for line in metrics if "compute/tokens" in line}
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    for number, head in enumerate(heads):
-        colour = "grey" if head == "unigram" else f"C{number}"
-        points = [line for line in metrics if f"train/loss_{head}" in line]
-        axes.plot(
-            [tokens[p["update"]] for p in points], [p[f"train/loss_{head}"] for p in points], color=colour, alpha=0.35
-        )
-        points = [line for line in metrics if f"validation/loss_{head}" in line and line["update"] in tokens]
-        axes.plot(
-            [tokens[p["update"]] for p in points],
-            [p[f"validation/loss_{head}"] for p in points],
-            color=colour,
-            marker=None if head == "unigram" else "o",
-            linestyle="--" if head == "unigram" else "-",
-            label=_title(head),
-        )
+    for number, head in enumerate(head for head in heads if head != "unigram"):
+        for stage, look in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():
+            name = f"{stage}/loss_{head}"
+            points = [line for line in metrics if name in line and line["update"] in tokens]
+            axes.plot([tokens[p["update"]] for p in points], [p[name] for p in points], color=f"C{number}", **look)
+    unigram = next(line["validation/loss_unigram"] for line in metrics if "validation/loss_unigram" in line)
+    axes.axhline(unigram, color="grey", linestyle="--", label=_title("unigram"))
     axes.set(xlabel="tokens (millions)", ylabel="masked-LM loss (nats)", title=path.stem)
     axes.legend(title="validation (thin: training)")
     axes.grid(alpha=0.3)
