@@ -21,6 +21,7 @@ _DECIDED_BY_DATA = ("vocab_size", *(f"{role}_token_id" for role in _ROLES))
 
 # What the library takes at any value, to fail or to build nonsense later on.
 _SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "type_vocab_size")
+_OF_DECODERS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
@@ -89,6 +90,8 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
 def _check_value(key: str, value: object) -> None:
     if key in _SIZES and isinstance(value, int) and value < 1:
         raise UserError(f"model.config.{key}: must be at least 1, not {value}")
+    if key in _OF_DECODERS and value:
+        raise UserError(f"model.config.{key}: the body is an encoder that sees both sides; leave it out")
     if key in _ACTIVATIONS and value not in ACT2FN:
         raise UserError(f"model.config.{key}: no activation '{value}'{did_you_mean(str(value), ACT2FN)}")
 
