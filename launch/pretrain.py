@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
 
 from megamini.config import dump_recipe, load_recipe  # noqa: E402
 from megamini.errors import CommandParser, run_command  # noqa: E402
+from megamini.options import options_text  # noqa: E402
 
 
 def main() -> None:
@@ -27,11 +28,10 @@ def main() -> None:
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then exit")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    parser.epilog = f"{_recipes()}\n\noptions of a recipe (defaults):\n{options_text()}"
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:
-        parser.print_help()
-        print("\nrecipes that come along:")
-        print("\n".join(f"  {path.relative_to(ROOT)}" for path in sorted((ROOT / "launch/recipes").rglob("*.yaml"))))
+        print(f"{parser.format_usage()}\n{__doc__}\n{_recipes()}\n\n--help lists the options of a recipe")
         return
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -53,6 +53,11 @@ def main() -> None:
         pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")
     else:
         pretrain_plain(recipe)
+
+
+def _recipes() -> str:
+    paths = sorted((ROOT / "launch/recipes").rglob("*.yaml"))
+    return "\n".join(["recipes that come along:", *(f"  {path.relative_to(ROOT)}" for path in paths)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""Every option of a recipe with its default and meaning, from the docstrings in `config`: for --help and the README."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from megamini.config import Recipe
+
+
+def options(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, default, meaning) of every option; sections are entered, not listed."""
+    for name, info in section.model_fields.items():
+        inner = _section_in(info)
+        if inner is not None:
+            yield from options(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _default(info), " ".join((info.description or "").split())
+
+
+def options_text() -> str:
+    """The options for a console."""
+    return "\n".join(f"  {key} ({default})\n      {meaning}" for key, default, meaning in options())
+
+
+def options_table() -> str:
+    """The options as a Markdown table."""
+    rows = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in options()]
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _section_in(info: FieldInfo) -> type[BaseModel] | None:
+    kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "needed"
+    value: Any = info.default
+    if value is None or value in ((), {}):
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
