@@ -82,8 +82,9 @@ def train(
     while state.update < schedule.updates:
         losses = torch.zeros(len(settings.head_weights), device=engine.device)
         for step in range(settings.accumulation):
+            batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
             _seed_dropout(settings.seed, state.update, step, engine.rank)
-            losses += engine.forward_backward(next(batches).to(engine.device))
+            losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
         asked_to_stop, losses = _agree(engine, losses / settings.accumulation, stop)
 
