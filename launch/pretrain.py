@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then exit")
+    parser.add_argument("--ranks", type=int, metavar="N", help="number of ranks to plan for (with --dry-run)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.epilog = f"{_recipes()}\n\noptions of a recipe (defaults):\n{options_text()}"
     arguments = parser.parse_intermixed_args()
@@ -46,7 +47,7 @@ def main() -> None:
 
             check_zero_section(values, arguments.deepspeed_config)
             check_combination(values, recipe.training.precision)
-        setup = build_setup(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+        setup = build_setup(recipe, arguments.ranks or int(os.environ.get("WORLD_SIZE", "1")))
         if os.environ.get("RANK", "0") == "0":
             print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
     elif "RANK" in os.environ or arguments.deepspeed_config:

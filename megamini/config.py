@@ -7,6 +7,7 @@ offload and communication (`megamini/training/deepspeed_config.py`). The docstri
 import math
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ def _check_duration(value: Any) -> str:
 def duration_in_updates(duration: str, tokens_per_update: int) -> int:
     """Number of updates in `duration`; a number of tokens is rounded up to whole updates."""
     number, multiple, unit = _DURATION.fullmatch(duration).groups()
-    amount = float(number) * _MULTIPLE[multiple]
+    amount = Decimal(number) * _MULTIPLE[multiple]
     return math.ceil(amount if unit == "updates" else amount / tokens_per_update)
 
 

@@ -1,7 +1,7 @@
 """Every option of a recipe with its default and meaning, from the docstrings in `config`: for --help and the README."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -9,14 +9,17 @@ from pydantic.fields import FieldInfo
 from megamini.config import Recipe
 
 
-def options(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, default, meaning) of every option; sections are entered, not listed."""
+def options(
+    section: type[BaseModel] = Recipe, prefix: str = "", optional: bool = False
+) -> Iterator[tuple[str, str, str]]:
+    """(key, default, meaning) of every option; sections are entered, not listed, and may be `optional`."""
     for name, info in section.model_fields.items():
         inner = _section_in(info)
         if inner is not None:
-            yield from options(inner, f"{prefix}{name}.")
+            yield from options(inner, f"{prefix}{name}.", optional=info.annotation is not inner)
         else:
-            yield f"{prefix}{name}", _default(info), " ".join((info.description or "").split())
+            meaning = " ".join((info.description or "").split())
+            yield f"{prefix}{name}", _default(info, optional), meaning + _choices(info.annotation)
 
 
 def options_text() -> str:
@@ -35,9 +38,17 @@ def _section_in(info: FieldInfo) -> type[BaseModel] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
-def _default(info: FieldInfo) -> str:
+def _choices(annotation: Any) -> str:
+    """The words that an option takes, where only some are."""
+    for kind in (annotation, *getattr(annotation, "__args__", ())):
+        if get_origin(kind) is Literal:
+            return f" One of: {', '.join(kind.__args__)}."
+    return ""
+
+
+def _default(info: FieldInfo, optional: bool) -> str:
     if info.is_required():
-        return "needed"
+        return "needed with its section" if optional else "needed"
     value: Any = info.default
     if value is None or value in ((), {}):
         return "unset"

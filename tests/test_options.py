@@ -16,9 +16,15 @@ def test_sections_are_entered_and_defaults_shown():
     found = {key: default for key, default, _ in options()}
     assert found["optimizer.learning_rate"] == "needed"
     assert found["optimizer.betas"] == "[0.9, 0.98]"
-    assert found["objective.forgetting.every"] == "needed"
+    assert found["objective.forgetting.every"] == "needed with its section"
     assert found["model.exits"] == "unset"
     assert found["checkpoint.resume"] == "true"
+
+
+def test_choices_are_named():
+    meanings = {key: meaning for key, _, meaning in options()}
+    assert meanings["schedule.shape"].endswith("One of: linear, cosine, warmup-stable-decay.")
+    assert "modernbert" in meanings["model.family"]
 
 
 def test_the_readmes_table_is_the_one_of_the_code():

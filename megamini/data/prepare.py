@@ -149,7 +149,8 @@ def _sources(files: list[Path]) -> list[dict[str, Any]]:
 def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
     """`out/.work`, kept from an earlier run of the same command or new."""
     work, known = out / ".work", out / ".work" / "asked.json"
-    ours = work.exists() or (out / "manifest.json").exists()
+    # The folder of tools/fetch_text.py has a manifest.json as well, and must not be emptied.
+    ours = work.exists() or ((out / "manifest.json").exists() and (out / "tokenizer.json").exists())
     if not ours and any(out.iterdir()):
         raise UserError(f"{out}: is not empty and was not made by tools/prepare_data.py; give another --out")
     if known.exists() and not overwrite:

@@ -143,7 +143,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises UserError when there is none, when it is not a fast one, or lacks one of cls/bos, sep/eos, pad, unk and mask.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name))
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except Exception as error:
         # Whatever a broken folder makes the library raise, it comes from what the user named.
         reason = str(error).strip().split("\n")[0]
@@ -163,7 +163,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path, texts: l
     """Save for `AutoTokenizer`, load again, and compare the ids of `texts`: equal, or UserError."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(directory)
-    before, after = encoder(tokenizer), encoder(AutoTokenizer.from_pretrained(directory))
+    before, after = encoder(tokenizer), encoder(AutoTokenizer.from_pretrained(directory, trust_remote_code=False))
     for text in texts:
         if before.encode(text).ids != after.encode(text).ids:
             raise UserError(f"{directory}: the saved tokenizer gives other ids than its source for {text[:40]!r}")

@@ -1,13 +1,14 @@
 """The primary model of a recipe: its body from a configuration, or from a checkpoint folder."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import cached_file, is_flash_attn_2_available
 
 from megamini.config import ModelSection, Recipe
 from megamini.data.files import is_missing_folder
@@ -150,6 +151,7 @@ def _load_checkpoint(section: ModelSection, config: PretrainedConfig) -> PreTrai
             attn_implementation=section.attention,
             use_safetensors=True,
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # as above
         raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
@@ -161,13 +163,29 @@ def _load_checkpoint(section: ModelSection, config: PretrainedConfig) -> PreTrai
 
 
 def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) -> None:
-    """The library ties silently, even where the file holds a matrix of its own for the output."""
-    stored = Path(checkpoint) / "model.safetensors"
-    if not stored.exists():
-        return
-    tied = {name: source for name, source in model._tied_weights_keys.items() if name.endswith("weight")}
-    with safe_open(stored, framework="pt") as file:
-        names = set(file.keys())
-        for name, source in tied.items():
-            if {name, source} <= names and not torch.equal(file.get_tensor(name), file.get_tensor(source)):
-                raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")
+    """The library ties silently, even where the files hold a matrix of its own for the output."""
+    holder = _files_of_tensors(checkpoint)
+    for name, source in model._tied_weights_keys.items():
+        if name in holder and source in holder and not torch.equal(*(_tensor(holder[n], n) for n in (name, source))):
+            raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")
+
+
+def _files_of_tensors(checkpoint: str) -> dict[str, str]:
+    """Each tensor's name -> the file that holds it, of a checkpoint in a folder or on the hub, whole or in shards."""
+
+    def found(name: str) -> str | None:
+        return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
+
+    if index := found("model.safetensors.index.json"):
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return {name: str(found(shard)) for name, shard in shards.items()}
+    whole = found("model.safetensors")
+    if whole is None:
+        return {}
+    with safe_open(whole, framework="pt") as file:
+        return dict.fromkeys(file.keys(), whole)
+
+
+def _tensor(path: str, name: str) -> torch.Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)

@@ -52,12 +52,12 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory:
 
 def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Raise `UserError` unless plain `transformers` gets back what was written."""
-    again, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
+    again, report = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True, trust_remote_code=False)
     problems = [f"{kind}: {sorted(names)[0]}" for kind, names in report.items() if names]
     if problems:
         raise UserError(f"{directory}: the exported checkpoint does not load cleanly: {'; '.join(problems)}")
     assert_tied(again)
-    loaded_tokenizer = AutoTokenizer.from_pretrained(directory)
+    loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     ids = encoder(tokenizer).encode(_PROBE).ids
     if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
         raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run")

@@ -85,7 +85,8 @@ class PrimaryModel(nn.Module):
         rows = self.head_rows(input_ids, positions, attention_mask)
         output = self.model.get_output_embeddings()
         count = len(labels)
-        coefficients = torch.tensor(self.head_weights, device=rows.device).div(count).repeat_interleave(count)
+        # Filled on the device: a tensor made from a Python list would wait for it in every micro-batch.
+        coefficients = torch.cat([torch.full((count,), w / count, device=rows.device) for w in self.head_weights])
         loss, losses = joint_cross_entropy(
             rows, output.weight, output.bias, labels.repeat(len(self.head_weights)), coefficients, self.workspace_bytes
         )

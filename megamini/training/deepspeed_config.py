@@ -97,6 +97,9 @@ def _check_value(path: Path, key: str, value: Any) -> None:
     if key in ("zero_optimization", *_SECTIONS) and not isinstance(value, dict):
         example = {"stage": 2} if key == "zero_optimization" else {}
         raise UserError(f"{path}: {key}: expected an object such as {json.dumps(example)}, found {json.dumps(value)}")
+    stage = value.get("stage", 0) if key == "zero_optimization" else 0
+    if isinstance(stage, bool) or not isinstance(stage, int):
+        raise UserError(f"{path}: zero_optimization.stage: expected 0, 1, 2 or 3, not {stage!r}")
     for name in value if key in _SECTIONS else ():
         if name not in _SECTIONS[key]:
             raise UserError(f"{path}: unknown key '{key}.{name}'{did_you_mean(name, _SECTIONS[key])}")
@@ -130,7 +133,10 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     if precision == "fp16" and on_cpu:
         raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
     check_combination(values, precision)
+    # Many small gradients are summed in fp32, but for stage 1: there it picks the optimizer that is refused above.
+    summed_in_fp32 = {"grad_accum_dtype": "fp32"} if precision == "bf16" and zero_stage(values) >= 2 else None
     return {
+        **({"data_types": summed_in_fp32} if summed_in_fp32 else {}),
         **values,
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,

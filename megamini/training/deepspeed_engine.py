@@ -26,7 +26,7 @@ from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
 
-_START_UP_TIMEOUT = timedelta(minutes=30)
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 def start_process_group() -> tuple[int, int]:
@@ -40,7 +40,7 @@ def start_process_group() -> tuple[int, int]:
         if "OMP_NUM_THREADS" not in os.environ:
             local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
-    deepspeed.init_distributed(timeout=_START_UP_TIMEOUT, verbose=False)
+    deepspeed.init_distributed(timeout=_COLLECTIVE_TIMEOUT, verbose=False)
     return distributed.get_rank(), distributed.get_world_size()
 
 
@@ -79,6 +79,7 @@ class DeepSpeedEngine:
         if recipe.training.compile:
             self._engine.compile()
         self.device = torch.device(self._engine.device)
+        self.kind = f"deepspeed-zero{self._stage}"
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()
 

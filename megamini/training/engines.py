@@ -31,6 +31,8 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     world_size: int
+    kind: str
+    """What can read the checkpoints of this engine: `plain`, `deepspeed-zero2` ..."""
     description: str
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
@@ -66,6 +68,7 @@ class PlainEngine:
 
     rank = 0
     world_size = 1
+    kind = "plain"
 
     def __init__(self, model: PrimaryModel, recipe: Recipe, accumulation: int, device: torch.device) -> None:
         self.device = device
@@ -80,7 +83,8 @@ class PlainEngine:
         self._masters = self._trained
         if recipe.training.precision == "bf16":
             self._masters = [nn.Parameter(p.detach().clone()) for p in self._trained]
-            self.model.to(torch.bfloat16)
+            for parameter in self.model.parameters():  # buffers, such as rotary frequencies, keep their precision
+                parameter.data = parameter.data.to(torch.bfloat16)
             masters = iter(self._masters)
             groups = [{**group, "params": [next(masters) for _ in group["params"]]} for group in groups]
         self._optimizer = build_adamw(groups, recipe.optimizer)

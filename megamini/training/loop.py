@@ -80,6 +80,8 @@ def train(
     """
     window, started, seconds_before = _Window(), time.perf_counter(), state.seconds
     while state.update < schedule.updates:
+        if forgetting and forgetting.is_due(state.update):
+            _forget(engine, settings, state)
         losses = torch.zeros(len(settings.head_weights), device=engine.device)
         for step in range(settings.accumulation):
             batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
@@ -97,18 +99,19 @@ def train(
         telemetry.advance(state.update)
 
         done = state.update == schedule.updates
-        if state.update % settings.log_every == 0 or done or asked_to_stop:
+        saving = done or asked_to_stop or _is_multiple(state.update, settings.save_every)
+        if saving or _is_multiple(state.update, settings.log_every):
+            # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
             _log(engine, settings, schedule, state, window, telemetry)
             window = _Window()
-        if forgetting and forgetting.is_due(state.update):
-            _forget(engine, settings, state)
-        if done or (settings.validate_every and state.update % settings.validate_every == 0):
+        paused = time.perf_counter()
+        if done or _is_multiple(state.update, settings.validate_every):
             _log_validation(state, validate, telemetry)
-            window.started = time.perf_counter()
-        if done or asked_to_stop or (settings.save_every and state.update % settings.save_every == 0):
+        if saving:
+            telemetry.flush()
             checkpoints.save(engine, state)
             telemetry.write_ledger(ledger(engine, state))
-            window.started = time.perf_counter()
+        window.started += time.perf_counter() - paused
         if asked_to_stop and not done:
             telemetry.say(f"stopped by a signal after update {state.update}; the same command goes on from here")
             return
@@ -126,6 +129,10 @@ def ledger(engine: Engine, state: TrainState) -> dict[str, int | float | str]:
         "skipped_updates": state.skipped,
         "scaler_overflows": state.scaler_overflows,
     }
+
+
+def _is_multiple(update: int, every: int | None) -> bool:
+    return every is not None and update % every == 0
 
 
 def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:

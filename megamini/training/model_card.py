@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megamini.training.checkpoint import MANIFEST
+from megamini.training.manifest import MANIFEST
 from megamini.training.telemetry import read_metrics
 from megamini.training.weights import LoadedRun
 

@@ -35,6 +35,9 @@ def build_adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torc
 
 def forget_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> None:
     """Put the optimizer's state of one tensor back to where it was before the first step."""
-    for value in optimizer.state.get(parameter, {}).values():
+    state = optimizer.state.get(parameter, {})
+    for name, value in state.items():
         if isinstance(value, torch.Tensor):
             value.zero_()
+        else:
+            state[name] = 0  # DeepSpeed's CPU Adam counts its steps in an int

@@ -1,7 +1,12 @@
 """A pretraining run from recipe to last checkpoint: build, resume, train."""
 
+import fcntl
 import json
-from contextlib import ExitStack, closing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,14 @@ from megamini.errors import UserError, writing
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import Engine, PlainEngine
-from megamini.training.loop import LoopSettings, train
+from megamini.training.loop import LoopSettings, ledger, train
 from megamini.training.setup import Setup, build_setup
 from megamini.training.signals import StopFlag
 from megamini.training.state import TrainState
-from megamini.training.telemetry import Silence, Telemetry, write_atomically
+from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
 from megamini.training.validation import validate
+
+_WAIT_FOR_OTHER_RUN = 120  # seconds
 
 
 def pretrain_plain(recipe: Recipe) -> None:
@@ -28,9 +35,9 @@ def pretrain_plain(recipe: Recipe) -> None:
     if recipe.training.precision == "fp16":
         raise UserError("training.precision: fp16 needs DeepSpeed and a GPU; use bf16 or fp32")
     setup = build_setup(recipe, world_size=1)
-    _prepare_run_directory(setup, None)
-    model = build_primary(recipe, setup.tokenizer, setup.block_length)
-    _run(setup, PlainEngine(model, recipe, setup.batches.accumulation, device))
+    with _claimed(setup):
+        model = build_primary(recipe, setup.tokenizer, setup.block_length)
+        _run(setup, PlainEngine(model, recipe, setup.batches.accumulation, device), None)
 
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
@@ -42,24 +49,47 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     rank, world_size = start_process_group()
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    if rank == 0:
-        _prepare_run_directory(setup, config)
-    model = build_primary(recipe, setup.tokenizer, setup.block_length)
-    _run(setup, DeepSpeedEngine(model, recipe, config))
+    with _claimed(setup) if rank == 0 else nullcontext():
+        model = build_primary(recipe, setup.tokenizer, setup.block_length)
+        _run(setup, DeepSpeedEngine(model, recipe, config), config)
 
 
-def _prepare_run_directory(setup: Setup, deepspeed_config: dict[str, Any] | None) -> None:
-    """Rank 0 only: print the plan, make the directory, and write down what was asked for."""
+@contextmanager
+def _claimed(setup: Setup) -> Iterator[None]:
+    """Rank 0 only: print the plan, make the run directory, and keep any other run out of it.
+
+    After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.
+    """
     print(f"plan of {setup.recipe.name}\n{setup.plan()}", flush=True)
     directory = setup.recipe.run_directory
     with writing(directory, "training.runs: "):
         directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        for second in range(_WAIT_FOR_OTHER_RUN):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if second == 0:
+                    print(f"waiting for the run that still writes to {directory}", flush=True)
+                time.sleep(1)
+        else:
+            raise UserError(f"{directory}: another run writes there; wait for its end, or give this one another name")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _record(setup: Setup, deepspeed_config: dict[str, Any] | None) -> None:
+    """Rank 0 only: write down what was asked for, once it is known to fit what the directory holds."""
+    directory = setup.recipe.run_directory
     write_atomically(directory / "recipe.yaml", dump_recipe(setup.recipe))
     if deepspeed_config is not None:
         write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
 
 
-def _run(setup: Setup, engine: Engine) -> None:
+def _run(setup: Setup, engine: Engine, deepspeed_config: dict[str, Any] | None) -> None:
     """Resume or start, then train. All ranks."""
     recipe = setup.recipe
     checkpoints = Checkpoints(
@@ -68,13 +98,12 @@ def _run(setup: Setup, engine: Engine) -> None:
         setup.identity(),
         setup.in_updates(recipe.checkpoint.keep_every),
     )
-    state = TrainState()
-    if recipe.checkpoint.resume:
-        state = checkpoints.resume(engine, say=print if engine.rank == 0 else lambda _: None) or state
-    elif newest_first(checkpoints.directory):
-        raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
+    state = _starting_state(recipe, engine, checkpoints)
+    if engine.rank == 0:
+        _record(setup, deepspeed_config)
     if state.update >= setup.schedule.updates:
         if engine.rank == 0:
+            write_ledger(recipe.run_directory, ledger(engine, state))
             print(f"{recipe.name} is complete: {state.update} updates")
         return
     settings = _loop_settings(setup, engine)
@@ -83,10 +112,11 @@ def _run(setup: Setup, engine: Engine) -> None:
         dataset, state.update, setup.schedule.updates, recipe.data.workers, pin_memory=engine.device.type == "cuda"
     )
     with ExitStack() as stack:
+        # First in, last out: a second signal while the others close must not end the process.
+        stop = stack.enter_context(StopFlag())
         batches = stack.enter_context(closing(loader))
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
         stack.callback(telemetry.close)
-        stop = stack.enter_context(StopFlag())
         telemetry.say(f"{engine.description}, {recipe.training.precision}, from update {state.update}")
         train(
             engine,
@@ -100,6 +130,16 @@ def _run(setup: Setup, engine: Engine) -> None:
             forgetting=setup.forgetting,
             stop=stop,
         )
+
+
+def _starting_state(recipe: Recipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+    """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
+    if recipe.checkpoint.resume:
+        say = partial(print, flush=True) if engine.rank == 0 else lambda _: None
+        return checkpoints.resume(engine, say) or TrainState()
+    if newest_first(checkpoints.directory):
+        raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
+    return TrainState()
 
 
 def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:

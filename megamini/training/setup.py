@@ -25,6 +25,7 @@ from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, sp
 from megamini.errors import UserError
 from megamini.models.build import model_config
 from megamini.training.forgetting import Forgetting, build_forgetting
+from megamini.training.identity import identity_of
 from megamini.training.schedule import Schedule, build_schedule
 
 
@@ -92,20 +93,16 @@ class Setup:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the checkpoint it goes on from."""
-        recipe = self.recipe.model_dump(mode="json")
-        return {
-            "data": self.train_blocks.manifest["fingerprint"],
-            "model": recipe["model"],
-            "objective": {k: v for k, v in recipe["objective"].items() if k != "loss_workspace_mib"},
-            "training": {key: recipe["training"][key] for key in ("global_batch", "precision", "seed")},
-        }
+        return identity_of(self.recipe, self.train_blocks.manifest["fingerprint"])
 
     def plan(self) -> str:
         """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
         counts = parameter_counts(self.shape, self.recipe.objective.method, self.exits)
         total = sum(counts.values())
         ranks, precision = self.batches.world_size, self.recipe.training.precision
-        states = [model_states(total, 0, precision, stage, ranks).total for stage in range(4)]
+        states = [
+            model_states(total, 0, precision, stage, ranks, fp32_gradients=stage >= 2).total for stage in range(4)
+        ]
         activations = activation_memory(
             self.shape,
             self.block_length,
@@ -169,6 +166,7 @@ def build_setup(recipe: Recipe, world_size: int) -> Setup:
     tokens_per_update = batches.global_batch * train.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
     config = model_config(recipe.model, tokenizer, train.block_length)
+    _check_retention(recipe, tokens_per_update)
     setup = Setup(
         recipe=recipe,
         tokenizer=tokenizer,
@@ -182,6 +180,19 @@ def build_setup(recipe: Recipe, world_size: int) -> Setup:
     )
     _ = setup.unigram_nats  # a missing file is met here, not at the first validation, hours later
     return setup
+
+
+def _check_retention(recipe: Recipe, tokens_per_update: int) -> None:
+    """Raise `UserError` where checkpoints to be kept for good would hardly ever be written."""
+    every, keep_every = (
+        None if duration is None else duration_in_updates(duration, tokens_per_update)
+        for duration in (recipe.checkpoint.every, recipe.checkpoint.keep_every)
+    )
+    if keep_every and (not every or keep_every % every):
+        raise UserError(
+            f"checkpoint.keep_every: {keep_every} updates is no multiple of checkpoint.every ({every or 'unset'}), so "
+            "that hardly any checkpoint would be kept"
+        )
 
 
 def _bytes(count: float) -> str:

@@ -45,6 +45,11 @@ class Telemetry:
             self._metrics.flush()
         self._to_board(line)
 
+    def flush(self) -> None:
+        """Bring the log to disk, as a checkpoint that says these updates are done requires."""
+        with writing(self._metrics_path):
+            os.fsync(self._metrics.fileno())
+
     def say(self, text: str) -> None:
         """A line on the console, above the progress bar."""
         # The launcher closes our output when it is told to stop; training goes on to its safe point all the same.
@@ -60,7 +65,7 @@ class Telemetry:
 
     def write_ledger(self, ledger: dict) -> None:
         """Replace `compute.json`: what the run has cost so far."""
-        write_atomically(self._run_directory / "compute.json", json.dumps(ledger, indent=2) + "\n")
+        write_ledger(self._run_directory, ledger)
 
     def close(self) -> None:
         self._bar.close()
@@ -80,6 +85,7 @@ class Silence:
     """The telemetry of every rank but the first."""
 
     def record(self, update: int, values: dict[str, float]) -> None: ...
+    def flush(self) -> None: ...
     def say(self, text: str) -> None: ...
     def advance(self, update: int) -> None: ...
     def write_ledger(self, ledger: dict) -> None: ...
@@ -102,6 +108,11 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, float]:
     if not isinstance(values, dict) or "update" not in values:
         raise UserError(f"{path}: line {number}: not a line of metrics, torn? Remove it, and run the command again")
     return values
+
+
+def write_ledger(run_directory: Path, ledger: dict) -> None:
+    """Replace `compute.json`."""
+    write_atomically(run_directory / "compute.json", json.dumps(ledger, indent=2) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

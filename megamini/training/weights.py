@@ -15,9 +15,11 @@ from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel, assert_tied
-from megamini.training.checkpoint import is_checkpoint, newest_first, verify
+from megamini.training.checkpoint import is_checkpoint, newest_first
 from megamini.training.deepspeed_config import DEEPSPEED_TAG
 from megamini.training.engines import PLAIN_STATE
+from megamini.training.identity import check_identity, identity_of
+from megamini.training.manifest import read_manifest, verify
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,11 @@ def load_run(path: Path) -> LoadedRun:
     directory = path.parent.parent if is_checkpoint(path) else path
     if not (directory / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
-    recipe = load_recipe(directory / "recipe.yaml")
+    recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
     manifest = load_manifest(recipe.data.path)
+    written = read_manifest(checkpoint)[0]
+    check_identity(identity_of(recipe, manifest["fingerprint"]), written["identity"], checkpoint)
     tokenizer = load_tokenizer(recipe.data.path)
     if fingerprint(tokenizer) != manifest["tokenizer_fingerprint"]:
         raise UserError(f"{recipe.data.path}: the tokenizer there is not the one that {directory} was trained with")

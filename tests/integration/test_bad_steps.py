@@ -19,8 +19,9 @@ import yaml
 from torch import nn
 
 from megamini.models.build import build_primary
-from megamini.training.checkpoint import MANIFEST, newest_first
+from megamini.training.checkpoint import newest_first
 from megamini.training.engines import PlainEngine, StepResult
+from megamini.training.manifest import MANIFEST
 from megamini.training.weights import load_run
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab

@@ -23,7 +23,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megamini.training.checkpoint import newest_first, verify
+from megamini.training.checkpoint import newest_first
+from megamini.training.manifest import verify
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import ROOT, free_port, read_scalars

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from megamini.errors import UserError
-from megamini.training.checkpoint import MANIFEST, Checkpoints, newest_first, verify
+from megamini.training.checkpoint import Checkpoints, newest_first
+from megamini.training.manifest import MANIFEST, verify
 from megamini.training.state import TrainState
 
-IDENTITY = {"data": "fingerprint", "model": {"family": "bert", "exits": (2,)}, "training": {"seed": 3}}
+IDENTITY = {"data": "fingerprint", "model": {"family": "bert", "exits": [2]}, "training": {"seed": 3}}
 FILES = ("state/model.pt", "state/rank0_optim.pt", "state/rank1_optim.pt", "zero_to_fp32.py")
 # What a save does to the disk, as Python's audit events name it.
 DISK_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -29,6 +30,7 @@ class FileEngine:
 
     rank = 0
     world_size = 1
+    kind = "files"
 
     def __init__(self, size: int = 1000) -> None:
         self.size = size
@@ -116,6 +118,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing manifest": (lambda step: (step / MANIFEST).unlink(), "manifest.json is missing"),
     "cut manifest": (lambda step: os.truncate(step / MANIFEST, 300), "manifest.json cannot be read"),
     "empty manifest": (lambda step: os.truncate(step / MANIFEST, 0), "manifest.json cannot be read"),
+    "unlisted file": (
+        lambda step: (step / "state/extra.pt").write_bytes(b"x"),
+        "state/extra.pt is not in its manifest",
+    ),
     "other manifest": (lambda step: (step / MANIFEST).write_text("[]\n"), "manifest.json cannot be read"),
 }
 
@@ -161,6 +167,27 @@ def test_all_damaged(folder: Path) -> None:
     assert len(said) == 2
 
 
+def test_what_is_saved_after_damage_is_kept(folder: Path) -> None:
+    """Broken checkpoints with higher numbers must not push out the ones that the resumed run writes."""
+    save(folder, 4, 8, 12, 16)
+    for update in (12, 16):
+        flip_bit(folder / f"step-{update:08d}" / FILES[0], 1)
+    assert resume(folder)[0].update == 8
+    save(folder, 10, keep_last=1)
+    assert names(folder) == ["broken-step-00000012", "broken-step-00000016", "latest", "step-00000010"]
+    assert latest(folder) == "step-00000010"
+    assert resume(folder)[0].update == 10
+
+
+def test_a_refused_run_changes_nothing(folder: Path) -> None:
+    save(folder, 4, 8)
+    flip_bit(folder / "step-00000008" / FILES[0], 1)
+    before = names(folder)
+    with pytest.raises(UserError):
+        resume(folder, {**IDENTITY, "data": "other"})
+    assert names(folder) == before
+
+
 def test_damaged_is_replaced_by_the_next_save_of_its_update(folder: Path) -> None:
     save(folder, 4, 8)
     flip_bit(folder / "step-00000008" / FILES[0], 1)
@@ -195,8 +222,8 @@ def test_retention_without_landmarks(folder: Path) -> None:
     ("changed", "key"),
     [
         ({"data": "other"}, "data.path"),
-        ({"model": {"family": "roberta", "exits": (2,)}}, "model.family"),
-        ({"model": {"family": "bert", "exits": (2, 3)}}, "model.exits"),
+        ({"model": {"family": "roberta", "exits": [2]}}, "model.family"),
+        ({"model": {"family": "bert", "exits": [2, 3]}}, "model.exits"),
         ({"training": {"seed": 4}}, "training.seed"),
     ],
 )
@@ -215,6 +242,14 @@ def test_another_number_of_ranks_is_refused(folder: Path) -> None:
         Checkpoints(folder, 9, IDENTITY).resume(engine, lambda _: None)
 
 
+def test_another_kind_of_engine_is_refused(folder: Path) -> None:
+    save(folder, 4)
+    engine = FileEngine()
+    engine.kind = "deepspeed-zero3"
+    with pytest.raises(UserError, match="step-00000004: saved with files, this run uses deepspeed-zero3"):
+        Checkpoints(folder, 9, IDENTITY).resume(engine, lambda _: None)
+
+
 def test_ranks_agree_on_damage_that_one_of_them_finds(folder: Path) -> None:
     """Rank 0 of two checks every other file, and takes the other's word for the rest."""
     save(folder, 4, 8)
@@ -222,7 +257,8 @@ def test_ranks_agree_on_damage_that_one_of_them_finds(folder: Path) -> None:
     engine.world_size = 2
     engine.gather_objects = lambda own: [own, "state/rank0_optim.pt is missing"]
     assert Checkpoints(folder, 9, IDENTITY).resume(engine, said.append) is None
-    assert said == [f"skipping checkpoint step-0000000{n}: state/rank0_optim.pt is missing" for n in (8, 4)]
+    for n, line in zip((8, 4), said, strict=True):
+        assert line.startswith(f"skipping checkpoint step-0000000{n}: state/rank0_optim.pt is missing")
 
 
 def test_unwritable_folder_is_one_line(folder: Path) -> None:

@@ -1,0 +1,37 @@
+"""What decides the numbers of a run: a checkpoint with another identity belongs to another run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from megamini.config import Recipe
+from megamini.errors import UserError
+
+
+def identity_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
+    """The parts of a recipe that a resumed run and an export must share with the checkpoint, and its data.
+
+    What is left out may change on the way: lengths, learning rate, micro-batch, workers, logging, sharding.
+    """
+    values = recipe.model_dump(mode="json")
+    sections = {
+        "model": [key for key in values["model"] if key != "attention"],
+        "objective": [key for key in values["objective"] if key != "loss_workspace_mib"],
+        "optimizer": ["betas", "eps", "weight_decay"],
+        "training": ["global_batch", "precision", "seed"],
+    }
+    chosen = {name: {key: values[name][key] for key in keys} for name, keys in sections.items()}
+    return json.loads(json.dumps({"data": data_fingerprint, **chosen}))
+
+
+def check_identity(own: dict[str, Any], saved: dict[str, Any], checkpoint: Path) -> None:
+    """Raise `UserError` naming the first key in which a recipe, or its data, is not what `checkpoint` was made with."""
+    if own["data"] != saved["data"]:
+        raise UserError(f"data.path: not the data that {checkpoint} was trained on; give the run another name")
+    for section in (name for name in own if name != "data"):
+        for key, value in own[section].items():
+            before = saved.get(section, {}).get(key)
+            if value != before:
+                raise UserError(
+                    f"{section}.{key} is {value}, but {checkpoint} was trained with {before}; give the run another name"
+                )
