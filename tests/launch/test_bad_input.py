@@ -417,7 +417,7 @@ EXPORTS: Cases = {
     ),
     "recipe of another model": (
         exported(change_recipe("model.exits", [1])),
-        ("step-00000002", "was the recipe of the run changed?"),
+        ("step-00000002", "was trained with [2]"),
     ),
     "data are gone": (exported(change_recipe("data.path", "/gone")), ("/gone", "manifest.json", AGAIN)),
     "folder exists": (lambda w: [str(w.run()), w.folder_named("out")], ("out", "exists already", "another folder")),
