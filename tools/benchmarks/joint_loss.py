@@ -38,10 +38,10 @@ CAVEAT = (
     "Liger's and Apple's kernels are CUDA only and were **not run**, nor was our low-precision path for GPUs timed."
 )
 CHOICE = (
-    "**Chosen: ours**, 256 MiB by default. The logits never exist whole, whatever the number of rows and pieces; it takes "
-    "no more time than naive logits in fp32, and far less in bf16 on a processor without bf16 instructions, where it "
-    "multiplies in fp32 and is the most precise. Its price there is an fp32 copy of the matrix and of its gradient, "
-    "which at few rows is more memory than naive bf16 logits take."
+    "**Chosen: ours**, 256 MiB by default. The logits never exist whole, whatever the number of rows and pieces; it "
+    "takes no more time than naive logits in fp32, and far less in bf16 on a processor without bf16 instructions, "
+    "where it multiplies in fp32 and is the most precise. Its price there is an fp32 copy of the matrix and of its "
+    "gradient, which at few rows is more memory than naive bf16 logits take."
 )
 
 
