@@ -110,8 +110,8 @@ def activation_memory(
 
     head_count = 1 + len(exits) if method == "minijoint" else 1
     rows = masked * micro_batch * head_count
-    # A chunk has logits and fp32 probabilities; the matrix's gradient is summed in fp32, then cast.
-    per_logit = 4 + width
+    # A chunk has logits, and fp32 ones beside low-precision ones; the matrix's gradient is summed in fp32, then cast.
+    per_logit = 4 if width == 4 else 4 + width
     per_weight = 0 if method == "minipost" else 4 + (width if width < 4 else 0)
     return ActivationMemory(
         layers=layers,

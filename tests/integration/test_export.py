@@ -156,7 +156,7 @@ def pretrain_and_keep_logits(folder: str, *arguments: str) -> None:
     """The command, and behind it the logits of the engine that has trained."""
     with mock.patch.object(run_module, "_run", wraps=run_module._run) as spy:
         pretrain(*arguments)
-    (_, engine), _ = spy.call_args
+    (_, engine, *_), _ = spy.call_args
     logits = live_logits(engine)
     if engine.rank == 0:
         save_file({"logits": logits.contiguous()}, Path(folder) / "logits.safetensors")
