@@ -95,5 +95,6 @@ def _read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     state = checkpoint / DEEPSPEED_TAG
     if not list(state.glob("*_optim_states.pt")):  # stage 0 keeps everything in one file
         return torch.load(state / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-    with contextlib.redirect_stdout(io.StringIO()):  # it narrates
+    # It narrates, on stderr too, where our one line belongs.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=DEEPSPEED_TAG)
