@@ -1,4 +1,4 @@
-"""What all tests share: the switch between the suite that CI runs and every combination."""
+"""What all tests share: fast tests first, and the switch between the suite that CI runs and every combination."""
 
 import pytest
 
@@ -8,6 +8,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.get_closest_marker("launched") is not None)  # keeps the order otherwise
     if config.getoption("--all-combinations"):
         return
     for item in items:
