@@ -136,6 +136,16 @@ def test_output_into_a_full_disk(workplace: Workplace) -> None:
     assert "No space left" in line
 
 
+def interrupt(process: subprocess.Popen) -> str:
+    """Ctrl-C as a terminal sends it, workers included; again after a while, since Python loses one that arrives inside
+    a destructor (seen once in many runs). Returns what was printed on stderr."""
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=20)[1]
+    return pytest.fail("still running after three interrupts")
+
+
 @pytest.mark.launched
 def test_interrupted_is_one_line_and_130(workplace: Workplace) -> None:
     (recipe,) = workplace.recipe({"schedule.duration": "1M updates", "data.workers": 1, "checkpoint.every": REMOVED})
@@ -147,8 +157,7 @@ def test_interrupted_is_one_line_and_130(workplace: Workplace) -> None:
             deadline = time.monotonic() + 60
             while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
-            _, stderr = process.communicate(timeout=60)
+            stderr = interrupt(process)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
