@@ -3,13 +3,13 @@
 import json
 import re
 import unicodedata
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
-from megamini.data.tokenizer import special_ids
+from megamini.data.tokenizer import component_types, special_ids
 
 _MARK = "▁"  # sentencepiece's mark for a space
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 def piece_forms(tokenizer: PreTrainedTokenizerBase) -> list[Form | None]:
     """The form of every piece by id [V]; None for special pieces and ids that no piece has."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    kinds = _types([backend[part] for part in ("normalizer", "pre_tokenizer", "decoder")])
+    kinds = component_types([backend[part] for part in ("normalizer", "pre_tokenizer", "decoder")])
     added = {entry["content"] for entry in backend["added_tokens"]}
     specials = set(special_ids(tokenizer).tolist())
     prefix = backend["model"].get("continuing_subword_prefix") or ""
@@ -97,11 +97,3 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
-
-
-def _types(part: Any) -> set[str]:
-    """Every `type` named in a part of tokenizer.json."""
-    if isinstance(part, dict):
-        named = {part["type"]} if isinstance(part.get("type"), str) else set()
-        return named.union(*map(_types, part.values()))
-    return set().union(*map(_types, part)) if isinstance(part, list) else set()

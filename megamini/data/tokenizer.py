@@ -221,7 +221,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 def piece_bytes(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """UTF-8 bytes of text that each piece stands for [V] int32; 0 for special pieces and unused ids."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    kinds = _types(backend["pre_tokenizer"]) | _types(backend["decoder"])
+    kinds = component_types(backend["pre_tokenizer"]) | component_types(backend["decoder"])
     added = {entry["content"] for entry in backend["added_tokens"]}
     specials = set(special_ids(tokenizer).tolist())
     sizes = np.zeros(len(tokenizer), np.int32)
@@ -242,12 +242,12 @@ def piece_bytes(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return sizes
 
 
-def _types(part: Any) -> set[str]:
+def component_types(part: Any) -> set[str]:
     """Every `type` named in a part of tokenizer.json."""
     if isinstance(part, dict):
         named = {part["type"]} if isinstance(part.get("type"), str) else set()
-        return named.union(*map(_types, part.values()))
-    return set().union(*map(_types, part)) if isinstance(part, list) else set()
+        return named.union(*map(component_types, part.values()))
+    return set().union(*map(component_types, part)) if isinstance(part, list) else set()
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO stages 0 to 3 behind the loop's interface. The only module that imports deepspeed."""
+"""The DeepSpeed engine: ZeRO stages 0 to 3 behind the loop's interface. Adaptation never imports it."""
 
 import math
 import os

@@ -52,6 +52,7 @@ def test_line_breaks_join_words_with_a_space_but_not_chinese():
 def test_untranslated_paragraphs_are_dropped_and_packages_recorded():
     class Fake(sources.PageSource):
         name = "fake"
+        packages = page_id = paragraphs = None  # not reached: pages come ready
 
         def codes(self):
             return ["en-us", "de"]

@@ -3,6 +3,7 @@
 import gzip
 import re
 import subprocess
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,7 +19,7 @@ Pages = dict[str, list[str]]
 BROKEN_REFERENCE = re.compile(r"D'oh! You found a bug|\.xhp#\S+ not found")
 
 
-class PageSource:
+class PageSource(ABC):
     """A source of pages that keep their path in every language, so that the English page shows what is untranslated.
 
     A subclass gives `codes` (its languages), `packages` (where a language's pages are) and the two readers.
@@ -32,18 +33,21 @@ class PageSource:
         self.archive = archive
         self._english: tuple[Pages, dict[str, str], str] | None = None
 
+    @abstractmethod
     def codes(self) -> list[str]:
-        raise NotImplementedError
+        """The languages there are, by the source's own codes."""
 
+    @abstractmethod
     def packages(self, code: str) -> list[str]:
-        raise NotImplementedError
+        """Names of the packages that hold a language's pages."""
 
+    @abstractmethod
     def page_id(self, path: str, code: str) -> str | None:
         """The page's name without its language, or None for a file that is no page of this language."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paragraphs(self, content: bytes) -> list[str]:
-        raise NotImplementedError
+        """The text of a page."""
 
     def read(self, language: str) -> Reading:
         """All pages in a language, without what is still English in them."""
