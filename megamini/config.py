@@ -6,15 +6,15 @@ offload and communication (`megamini/training/deepspeed_config.py`). The docstri
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from megamini.errors import UserError, did_you_mean
+from megamini.recipe_file import read_recipe
 
 Family = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
 
@@ -63,7 +63,10 @@ class ModelSection(Section):
     from_checkpoint: str | None = None
     """Checkpoint folder (or hub name) whose body to start from, instead of random weights."""
     exits: Layers = ()
-    """Layers after which a further head reads the hidden states; empty for plain masked-LM pretraining."""
+    """Layers after which a further head reads the hidden states; empty for plain masked-LM pretraining. minipost: the
+    one layer up to which the mini-model keeps the model's own."""
+    bridge_layers: NotNegative = 0
+    """minipost: fresh layers between the exit and the model's own head, the only ones that train."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the configuration's own."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -98,29 +101,36 @@ class ForgettingSection(Section):
     """Length of the last stretch, in which nothing is forgotten any more."""
 
 
-class ObjectiveSection(Section):
-    """What is predicted and how the heads' losses are summed."""
+class MaskingSection(Section):
+    """What is predicted."""
 
-    method: Literal["mlm", "minijoint"]
-    """mlm: the primary head alone. minijoint: the weighted mean over the primary head and all exits."""
     mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block."""
     replace_with_mask: Share = 0.8
     """Share of the predicted positions that show the mask token."""
     replace_with_random: Share = 0.1
     """Share of the predicted positions that show a random token; the rest keep their own."""
-    head_weights: Numbers | None = None
-    """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
     loss_workspace_mib: Positive = 256
     """Memory for one chunk of logits of the joint loss, in MiB per rank."""
-    forgetting: ForgettingSection | None = None
-    """Active forgetting; unset: never."""
 
     @model_validator(mode="after")
-    def _check(self) -> "ObjectiveSection":
+    def _check(self) -> "MaskingSection":
         if self.replace_with_mask + self.replace_with_random > 1:
             raise ValueError("objective.replace_with_mask and objective.replace_with_random add up to more than 1")
         return self
+
+
+class ObjectiveSection(MaskingSection):
+    """What is predicted, what trains, and how the heads' losses are summed."""
+
+    method: Literal["mlm", "minijoint", "minipost", "head"]
+    """mlm: everything trains, by the primary head. minijoint: by the weighted mean over the primary head and all exits.
+    minipost: only fresh bridge layers between the bottom layers and the head of a checkpoint. head: only a fresh head
+    over a checkpoint that has none, such as a sentence encoder."""
+    head_weights: Numbers | None = None
+    """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
+    forgetting: ForgettingSection | None = None
+    """Active forgetting; unset: never."""
 
 
 class OptimizerSection(Section):
@@ -206,11 +216,20 @@ class TelemetrySection(Section):
     """Peak rate of one device for model-FLOPs utilisation; unset: known for the device, or measured at start."""
 
 
-class Recipe(Section):
-    """All that decides a pretraining run."""
+class RunRecipe(Section):
+    """What every recipe has: a name, and a section `training` that says where runs lie."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run, and of its directory."""
+
+    @property
+    def run_directory(self) -> Path:
+        return Path(self.training.runs) / self.name
+
+
+class Recipe(RunRecipe):
+    """All that decides a pretraining run."""
+
     model: ModelSection
     data: DataSection
     objective: ObjectiveSection
@@ -222,143 +241,48 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        if (self.objective.method == "minijoint") != bool(self.model.exits):
-            raise ValueError("objective.method minijoint needs model.exits, and mlm has none")
+        _check_method(self.objective, self.model)
         if self.model.attention == "flash_attention_2" and self.training.precision == "fp32":
             raise ValueError("model.attention: flash_attention_2 needs training.precision bf16 or fp16")
         weights = self.objective.head_weights
-        if weights is not None and (len(weights) != len(self.model.exits) + 1 or min(weights) <= 0):
-            raise ValueError(
-                f"objective.head_weights needs {len(self.model.exits) + 1} positive numbers: exits, primary"
-            )
+        if weights is not None and (len(weights) != self.heads or min(weights) <= 0):
+            raise ValueError(f"objective.head_weights needs {self.heads} positive numbers: exits, primary")
         return self
 
     @property
-    def run_directory(self) -> Path:
-        return Path(self.training.runs) / self.name
+    def heads(self) -> int:
+        """Number of heads whose losses are summed."""
+        return len(self.model.exits) + 1 if self.objective.method == "minijoint" else 1
 
     @property
     def head_weights(self) -> tuple[float, ...]:
         """Weights that sum to 1, exits first, the primary last."""
-        weights = self.objective.head_weights or (1.0,) * (len(self.model.exits) + 1)
+        weights = self.objective.head_weights or (1.0,) * self.heads
         return tuple(weight / sum(weights) for weight in weights)
 
 
+def _check_method(objective: ObjectiveSection, model: ModelSection) -> None:
+    method = objective.method
+    if method == "minipost" and (len(model.exits) != 1 or not model.bridge_layers):
+        raise ValueError("objective.method minipost needs one layer in model.exits, and model.bridge_layers")
+    if method != "minipost" and model.bridge_layers:
+        raise ValueError("model.bridge_layers goes with objective.method minipost")
+    if method in ("minipost", "head") and not model.from_checkpoint:
+        raise ValueError(f"objective.method {method} builds on model.from_checkpoint")
+    if (method in ("minijoint", "minipost")) != bool(model.exits):
+        raise ValueError("objective.method minijoint needs model.exits, and mlm has none")
+    if method in ("minipost", "head") and objective.forgetting:
+        raise ValueError(f"objective.forgetting: token embeddings are frozen with objective.method {method}")
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `section.key=value` overrides.
+    """Read a recipe of `launch/pretrain.py` and apply `section.key=value` overrides.
 
     Raises `UserError` naming the file and the key for anything that is not a valid recipe.
     """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply_override(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_describe(error)}") from None
+    return read_recipe(path, overrides, Recipe)
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `load_recipe` reads back."""
+def dump_recipe(recipe: RunRecipe) -> str:
+    """The resolved recipe as YAML that reads back the same."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class _RepeatedKey(Exception):
-    """A mapping names a key twice; PyYAML would silently keep the last one."""
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """`safe_load` that refuses a repeated key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _RepeatedKey(f"line {key.start_mark.line + 1}: key '{key.value}' appears twice")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.yaml)") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from None
-    try:
-        values = yaml.load(text, _RecipeLoader)
-    except _RepeatedKey as error:
-        raise UserError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path}: {where}not valid YAML: {problem}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a recipe: expected sections such as 'model:', found {type(values).__name__}")
-    return values
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{override}' is no override; write section.key=value")
-    *sections, last = key.split(".")
-    for section in sections:
-        if values.get(section) is None:
-            values[section] = {}
-        values = values[section]
-        if not isinstance(values, dict):
-            raise UserError(f"'{override}': '{section}' has no keys of its own")
-    try:
-        values[last] = float(text) if _is_exponent(text) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"'{override}': '{text}' is not valid YAML") from None
-
-
-def _is_exponent(text: str) -> bool:
-    """Whether PyYAML would read the number `text` as text, as it does 7e-4 (YAML 1.1 wants 7.0e-4)."""
-    return re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) is not None
-
-
-def _describe(error: ValidationError) -> str:
-    """The first problems of a validation, each as `key: what is wrong`; a mistyped key before the one it leaves out."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    return "; ".join(_describe_one(problem) for problem in problems[:3])
-
-
-def _describe_one(problem: dict[str, Any]) -> str:
-    # Alternatives of a union appear in `loc` behind the key; they say nothing to a reader.
-    location = [str(part) for part in problem["loc"] if not _is_type_name(part)]
-    key, value = ".".join(location), problem["input"]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(location[:-1]))}"
-    if problem["type"] == "missing":
-        return f"'{key}' is missing"
-    if isinstance(value, str) and _is_exponent(value):
-        return f"{key}: YAML reads '{value}' as text; write {_with_point(value)}"
-    if isinstance(value, bool) and problem["type"] == "string_type":
-        return f"{key}: YAML reads yes, no, on and off as true or false; put the word in quotes"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{key}: {message}, not {value!r}" if problem["type"] != "value_error" else f"{key}: {message}".lstrip(": ")
-
-
-def _is_type_name(part: Any) -> bool:
-    return isinstance(part, str) and part in ("int", "float", "bool", "str", "none", "list[str]")
-
-
-def _with_point(number: str) -> str:
-    mantissa, exponent = re.split("[eE]", number)
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-
-
-def _known_keys(location: Sequence[str]) -> Iterator[str]:
-    section: type[BaseModel] = Recipe
-    for part in location:
-        candidates = [section.model_fields[part].annotation] if part in section.model_fields else []
-        candidates += [argument for kind in candidates for argument in getattr(kind, "__args__", ())]
-        section = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
-    yield from section.model_fields

@@ -1,0 +1,127 @@
+"""A YAML file and `section.key=value` overrides become a checked recipe, or one line that names the key."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from megamini.errors import UserError, did_you_mean
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind:
+    """The recipe in `path` with the overrides applied, checked as `kind`.
+
+    Raises `UserError` naming the file and the key for anything that is not a valid recipe of that kind.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_describe(error, kind)}") from None
+
+
+class _RepeatedKey(Exception):
+    """A mapping names a key twice; PyYAML would silently keep the last one."""
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """`safe_load` that refuses a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _RepeatedKey(f"line {key.start_mark.line + 1}: key '{key.value}' appears twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.yaml)") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from None
+    try:
+        values = yaml.load(text, _RecipeLoader)
+    except _RepeatedKey as error:
+        raise UserError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}: {where}not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a recipe: expected sections such as 'model:', found {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is no override; write section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise UserError(f"'{override}': '{section}' has no keys of its own")
+    try:
+        values[last] = float(text) if _is_exponent(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"'{override}': '{text}' is not valid YAML") from None
+
+
+def _is_exponent(text: str) -> bool:
+    """Whether PyYAML would read the number `text` as text, as it does 7e-4 (YAML 1.1 wants 7.0e-4)."""
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) is not None
+
+
+def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first problems of a validation, each as `key: what is wrong`; a mistyped key before the one it leaves out."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    return "; ".join(_describe_one(problem, kind) for problem in problems[:3])
+
+
+def _describe_one(problem: dict[str, Any], kind: type[BaseModel]) -> str:
+    # Alternatives of a union appear in `loc` behind the key; they say nothing to a reader.
+    location = [str(part) for part in problem["loc"] if not _is_type_name(part)]
+    key, value = ".".join(location), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(kind, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    if isinstance(value, str) and _is_exponent(value):
+        return f"{key}: YAML reads '{value}' as text; write {_with_point(value)}"
+    if isinstance(value, bool) and problem["type"] == "string_type":
+        return f"{key}: YAML reads yes, no, on and off as true or false; put the word in quotes"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}, not {value!r}" if problem["type"] != "value_error" else f"{key}: {message}".lstrip(": ")
+
+
+def _is_type_name(part: Any) -> bool:
+    return isinstance(part, str) and part in ("int", "float", "bool", "str", "none", "list[str]")
+
+
+def _with_point(number: str) -> str:
+    mantissa, exponent = re.split("[eE]", number)
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+def _known_keys(section: type[BaseModel], location: Sequence[str]) -> Iterator[str]:
+    for part in location:
+        candidates = [section.model_fields[part].annotation] if part in section.model_fields else []
+        candidates += [argument for kind in candidates for argument in getattr(kind, "__args__", ())]
+        section = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
+    yield from section.model_fields
