@@ -37,8 +37,8 @@ def main() -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
+    from megamini.training.pretraining import build_setup
     from megamini.training.run import pretrain_deepspeed, pretrain_plain
-    from megamini.training.setup import build_setup
 
     values = read_deepspeed_json(arguments.deepspeed_config) if arguments.deepspeed_config else DEFAULT
     if arguments.dry_run:

@@ -78,6 +78,8 @@ def training_flops(
     mlm, minijoint: everything trains, so three forwards; each exit adds its bridge layers and a whole head.
     minipost: the layers below the exit run forward only (frozen, and nothing below them trains), the bridge trains,
     the frozen head passes the gradient through; the layers above are not run.
+    head: the body runs forward only; the transform forms the gradient of its weights alone, the projection that of its
+    input alone.
     standard, mini: frozen layers and transform pass the gradient through to the embeddings; in the head, only the tied
     matrix gets a gradient of its own. That of the embedding's look-up is a scatter, not a product.
     """
@@ -88,6 +90,8 @@ def training_flops(
         return layers + 3 * heads * head_forward_flops(shape, masked)
     if method == "minipost":
         return _minipost_flops(shape, block_length, masked, exits)
+    if method == "head":
+        return body_forward_flops(shape, block_length) + 2 * head_forward_flops(shape, masked)
     body = shape.mini(only_exit(exits)) if method == "mini" else shape
     layers = _layers_flops(body, block_length, range(body.layers), _CROSSED)
     return layers + 2 * _transform_flops(body, masked) + 3 * _projection_flops(body, masked)

@@ -112,7 +112,7 @@ def activation_memory(
     rows = masked * micro_batch * head_count
     # A chunk has logits, and fp32 ones beside low-precision ones; the matrix's gradient is summed in fp32, then cast.
     per_logit = 4 if width == 4 else 4 + width
-    per_weight = 0 if method == "minipost" else 4 + (width if width < 4 else 0)
+    per_weight = 0 if method in ("minipost", "head") else 4 + (width if width < 4 else 0)
     return ActivationMemory(
         layers=layers,
         # Selected states, dense output, activation and norm output; then the rows' gradient, kept for backward.
@@ -124,6 +124,8 @@ def activation_memory(
 def _kept_layers(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...]) -> list[int]:
     """Layers whose activations wait for backward; bridge layers under the numbers they stand in for."""
     bridges = [layer for exit_shape in exits for layer in exit_shape.bridge]
+    if method == "head":
+        return []
     if method == "minipost":
         return bridges
     if method == "mini":

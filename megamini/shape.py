@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from megamini.errors import UserError
 
-Method = Literal["mlm", "minijoint", "minipost", "standard", "mini"]
-"""Pretraining: mlm, minijoint, minipost. Adaptation (relearning the embeddings): standard, over the whole primary
-model, or mini, over one exit."""
+Method = Literal["mlm", "minijoint", "minipost", "head", "standard", "mini"]
+"""Pretraining: mlm, minijoint, minipost, head (a fresh head over a frozen body). Adaptation (relearning the
+embeddings): standard, over the whole primary model, or mini, over one exit."""
 
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
@@ -144,10 +144,13 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
 
 
 def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
-    """Parameters that the method trains: all; in `minipost` the bridge layers; in adaptation token matrix and bias."""
+    """Parameters that the method trains: all; in `minipost` the bridge layers; in `head` transform and output bias; in
+    adaptation token matrix and bias."""
     counts = parameter_counts(shape, method, exits)
     if method == "minipost":
         return counts["exits"]
+    if method == "head":
+        return counts["head_transform"] + counts["output_bias"]
     if method in ("standard", "mini"):
         return counts["token_embeddings"] + counts["output_bias"]
     return sum(counts.values())

@@ -126,7 +126,7 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "model.dropout": (-0.1, "model.dropout: "),
     "model.config": ({"hidden_size": {"a": 1}}, "model.config.hidden_size"),
     "objective.method": ("mlm", "objective.method minijoint needs model.exits, and mlm has none"),
-    "objective.method ": ("mini-joint", "objective.method: input should be 'mlm', 'minijoint', 'minipost' or 'head', not 'mini-joint'"),
+    "objective.method ": ("mini-joint", "objective.method: input should be 'mlm', 'minijoint', 'minipost' or 'head'"),
     "objective.mask_share": (0.5, "objective.mask_share: "),
     "objective.replace_with_mask": (0.95, "add up to more than 1"),
     "objective.head_weights": ([1.0], "objective.head_weights needs 2 positive numbers: exits, primary"),

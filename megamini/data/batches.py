@@ -7,7 +7,7 @@ accumulation steps: each of these only decides who computes what.
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +81,14 @@ def plan_batches(global_batch: int, largest_micro_batch: int, world_size: int) -
     return BatchPlan(global_batch, per_rank // accumulation, accumulation, world_size)
 
 
-class TrainingMicroBatches(Dataset):
+class MicroBatches(Dataset):
     """Micro-batch k of one rank, for any k: number k % accumulation of global batch k // accumulation."""
+
+    plan: BatchPlan
+
+
+class TrainingMicroBatches(MicroBatches):
+    """Those of one text."""
 
     def __init__(self, blocks: Blocks, rule: MaskingRule, plan: BatchPlan, rank: int) -> None:
         self.blocks, self.rule, self.plan, self.rank = blocks, rule, plan, rank
@@ -94,8 +100,24 @@ class TrainingMicroBatches(Dataset):
         return _make_batch(self.blocks.read(numbers), numbers, epochs, self.rule)
 
 
+class SideBySide(MicroBatches):
+    """Micro-batches of several texts, whose blocks stand one text behind the other in each."""
+
+    def __init__(self, texts: Sequence[MicroBatches]) -> None:
+        self.texts, self.plan = texts, texts[0].plan
+
+    def __getitem__(self, number: int) -> Batch:
+        batches = [text[number] for text in self.texts]
+        offsets = np.cumsum([0, *(batch.input_ids.numel() for batch in batches)])
+        return Batch(
+            input_ids=torch.cat([batch.input_ids for batch in batches]),
+            positions=torch.cat([b.positions + int(offset) for b, offset in zip(batches, offsets, strict=False)]),
+            labels=torch.cat([batch.labels for batch in batches]),
+        )
+
+
 def training_loader(
-    dataset: TrainingMicroBatches, first_update: int, last_update: int, workers: int, pin_memory: bool
+    dataset: MicroBatches, first_update: int, last_update: int, workers: int, pin_memory: bool
 ) -> Generator[Batch, None, None]:
     """The rank's micro-batches of the updates first_update..last_update-1, made ahead by `workers` processes."""
     steps = dataset.plan.accumulation

@@ -1,20 +1,18 @@
 """The primary model of a recipe: its body from a configuration, or from a checkpoint folder."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
-from transformers.utils import cached_file, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 
 from megamini.config import ModelSection, Recipe
-from megamini.data.files import is_missing_folder
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
+from megamini.models.mini_model import bridged_mini_model
+from megamini.models.pretrained import load_config, load_masked_lm
 
 # What the data decides: a recipe that sets one of these could contradict it.
 _ROLES = ("pad", "bos", "eos", "cls", "sep")
@@ -27,10 +25,12 @@ _ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
 def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
-    """The recipe's primary model with fp32 weights on the CPU, the same on every rank for the same seed.
+    """What the recipe trains, with fp32 weights on the CPU, the same on every rank for the same seed.
 
-    Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
+    The primary model with its exits; with minipost the bridged mini-model alone. What the method leaves as it is wants
+    no gradient. Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
     """
+    method = recipe.objective.method
     if recipe.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
             "model.attention: flash_attention_2 needs a GPU and the package flash-attn; one is missing here, use sdpa"
@@ -38,13 +38,35 @@ def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_leng
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)
     if recipe.model.from_checkpoint:
-        model = _load_checkpoint(recipe.model, config)
+        where = f"model.from_checkpoint: {recipe.model.from_checkpoint}"
+        model = load_masked_lm(recipe.model.from_checkpoint, config, recipe.model.attention, where, method == "head")
     else:
         model = AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
+    if method == "minipost":
+        model = bridged_mini_model(model, recipe.model.exits[0], recipe.model.bridge_layers)
+    _freeze(model, method, recipe.model.exits)
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    return PrimaryModel(model, recipe.model.exits, recipe.head_weights, recipe.objective.loss_workspace_mib * 2**20)
+    workspace = recipe.objective.loss_workspace_mib * 2**20
+    if method == "minipost":
+        return PrimaryModel(model, (), recipe.head_weights, workspace, top_name=f"exit_{recipe.model.exits[0]}")
+    return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)
+
+
+def _freeze(model: PreTrainedModel, method: str, exits: tuple[int, ...]) -> None:
+    """minipost: all but the bridge layers; head: all but the head's transform and the output bias."""
+    family = family_of(model.config)
+    if method == "minipost":
+        trained = family.layer_list(model)[exits[0] :].parameters()
+    elif method == "head":
+        transform = [parameter for module in family.transform_modules(model) for parameter in module.parameters()]
+        trained = [*transform, model.get_output_embeddings().bias]
+    else:
+        return
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def model_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PretrainedConfig:
@@ -54,7 +76,7 @@ def model_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, bloc
     """
     read = _checkpoint_config if section.from_checkpoint else body_config
     config = read(section, tokenizer, block_length)
-    check_exits(section.exits, config.num_hidden_layers)
+    check_exits(section.exits, config.num_hidden_layers, section.bridge_layers)
     return config
 
 
@@ -117,75 +139,11 @@ def _checkpoint_config(
     section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int
 ) -> PretrainedConfig:
     where = f"model.from_checkpoint: {section.from_checkpoint}"
-    if is_missing_folder(section.from_checkpoint):
-        raise UserError(f"{where}: no such folder; give one with config.json and model.safetensors, or a hub name")
-    try:
-        config = AutoConfig.from_pretrained(section.from_checkpoint, trust_remote_code=False)
-    except Exception as error:  # whatever a broken folder makes the library raise
-        raise UserError(f"{where}: no config.json of an encoder can be read there: {error}") from None
-    try:
-        family = family_of(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if not config.tie_word_embeddings:
-        raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
+    config = load_config(section.from_checkpoint, where, section.dropout)
     if config.vocab_size != len(tokenizer):
         raise UserError(
             f"{where}: its vocabulary has {config.vocab_size} pieces, the data's tokenizer {len(tokenizer)}; prepare "
             f"the data with --tokenizer {section.from_checkpoint}"
         )
     _check_positions(config, tokenizer, block_length, where)
-    if section.dropout is not None:
-        for key in family.dropout_keys:
-            setattr(config, key, section.dropout)
     return config
-
-
-def _load_checkpoint(section: ModelSection, config: PretrainedConfig) -> PreTrainedModel:
-    where = f"model.from_checkpoint: {section.from_checkpoint}"
-    try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            section.from_checkpoint,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=section.attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:  # as above
-        raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a masked-LM model")
-    _refuse_untied_tensors(model, section.from_checkpoint, where)
-    return model
-
-
-def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) -> None:
-    """The library ties silently, even where the files hold a matrix of its own for the output."""
-    holder = _files_of_tensors(checkpoint)
-    for name, source in model._tied_weights_keys.items():
-        if name in holder and source in holder and not torch.equal(*(_tensor(holder[n], n) for n in (name, source))):
-            raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")
-
-
-def _files_of_tensors(checkpoint: str) -> dict[str, str]:
-    """Each tensor's name -> the file that holds it, of a checkpoint in a folder or on the hub, whole or in shards."""
-
-    def found(name: str) -> str | None:
-        return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
-
-    if index := found("model.safetensors.index.json"):
-        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        return {name: str(found(shard)) for name, shard in shards.items()}
-    whole = found("model.safetensors")
-    if whole is None:
-        return {}
-    with safe_open(whole, framework="pt") as file:
-        return dict.fromkeys(file.keys(), whole)
-
-
-def _tensor(path: str, name: str) -> torch.Tensor:
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)

@@ -33,7 +33,8 @@ class PrimaryModel(nn.Module):
     """A masked-LM model of `transformers` with exits.
 
     `model` keeps the library's names; `exits` holds one `Exit` per layer number. All heads share the tied token
-    embedding matrix and the output bias.
+    embedding matrix and the output bias. `top_name` is the name of the head on top: of a mini-model that is a model by
+    itself, the name of its exit.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class PrimaryModel(nn.Module):
         exits: Sequence[int] = (),
         head_weights: Sequence[float] | None = None,
         workspace_bytes: int = 256 * 2**20,
+        top_name: str = "primary",
     ) -> None:
         super().__init__()
         self.family = family_of(model.config)
@@ -52,16 +54,27 @@ class PrimaryModel(nn.Module):
         self.exits = nn.ModuleDict({str(layer): Exit(model, self.family) for layer in exits})
         self.head_weights = tuple(head_weights or [1 / (len(exits) + 1)] * (len(exits) + 1))
         self.workspace_bytes = workspace_bytes
+        self._top_name = top_name
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """Names of the heads in the order of losses: exits first, the primary last."""
-        return (*(f"exit_{layer}" for layer in self.exit_layers), "primary")
+        """Names of the heads in the order of losses: exits first, the one on top last."""
+        return (*(f"exit_{layer}" for layer in self.exit_layers), self._top_name)
 
     @property
     def token_embeddings(self) -> nn.Parameter:
         """The tied matrix [V, d]."""
         return self.model.get_input_embeddings().weight
+
+    @property
+    def token_matrices(self) -> tuple[nn.Parameter, ...]:
+        """As `training.engines.TrainedModel` wants them."""
+        return (self.token_embeddings,)
+
+    @property
+    def clipped_together(self) -> list[list[nn.Parameter]]:
+        """All that trains, by its one norm."""
+        return [[parameter for parameter in self.parameters() if parameter.requires_grad]]
 
     @property
     def token_matrix_shape(self) -> tuple[int, int]:
@@ -106,11 +119,15 @@ class PrimaryModel(nn.Module):
         return torch.cat([*lower, top])
 
 
-def check_exits(exits: Sequence[int], layers: int) -> None:
-    """Raise `UserError` for an exit that is not below the top."""
+def check_exits(exits: Sequence[int], layers: int, bridge_layers: int = 0) -> None:
+    """Raise `UserError` for an exit that is not below the top, or whose bridge would not fit below it."""
     for layer in exits:
         if not 1 <= layer < layers:
             raise UserError(f"model.exits: layer {layer} is not below the top of a body of {layers} layers")
+        if layer + bridge_layers > layers:
+            raise UserError(
+                f"model.bridge_layers: {layer} layers and a bridge of {bridge_layers} are more than the body's {layers}"
+            )
 
 
 def assert_tied(model: PreTrainedModel) -> None:

@@ -1,11 +1,13 @@
-"""The mini-model of an exit as an ordinary model of `transformers`: bottom layers, the exit's norm and transform."""
+"""Mini-models as ordinary models of `transformers`: of an exit (MiniJoint), or with a bridge to the head (MiniPost)."""
 
 import copy
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from megamini.errors import UserError
+from megamini.models.families import family_of
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 
 
@@ -24,14 +26,53 @@ def extract_mini_model(primary: PrimaryModel, layer: int) -> PreTrainedModel:
         there_are = ", ".join(map(str, primary.exit_layers)) or "none"
         raise UserError(f"--exit {layer}: the model has no exit there; its exits are after layers: {there_are}")
     family, exit_ = primary.family, primary.exits[str(layer)]
-    mini = type(primary.model)(mini_config(primary.model.config, layer))
-    weights = {name: tensor for name, tensor in primary.model.state_dict().items() if name in mini.state_dict()}
     replaced: dict[str, nn.Module] = dict(zip(family.transform, exit_.transform, strict=True))
     if family.final_norm:
         replaced[family.final_norm] = exit_.norm
-    for prefix, module in replaced.items():
-        weights |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
-    mini.load_state_dict(weights, strict=True)
+    own = {
+        f"{prefix}.{name}": tensor
+        for prefix, module in replaced.items()
+        for name, tensor in module.state_dict().items()
+    }
+    mini = type(primary.model)(mini_config(primary.model.config, layer))
+    _load_bottom(mini, primary.model, layer, own)
+    return mini.eval()
+
+
+def bridged_mini_model(model: PreTrainedModel, layer: int, bridge_layers: int) -> PreTrainedModel:
+    """The bottom `layer` layers of `model`, `bridge_layers` fresh ones, and the model's own final norm and head.
+
+    Marchisio et al. 2023, MiniPost. The weights are copies; the fresh layers have the library's initial weights, drawn
+    from PyTorch's generator, and take the per-layer settings of the layers that they stand in for. Raises `UserError`
+    where the mini-model would be deeper than the model.
+    """
+    layers = model.config.num_hidden_layers
+    if not 1 <= layer <= layers or layer + bridge_layers > layers:
+        raise UserError(
+            f"model.exits: a mini-model of {layer} layers and a bridge of {bridge_layers} does not fit into a body of "
+            f"{layers} layers"
+        )
+    attention = model.config._attn_implementation
+    mini = type(model)._from_config(mini_config(model.config, layer + bridge_layers), attn_implementation=attention)
+    _load_bottom(mini, model, layer, {})
+    return mini
+
+
+def _load_bottom(mini: PreTrainedModel, model: PreTrainedModel, layer: int, own: dict[str, torch.Tensor]) -> None:
+    """Copy all but the layers from number `layer` on; tensors in `own` take the place of the model's."""
+    above = f"{family_of(model.config).layers}."
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name in mini.state_dict() and not (name.startswith(above) and _number(name, above) >= layer)
+    }
+    missing, unexpected = mini.load_state_dict(weights | own, strict=False)
+    fresh = [name for name in missing if not (name.startswith(above) and _number(name, above) >= layer)]
+    assert not fresh and not unexpected, f"not copied: {fresh or unexpected}"
     mini.tie_weights()
     assert_tied(mini)
-    return mini.eval()
+
+
+def _number(name: str, prefix: str) -> int:
+    """The layer that a tensor belongs to."""
+    return int(name.removeprefix(prefix).split(".")[0])

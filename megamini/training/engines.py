@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from megamini.config import Recipe
+from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
-from megamini.models.masked_lm import PrimaryModel
 from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
+from megamini.training.trained_model import TrainedModel
 
 PLAIN_STATE = "plain_engine.pt"
 
@@ -27,7 +27,7 @@ class StepResult:
 class Engine(Protocol):
     """One training process among `world_size`. Methods marked *all ranks* are collectives."""
 
-    model: PrimaryModel
+    model: TrainedModel
     device: torch.device
     rank: int
     world_size: int
@@ -63,32 +63,42 @@ class Engine(Protocol):
 class PlainEngine:
     """A single process of plain PyTorch, on one GPU or the CPU.
 
-    With bf16, weights and activations are bf16, and the optimizer moves fp32 master copies with fp32 gradients.
+    With bf16, weights and activations are bf16, and the optimizer moves fp32 master copies with fp32 gradients. What
+    does not train gets no gradient, no master and no optimizer state, and is not saved.
     """
 
     rank = 0
     world_size = 1
     kind = "plain"
 
-    def __init__(self, model: PrimaryModel, recipe: Recipe, accumulation: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        optimizer: OptimizerSection,
+        training: TrainingSection,
+        accumulation: int,
+        device: torch.device,
+    ) -> None:
         self.device = device
         self.description = f"plain PyTorch, 1 process on {device.type}"
         self.model = model.to(device)
         self._accumulation = accumulation
-        self._clip_norm = recipe.optimizer.clip_norm
-        groups = parameter_groups(self.model, recipe.optimizer.weight_decay)
+        self._clip_norm = optimizer.clip_norm
+        groups = parameter_groups(self.model, optimizer.weight_decay)
         self._trained: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         name_of = {parameter: name for name, parameter in self.model.named_parameters()}
         self._names = [name_of[parameter] for parameter in self._trained]
         self._masters = self._trained
-        if recipe.training.precision == "bf16":
+        if training.precision == "bf16":
             self._masters = [nn.Parameter(p.detach().clone()) for p in self._trained]
             for parameter in self.model.parameters():  # buffers, such as rotary frequencies, keep their precision
                 parameter.data = parameter.data.to(torch.bfloat16)
             masters = iter(self._masters)
             groups = [{**group, "params": [next(masters) for _ in group["params"]]} for group in groups]
-        self._optimizer = build_adamw(groups, recipe.optimizer)
-        self._forward = torch.compile(self.model) if recipe.training.compile else self.model
+        master_of = dict(zip(map(id, self._trained), self._masters, strict=True))
+        self._clipped = [[master_of[id(p)] for p in together] for together in self.model.clipped_together]
+        self._optimizer = build_adamw(groups, optimizer)
+        self._forward = torch.compile(self.model) if training.compile else self.model
         self.model.train()
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
@@ -101,11 +111,14 @@ class PlainEngine:
     def step(self, learning_rate: float) -> StepResult:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = nn.utils.get_total_norm([m.grad for m in self._masters if m.grad is not None])
-        applied = math.isfinite(gradient_norm := norm.item())
+        norms = torch.stack(
+            [nn.utils.get_total_norm([m.grad for m in group if m.grad is not None]) for group in self._clipped]
+        )
+        applied = math.isfinite(gradient_norm := math.hypot(*norms.tolist()))
         if applied:
-            if self._clip_norm:
-                nn.utils.clip_grads_with_norm_(self._masters, self._clip_norm, norm)
+            for group, norm in zip(self._clipped, norms, strict=True):
+                if self._clip_norm and any(m.grad is not None for m in group):
+                    nn.utils.clip_grads_with_norm_(group, self._clip_norm, norm)
             self._optimizer.step()
             self._copy_masters_to_model()
         self._optimizer.zero_grad()

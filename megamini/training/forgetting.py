@@ -13,22 +13,37 @@ from megamini.data.hashing import random_bits
 
 @dataclass(frozen=True)
 class Forgetting:
-    """When the token embeddings are drawn again: after every `every` updates up to `last`."""
+    """When the token embeddings are drawn again: after every `every` updates up to `last`; and from what."""
 
     every: int
     last: int
+    seed: int
+    pad_id: int
+    standard_deviation: float
 
     def is_due(self, updates_done: int) -> bool:
         """Whether to forget after `updates_done` updates."""
         return 0 < updates_done <= self.last and updates_done % self.every == 0
 
+    def draw(self, shape: tuple[int, int], updates_done: int) -> torch.Tensor:
+        """The new token matrix fp32 [V, d], the same on every rank."""
+        return fresh_token_embeddings(shape, self.standard_deviation, self.pad_id, self.seed, updates_done)
 
-def build_forgetting(section: ForgettingSection | None, tokens_per_update: int, updates: int) -> Forgetting | None:
+
+def build_forgetting(
+    section: ForgettingSection | None,
+    tokens_per_update: int,
+    updates: int,
+    seed: int,
+    pad_id: int,
+    standard_deviation: float,
+) -> Forgetting | None:
     """The recipe's forgetting, or None."""
     if section is None:
         return None
     last_stretch = max(1, duration_in_updates(section.none_in_last, tokens_per_update))
-    return Forgetting(max(1, duration_in_updates(section.every, tokens_per_update)), updates - last_stretch)
+    every = max(1, duration_in_updates(section.every, tokens_per_update))
+    return Forgetting(every, updates - last_stretch, seed, pad_id, standard_deviation)
 
 
 def fresh_token_embeddings(

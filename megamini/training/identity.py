@@ -6,13 +6,18 @@ from typing import Any
 
 from megamini.config import Recipe
 from megamini.errors import UserError
+from megamini.models.pretrained import weights_fingerprint
 
 
 def identity_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     """The parts of a recipe that a resumed run and an export must share with the checkpoint, and its data.
 
-    What is left out may change on the way: lengths, learning rate, micro-batch, workers, logging, sharding.
+    What is left out may change on the way: lengths, learning rate, micro-batch, workers, logging, sharding. Where much
+    of a model stays frozen, it also belongs to the weights of the one that it builds on.
     """
+    source = None
+    if recipe.objective.method in ("minipost", "head"):
+        source = weights_fingerprint(recipe.model.from_checkpoint)
     values = recipe.model_dump(mode="json")
     sections = {
         "model": [key for key in values["model"] if key != "attention"],
@@ -21,14 +26,16 @@ def identity_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
         "training": ["global_batch", "precision", "seed"],
     }
     chosen = {name: {key: values[name][key] for key in keys} for name, keys in sections.items()}
-    return json.loads(json.dumps({"data": data_fingerprint, **chosen}))
+    return json.loads(json.dumps({"data": data_fingerprint, "source": source, **chosen}))
 
 
 def check_identity(own: dict[str, Any], saved: dict[str, Any], checkpoint: Path) -> None:
     """Raise `UserError` naming the first key in which a recipe, or its data, is not what `checkpoint` was made with."""
-    if own["data"] != saved["data"]:
-        raise UserError(f"data.path: not the data that {checkpoint} was trained on; give the run another name")
-    for section in (name for name in own if name != "data"):
+    wholes = {"data": "data.path: not the data", "source": "the model that the run builds on: not the weights"}
+    for name, what in wholes.items():
+        if own.get(name) != saved.get(name):
+            raise UserError(f"{what} that {checkpoint} was trained on; give the run another name")
+    for section in (name for name in own if name not in wholes):
         for key, value in own[section].items():
             before = saved.get(section, {}).get(key)
             if value != before:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +12,7 @@ from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.training.checkpoint import Checkpoints
 from megamini.training.engines import Engine, StepResult
-from megamini.training.forgetting import Forgetting, fresh_token_embeddings
-from megamini.training.schedule import Schedule
+from megamini.training.setup import Cost, RunSetup
 from megamini.training.signals import StopFlag
 from megamini.training.state import TrainState
 from megamini.training.telemetry import Silence, Telemetry
@@ -22,92 +21,88 @@ from megamini.training.telemetry import Silence, Telemetry
 _DROPOUT = 3
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """What the loop needs to know of a run, all in updates."""
-
-    seed: int
-    head_weights: tuple[float, ...]
-    accumulation: int
-    tokens_per_update: int
-    flops_per_update: int
-    peak_flops: float
-    """Of all devices together, in FLOP/s."""
-    log_every: int
-    validate_every: int | None
-    save_every: int | None
-    stop_after_nonfinite: int
-    loss_is_scaled: bool
-    """fp16: gradients that overflow under the loss scale are its business."""
-    pad_id: int
-    embedding_deviation: float
-
-
 @dataclass
 class _Window:
     """What has happened since the last line of the log."""
 
     started: float = field(default_factory=time.perf_counter)
-    updates: int = 0
+    tokens: int = 0
+    flops: int = 0
     applied: int = 0
     losses: list[float] = field(default_factory=list)
     gradient_norm: float = 0.0
 
-    def add(self, losses: list[float], result: StepResult) -> None:
-        self.updates += 1
+    def add(self, cost: Cost, losses: list[float], result: StepResult) -> None:
+        self.tokens += cost.tokens
+        self.flops += cost.flops
         if result.applied:
             self.applied += 1
             self.losses = [a + b for a, b in zip(self.losses or [0.0] * len(losses), losses, strict=True)]
             self.gradient_norm += result.gradient_norm
 
 
+def is_over(setup: RunSetup, engine: Engine, state: TrainState) -> bool:
+    """Whether nothing is left to train."""
+    return state.update >= setup.schedule.updates or setup.stopping.end_run(state, engine.model.head_names)
+
+
 def train(
     engine: Engine,
-    settings: LoopSettings,
-    schedule: Schedule,
+    setup: RunSetup,
+    peak_flops: float,
     batches: Iterator[Batch],
     state: TrainState,
     checkpoints: Checkpoints,
     telemetry: Telemetry | Silence,
-    validate: Callable[[], dict[str, float]],
-    forgetting: Forgetting | None,
     stop: StopFlag,
 ) -> None:
-    """Train from `state` to the end of the schedule, or to the safe point after a stop signal. *All ranks.*
+    """Train from `state` to the end of the run, or to the safe point after a stop signal. *All ranks.*
 
-    Raises `UserError` when `settings.stop_after_nonfinite` updates in a row had a loss or gradient that was not
-    finite.
+    `peak_flops`: of all devices together, in FLOP/s. Raises `UserError` when `training.stop_after_nonfinite` updates in
+    a row had a loss or gradient that was not finite.
     """
+    recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
+    log_every = recipe.telemetry.every
+    validate_every = setup.in_updates(recipe.telemetry.validate_every)
+    save_every = setup.in_updates(recipe.checkpoint.every)
+    for head in state.stopped:
+        engine.model.stop_head(head)
+
     window, started, seconds_before = _Window(), time.perf_counter(), state.seconds
-    while state.update < schedule.updates:
+    done = is_over(setup, engine, state)
+    while not done:
         if forgetting and forgetting.is_due(state.update):
-            _forget(engine, settings, state)
-        losses = torch.zeros(len(settings.head_weights), device=engine.device)
-        for step in range(settings.accumulation):
+            engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
+        losses = torch.zeros(len(engine.model.head_names), device=engine.device)
+        for step in range(setup.batches.accumulation):
             batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
-            _seed_dropout(settings.seed, state.update, step, engine.rank)
+            _seed_dropout(recipe.training.seed, state.update, step, engine.rank)
             losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
-        asked_to_stop, losses = _agree(engine, losses / settings.accumulation, stop)
+        asked_to_stop, losses = _agree(engine, losses / setup.batches.accumulation, stop)
 
+        cost = setup.cost(state.stopped)
         state.update += 1
-        state.tokens += settings.tokens_per_update
-        state.flops += settings.flops_per_update
+        state.tokens += cost.tokens
+        state.flops += cost.flops
         state.seconds = seconds_before + time.perf_counter() - started
-        window.add(losses, result)
-        _count_skipped(state, result, losses, settings, telemetry)
+        window.add(cost, losses, result)
+        _count_skipped(state, result, losses, setup, telemetry)
         telemetry.advance(state.update)
 
-        done = state.update == schedule.updates
-        saving = done or asked_to_stop or _is_multiple(state.update, settings.save_every)
-        if saving or _is_multiple(state.update, settings.log_every):
+        done = is_over(setup, engine, state)
+        saving = done or asked_to_stop or _is_multiple(state.update, save_every)
+        validating = done or _is_multiple(state.update, validate_every)
+        if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
-            _log(engine, settings, schedule, state, window, telemetry)
+            _log(engine, setup, peak_flops, state, window, telemetry)
             window = _Window()
         paused = time.perf_counter()
-        if done or _is_multiple(state.update, settings.validate_every):
-            _log_validation(state, validate, telemetry)
-        if saving:
+        if validating:
+            _validate(engine, setup, state, telemetry)
+            done = is_over(setup, engine, state)
+        setup.after_update(engine, state)
+        if saving or done:
             telemetry.flush()
             checkpoints.save(engine, state)
             telemetry.write_ledger(ledger(engine, state))
@@ -152,14 +147,15 @@ def _count_skipped(
     state: TrainState,
     result: StepResult,
     losses: list[float],
-    settings: LoopSettings,
+    setup: RunSetup,
     telemetry: Telemetry | Silence,
 ) -> None:
     """Count an update that was not applied; all ranks see the same numbers, and so decide alike."""
     if result.applied:
         state.skipped_in_a_row = 0
         return
-    if settings.loss_is_scaled and all(map(math.isfinite, losses)):
+    if setup.recipe.training.precision == "fp16" and all(map(math.isfinite, losses)):
+        # Gradients that overflow under the loss scale are its business.
         state.scaler_overflows += 1
         return
     state.skipped += 1
@@ -168,7 +164,7 @@ def _count_skipped(
         f"update {state.update}: loss or gradient not finite, update not applied ({state.skipped} so far); its blocks "
         f"are global batch {state.update - 1}"
     )
-    if state.skipped_in_a_row >= settings.stop_after_nonfinite:
+    if state.skipped_in_a_row >= setup.recipe.training.stop_after_nonfinite:
         raise UserError(
             f"{state.skipped_in_a_row} updates in a row were not finite, those with global batches "
             f"{state.update - state.skipped_in_a_row} to {state.update - 1}; lower optimizer.learning_rate, or resume "
@@ -178,49 +174,48 @@ def _count_skipped(
 
 def _log(
     engine: Engine,
-    settings: LoopSettings,
-    schedule: Schedule,
+    setup: RunSetup,
+    peak_flops: float,
     state: TrainState,
     window: _Window,
     telemetry: Telemetry | Silence,
 ) -> None:
     seconds = time.perf_counter() - window.started
     values = {
-        "train/lr": schedule.learning_rate(state.update - 1),
-        "train/tokens_per_second": window.updates * settings.tokens_per_update / seconds,
-        "train/mfu": window.updates * settings.flops_per_update / seconds / settings.peak_flops,
+        "train/lr": setup.schedule.learning_rate(state.update - 1),
+        "train/tokens_per_second": window.tokens / seconds,
+        "train/mfu": window.flops / seconds / peak_flops,
         "train/skipped_updates": state.skipped,
         "compute/flops": state.flops,
         "compute/tokens": state.tokens,
     }
+    heads = engine.model.head_names
     if window.applied:
-        means = [total / window.applied for total in window.losses]
-        values["train/loss"] = sum(w * mean for w, mean in zip(settings.head_weights, means, strict=True))
-        values |= {f"train/loss_{name}": mean for name, mean in zip(engine.model.head_names, means, strict=True)}
+        means = {
+            name: (weight, total / window.applied)
+            for name, weight, total in zip(heads, setup.head_weights, window.losses, strict=True)
+            if name not in state.stopped
+        }
+        values["train/loss"] = sum(w * mean for w, mean in means.values()) / sum(w for w, _ in means.values())
+        values |= {f"train/loss_{name}": mean for name, (_, mean) in means.items()}
         values["train/grad_norm"] = window.gradient_norm / window.applied
     telemetry.record(state.update, values)
     losses = "  ".join(
-        f"{name} {values[f'train/loss_{name}']:.3f}"
-        for name in reversed(engine.model.head_names)
-        if f"train/loss_{name}" in values
+        f"{name} {values[f'train/loss_{name}']:.3f}" for name in reversed(heads) if f"train/loss_{name}" in values
     )
     telemetry.say(
-        f"update {state.update}/{schedule.updates}  {losses}  lr {values['train/lr']:.2e}  "
+        f"update {state.update}/{setup.schedule.updates}  {losses}  lr {values['train/lr']:.2e}  "
         f"{values['train/tokens_per_second']:,.0f} tokens/s  {values['train/mfu']:.0%} of peak"
     )
 
 
-def _log_validation(
-    state: TrainState, validate: Callable[[], dict[str, float]], telemetry: Telemetry | Silence
-) -> None:
-    values = validate()
+def _validate(engine: Engine, setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> None:
+    """Validate, and stop the heads whose loss falls no more."""
+    values = setup.validate(engine)
     telemetry.record(state.update, values)
     shown = "  ".join(f"{name.removeprefix('validation/')} {value:.3f}" for name, value in values.items())
     telemetry.say(f"validation after update {state.update}:  {shown}")
-
-
-def _forget(engine: Engine, settings: LoopSettings, state: TrainState) -> None:
-    shape = engine.model.token_matrix_shape
-    engine.replace_token_embeddings(
-        fresh_token_embeddings(shape, settings.embedding_deviation, settings.pad_id, settings.seed, state.update)
-    )
+    losses = {head: values[f"validation/loss_{head}"] for head in engine.model.head_names}
+    for head in setup.stopping.newly_stopped(state, losses):
+        engine.model.stop_head(head)
+        telemetry.say(f"{head}: stops after update {state.update}, on a plateau of its validation loss")

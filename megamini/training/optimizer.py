@@ -5,18 +5,18 @@ from typing import Any
 import torch
 
 from megamini.config import OptimizerSection
-from megamini.models.masked_lm import PrimaryModel
+from megamini.training.trained_model import TrainedModel
 
 # The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as one piece.
 TOKEN_GROUP = 0
 
 
-def parameter_groups(model: PrimaryModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters as the token matrix, the other matrices (decayed), and biases and norms (not decayed)."""
-    tokens = model.token_embeddings
-    others = [p for p in model.parameters() if p.requires_grad and p is not tokens]
+def parameter_groups(model: TrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters as the token matrices, the other ones (decayed), and biases and norms (not decayed)."""
+    tokens = [p for p in model.token_matrices if p.requires_grad]
+    others = [p for p in model.parameters() if p.requires_grad and not any(p is token for token in tokens)]
     groups = [
-        {"params": [tokens] if tokens.requires_grad else [], "weight_decay": weight_decay},
+        {"params": tokens, "weight_decay": weight_decay},
         {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]

@@ -13,31 +13,43 @@ from typing import Any
 import torch
 
 from megamini.compute import measured_matmul_rate, peak_rate
-from megamini.config import Recipe, dump_recipe
-from megamini.data.batches import TrainingMicroBatches, training_loader
+from megamini.config import Recipe, RunRecipe, dump_recipe
+from megamini.data.batches import training_loader
 from megamini.errors import UserError, writing
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import Engine, PlainEngine
-from megamini.training.loop import LoopSettings, ledger, train
-from megamini.training.setup import Setup, build_setup
+from megamini.training.loop import is_over, ledger, train
+from megamini.training.pretraining import build_setup
+from megamini.training.setup import RunSetup
 from megamini.training.signals import StopFlag
 from megamini.training.state import TrainState
 from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
-from megamini.training.validation import validate
+from megamini.training.trained_model import TrainedModel
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 
 
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_plain(recipe)
+    setup = build_setup(recipe, world_size=1)
+    with claimed(setup):
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
+        execute(setup, plain_engine(model, setup))
+
+
+def check_plain(recipe: RunRecipe) -> None:
+    """Raise `UserError` for what only a DeepSpeed run can do."""
     if recipe.training.precision == "fp16":
         raise UserError("training.precision: fp16 needs DeepSpeed and a GPU; use bf16 or fp32")
-    setup = build_setup(recipe, world_size=1)
-    with _claimed(setup):
-        model = build_primary(recipe, setup.tokenizer, setup.block_length)
-        _run(setup, PlainEngine(model, recipe, setup.batches.accumulation, device), None)
+
+
+def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
+    """The engine of a single process, on a GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = setup.recipe
+    return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device)
 
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
@@ -49,13 +61,13 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     rank, world_size = start_process_group()
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    with _claimed(setup) if rank == 0 else nullcontext():
-        model = build_primary(recipe, setup.tokenizer, setup.block_length)
-        _run(setup, DeepSpeedEngine(model, recipe, config), config)
+    with claimed(setup) if rank == 0 else nullcontext():
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
+        execute(setup, DeepSpeedEngine(model, recipe, config), config)
 
 
 @contextmanager
-def _claimed(setup: Setup) -> Iterator[None]:
+def claimed(setup: RunSetup) -> Iterator[None]:
     """Rank 0 only: print the plan, make the run directory, and keep any other run out of it.
 
     After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.
@@ -81,7 +93,7 @@ def _claimed(setup: Setup) -> Iterator[None]:
         os.close(handle)
 
 
-def _record(setup: Setup, deepspeed_config: dict[str, Any] | None) -> None:
+def _record(setup: RunSetup, deepspeed_config: dict[str, Any] | None) -> None:
     """Rank 0 only: write down what was asked for, once it is known to fit what the directory holds."""
     directory = setup.recipe.run_directory
     write_atomically(directory / "recipe.yaml", dump_recipe(setup.recipe))
@@ -89,8 +101,8 @@ def _record(setup: Setup, deepspeed_config: dict[str, Any] | None) -> None:
         write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
 
 
-def _run(setup: Setup, engine: Engine, deepspeed_config: dict[str, Any] | None) -> None:
-    """Resume or start, then train. All ranks."""
+def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | None = None) -> TrainState:
+    """Resume or start, then train; where the run stands at the end. All ranks."""
     recipe = setup.recipe
     checkpoints = Checkpoints(
         recipe.run_directory / "checkpoints",
@@ -101,16 +113,19 @@ def _run(setup: Setup, engine: Engine, deepspeed_config: dict[str, Any] | None) 
     state = _starting_state(recipe, engine, checkpoints)
     if engine.rank == 0:
         _record(setup, deepspeed_config)
-    if state.update >= setup.schedule.updates:
+    if is_over(setup, engine, state):
         if engine.rank == 0:
             write_ledger(recipe.run_directory, ledger(engine, state))
             print(f"{recipe.name} is complete: {state.update} updates")
-        return
-    settings = _loop_settings(setup, engine)
-    dataset = TrainingMicroBatches(setup.train_blocks, setup.masking, setup.batches, engine.rank)
+        return state
     loader = training_loader(
-        dataset, state.update, setup.schedule.updates, recipe.data.workers, pin_memory=engine.device.type == "cuda"
+        setup.micro_batches(engine.rank),
+        state.update,
+        setup.schedule.updates,
+        recipe.data.workers,
+        pin_memory=engine.device.type == "cuda",
     )
+    peak_flops = _peak_of_all_ranks(recipe, engine)
     with ExitStack() as stack:
         # First in, last out: a second signal while the others close must not end the process.
         stop = stack.enter_context(StopFlag())
@@ -118,21 +133,11 @@ def _run(setup: Setup, engine: Engine, deepspeed_config: dict[str, Any] | None) 
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
         stack.callback(telemetry.close)
         telemetry.say(f"{engine.description}, {recipe.training.precision}, from update {state.update}")
-        train(
-            engine,
-            settings,
-            setup.schedule,
-            batches,
-            state,
-            checkpoints,
-            telemetry,
-            validate=lambda: validate(engine, setup),
-            forgetting=setup.forgetting,
-            stop=stop,
-        )
+        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, stop)
+    return state
 
 
-def _starting_state(recipe: Recipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
     if recipe.checkpoint.resume:
         say = partial(print, flush=True) if engine.rank == 0 else lambda _: None
@@ -146,26 +151,7 @@ def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: 
     return Telemetry(run_directory, state.update, updates) if engine.rank == 0 else Silence()
 
 
-def _loop_settings(setup: Setup, engine: Engine) -> LoopSettings:
-    recipe = setup.recipe
-    return LoopSettings(
-        seed=recipe.training.seed,
-        head_weights=recipe.head_weights,
-        accumulation=setup.batches.accumulation,
-        tokens_per_update=setup.tokens_per_update,
-        flops_per_update=setup.flops_per_update,
-        peak_flops=_peak_of_all_ranks(recipe, engine),
-        log_every=recipe.telemetry.every,
-        validate_every=setup.in_updates(recipe.telemetry.validate_every),
-        save_every=setup.in_updates(recipe.checkpoint.every),
-        stop_after_nonfinite=recipe.training.stop_after_nonfinite,
-        loss_is_scaled=recipe.training.precision == "fp16",
-        pad_id=setup.tokenizer.pad_token_id,
-        embedding_deviation=engine.model.model.config.initializer_range,
-    )
-
-
-def _peak_of_all_ranks(recipe: Recipe, engine: Engine) -> float:
+def _peak_of_all_ranks(recipe: RunRecipe, engine: Engine) -> float:
     """Peak FLOP/s of all devices: as given, as known for the device, or as measured on all ranks at once."""
     precision = recipe.training.precision
     if recipe.telemetry.peak_tflops:

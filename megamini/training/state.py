@@ -1,6 +1,7 @@
 """All that a resume needs beside weights and optimizer, in one explicit place."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -21,12 +22,16 @@ class TrainState:
     """Of these, the ones just now without a good update between."""
     scaler_overflows: int = 0
     """Updates that fp16's loss scaler left out while it looked for its scale; no sign of trouble."""
+    stopped: dict[str, int] = field(default_factory=dict)
+    """Heads that train no more, each with the updates that it had (`training.stopping`)."""
+    plateau: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """For each head watched for a plateau: its best validation loss, and the validations since."""
 
-    def state_dict(self) -> dict[str, int | float]:
-        """Plain numbers, for JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
         return asdict(self)
 
     @classmethod
-    def from_state_dict(cls, values: dict[str, int | float]) -> "TrainState":
+    def from_state_dict(cls, values: dict[str, Any]) -> "TrainState":
         """The inverse of `state_dict`."""
         return cls(**values)

@@ -73,10 +73,12 @@ def _newest_complete(directory: Path) -> Path:
 
 
 def _load_weights(model: PrimaryModel, checkpoint: Path) -> None:
-    """Overwrite all parameters; every one must be there, and nothing else."""
+    """Overwrite all that trains; every one must be there, and nothing else. The rest is that of the run's source."""
     stored = _read_weights(checkpoint)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied matrix appears once
+            if not parameter.requires_grad:
+                continue
             if name not in stored:
                 raise UserError(f"{checkpoint}: holds no '{name}'; was the recipe of the run changed?")
             parameter.copy_(stored[name])

@@ -69,7 +69,7 @@ def run_rank(jobs: list[dict[str, Any]], rank: int) -> None:
 
 def train_and_keep_engine(recipe: Recipe, stage: int | None) -> Engine:
     """The run as launch/pretrain.py has it. All ranks."""
-    with mock.patch.object(run, "_run", wraps=run._run) as spy:
+    with mock.patch.object(run, "execute", wraps=run.execute) as spy:
         if stage is None:
             run.pretrain_plain(recipe)
         else:

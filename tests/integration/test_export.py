@@ -154,7 +154,7 @@ def assert_same_tokenizer(out: Path, data: Path) -> None:
 
 def pretrain_and_keep_logits(folder: str, *arguments: str) -> None:
     """The command, and behind it the logits of the engine that has trained."""
-    with mock.patch.object(run_module, "_run", wraps=run_module._run) as spy:
+    with mock.patch.object(run_module, "execute", wraps=run_module.execute) as spy:
         pretrain(*arguments)
     (_, engine, *_), _ = spy.call_args
     logits = live_logits(engine)

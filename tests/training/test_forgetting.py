@@ -8,7 +8,8 @@ from megamini.training.forgetting import build_forgetting, fresh_token_embedding
 
 
 def due(every, none_in_last, updates=20):
-    forgetting = build_forgetting(ForgettingSection(every=every, none_in_last=none_in_last), 1000, updates)
+    section = ForgettingSection(every=every, none_in_last=none_in_last)
+    forgetting = build_forgetting(section, 1000, updates, seed=0, pad_id=1, standard_deviation=0.02)
     return [done for done in range(updates + 1) if forgetting.is_due(done)]
 
 
@@ -30,7 +31,7 @@ def test_after_which_updates(every, none_in_last, expected):
 
 
 def test_a_recipe_without_it_never_forgets():
-    assert build_forgetting(None, 1000, 20) is None
+    assert build_forgetting(None, 1000, 20, seed=0, pad_id=1, standard_deviation=0.02) is None
 
 
 def test_fresh_embeddings_are_normal_with_a_zero_pad_row():

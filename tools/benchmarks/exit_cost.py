@@ -81,7 +81,7 @@ def _engine(options: argparse.Namespace, method: str) -> PlainEngine:
         }
     )
     model = PrimaryModel(AutoModelForMaskedLM.from_config(_config(options)), exits)
-    return PlainEngine(model, recipe, accumulation=1, device=torch.device("cpu"))
+    return PlainEngine(model, recipe.optimizer, recipe.training, accumulation=1, device=torch.device("cpu"))
 
 
 def _batch(vocab: int) -> Batch:

@@ -1,0 +1,112 @@
+"""Checkpoints of others and our own exports: read with plain `transformers`, refused where nothing could be learned."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from megamini.data.files import is_missing_folder
+from megamini.errors import UserError
+from megamini.models.families import family_of
+
+
+def load_config(checkpoint: str, where: str, dropout: float | None) -> PretrainedConfig:
+    """The configuration of a checkpoint folder or hub name, with `dropout` everywhere where one is given.
+
+    Raises `UserError`, which begins with `where`, for one that cannot be read, is of another family, or not tied.
+    """
+    if is_missing_folder(checkpoint):
+        raise UserError(f"{where}: no such folder; give one with config.json and model.safetensors, or a hub name")
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except Exception as error:  # whatever a broken folder makes the library raise
+        raise UserError(f"{where}: no config.json of an encoder can be read there: {error}") from None
+    try:
+        family = family_of(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not config.tie_word_embeddings:
+        raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
+    if dropout is not None:
+        for key in family.dropout_keys:
+            setattr(config, key, dropout)
+    return config
+
+
+def load_masked_lm(
+    checkpoint: str, config: PretrainedConfig, attention: str, where: str, fresh_head: bool = False
+) -> PreTrainedModel:
+    """A checkpoint's masked-LM model, fp32, from safetensors; with `fresh_head` one that comes without a head gets one.
+
+    Raises `UserError`, which begins with `where`, for weights that are torn, not all there, or not tied.
+    """
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # as above
+        raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
+    missing, of_head = sorted(report["missing_keys"]), _head_tensors(model)
+    if fresh_head and not missing:
+        raise UserError(f"{where}: has a masked-LM head of its own; objective.method head is for those without")
+    if missing and not fresh_head:
+        advice = "; train one first: objective.method: head" if set(missing) <= of_head else ""
+        raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a masked LM{advice}")
+    if not set(missing) <= of_head:
+        raise UserError(f"{where}: misses {min(set(missing) - of_head)}, which is no part of the head")
+    _refuse_untied_tensors(model, checkpoint, where)
+    return model
+
+
+def _head_tensors(model: PreTrainedModel) -> set[str]:
+    """Names of what lies outside the body and its tied matrix."""
+    body = f"{model.base_model_prefix}."
+    return {name for name in model.state_dict() if not name.startswith(body)}
+
+
+def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) -> None:
+    """The library ties silently, even where the files hold a matrix of its own for the output."""
+    holder = _files_of_tensors(checkpoint)
+    for name, source in model._tied_weights_keys.items():
+        if name in holder and source in holder and not torch.equal(*(_tensor(holder[n], n) for n in (name, source))):
+            raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")
+
+
+def _files_of_tensors(checkpoint: str) -> dict[str, str]:
+    """Each tensor's name -> the file that holds it, of a checkpoint in a folder or on the hub, whole or in shards."""
+
+    def found(name: str) -> str | None:
+        return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
+
+    if index := found("model.safetensors.index.json"):
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return {name: str(found(shard)) for name, shard in shards.items()}
+    whole = found("model.safetensors")
+    if whole is None:
+        return {}
+    with safe_open(whole, framework="pt") as file:
+        return dict.fromkeys(file.keys(), whole)
+
+
+def weights_fingerprint(checkpoint: str) -> str:
+    """SHA-256 over the files that hold a checkpoint's weights: what was built on it belongs to these weights alone."""
+    digest = hashlib.sha256()
+    for path in sorted(set(_files_of_tensors(checkpoint).values())):
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _tensor(path: str, name: str) -> torch.Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)

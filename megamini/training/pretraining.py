@@ -1,0 +1,139 @@
+"""The setup of pretraining (mlm, minijoint, minipost, head): its cost, its plan, its validation."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from megamini.compute import (
+    BodyShape,
+    ExitShape,
+    activation_memory,
+    checkpoint_bytes,
+    model_states,
+    parameter_counts,
+    trainable_parameters,
+    training_flops,
+)
+from megamini.config import Recipe
+from megamini.data.batches import MicroBatches, TrainingMicroBatches, plan_batches
+from megamini.models.build import model_config
+from megamini.training.engines import Engine
+from megamini.training.forgetting import build_forgetting
+from megamini.training.identity import identity_of
+from megamini.training.schedule import build_schedule
+from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
+from megamini.training.text import Text, open_text
+from megamini.training.validation import measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingSetup(RunSetup):
+    """A checked recipe of `launch/pretrain.py`."""
+
+    recipe: Recipe
+    text: Text
+    shape: BodyShape
+
+    @property
+    def exits(self) -> tuple[ExitShape, ...]:
+        return tuple(ExitShape(layer, self.recipe.model.bridge_layers) for layer in self.recipe.model.exits)
+
+    @property
+    def head_weights(self) -> tuple[float, ...]:
+        return self.recipe.head_weights
+
+    @cached_property
+    def flops_per_update(self) -> int:
+        text = self.text
+        per_block = training_flops(
+            self.shape, text.block_length, text.masked_per_block, self.recipe.objective.method, self.exits
+        )
+        return self.batches.global_batch * per_block
+
+    def cost(self, stopped: Collection[str]) -> Cost:
+        return Cost(self.tokens_per_update, self.flops_per_update)
+
+    def identity(self) -> dict[str, Any]:
+        return identity_of(self.recipe, self.text.fingerprint)
+
+    def micro_batches(self, rank: int) -> MicroBatches:
+        return TrainingMicroBatches(self.text.train, self.text.masking, self.batches, rank)
+
+    def validate(self, engine: Engine) -> dict[str, float]:
+        most_blocks = self.recipe.telemetry.validation_blocks
+        heads = engine.model.head_names
+        values = measure(engine, self.text, heads, engine.evaluate, most_blocks, self.batches.micro_batch)
+        return {f"validation/{name}": value for name, value in values.items()}
+
+    def plan(self) -> str:
+        """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
+        method = self.recipe.objective.method
+        # MiniPost runs its mini-model alone.
+        counts = parameter_counts(self.shape.mini(self.exits[0]) if method == "minipost" else self.shape, "mlm")
+        if method == "minijoint":
+            counts = parameter_counts(self.shape, method, self.exits)
+        total, trainable = sum(counts.values()), trainable_parameters(self.shape, method, self.exits)
+        ranks, precision = self.batches.world_size, self.recipe.training.precision
+        states = [
+            model_states(trainable, total - trainable, precision, stage, ranks, fp32_gradients=stage >= 2).total
+            for stage in range(4)
+        ]
+        activations = activation_memory(
+            self.shape,
+            self.block_length,
+            self.batches.micro_batch,
+            self.text.masked_per_block,
+            method,
+            self.exits,
+            precision,
+            self.recipe.training.activation_checkpointing,
+            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+        )
+        updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
+        blocks = len(self.text.train)
+        groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
+        trained = "" if trainable == total else f"; {trainable:,} train"
+        stage_bytes = ", ".join(f"ZeRO-{stage} {in_bytes(size)}" for stage, size in enumerate(states))
+        return plan_table(
+            {
+                "update": f"{self.tokens_per_update:,} tokens = {self.batches.global_batch} blocks of "
+                f"{self.block_length}: {ranks} ranks x {self.batches.accumulation} accumulation x "
+                f"{self.batches.micro_batch} blocks",
+                "masked": f"{self.text.masked_per_block} positions in every block",
+                "run": f"{updates:,} updates = {tokens:,} tokens = {updates * self.batches.global_batch / blocks:.1f} "
+                f"passes over {blocks:,} blocks",
+                "parameters": f"{total:,}: {groups}{trained}",
+                "compute": f"{self.flops_per_update / self.tokens_per_update:.3g} FLOPs a token, "
+                f"{self.flops_per_update * updates:.3g} in all",
+                "model states": f"{stage_bytes} on each rank ({precision})",
+                "activations": f"{in_bytes(activations.total)} on each rank",
+                "checkpoint": in_bytes(checkpoint_bytes(trainable, total - trainable, precision)),
+            }
+        )
+
+
+def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
+    """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
+    text = open_text(recipe.data.path, recipe.objective, recipe.training.seed)
+    batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
+    tokens_per_update = batches.global_batch * text.block_length
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
+    config = model_config(recipe.model, text.tokenizer, text.block_length)
+    check_retention(recipe, tokens_per_update)
+    return PretrainingSetup(
+        recipe=recipe,
+        batches=batches,
+        block_length=text.block_length,
+        schedule=schedule,
+        forgetting=build_forgetting(
+            recipe.objective.forgetting,
+            tokens_per_update,
+            schedule.updates,
+            recipe.training.seed,
+            text.tokenizer.pad_token_id,
+            config.initializer_range,
+        ),
+        text=text,
+        shape=BodyShape.from_config(config),
+    )

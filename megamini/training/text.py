@@ -1,0 +1,98 @@
+"""One language's prepared text as a run needs it: tokenizer, blocks, masks, frequencies; all fit each other."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from megamini.config import MaskingSection
+from megamini.data.blocks import Blocks
+from megamini.data.masking import MaskingRule
+from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
+from megamini.errors import UserError
+
+
+@dataclass(frozen=True)
+class Text:
+    """A data directory, opened: nothing heavy."""
+
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    train: Blocks
+    validation: Blocks
+    masking: MaskingRule
+    unigram_counts: np.ndarray
+    """How often the training blocks have each piece, int64 [V]."""
+
+    @property
+    def language(self) -> str:
+        return self.train.manifest["language"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.train.manifest["fingerprint"]
+
+    @property
+    def block_length(self) -> int:
+        return self.train.block_length
+
+    @property
+    def masked_per_block(self) -> int:
+        return self.masking.masked_per_block(self.block_length)
+
+    @cached_property
+    def piece_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each piece, int32 [V]."""
+        return piece_bytes(self.tokenizer)
+
+    @cached_property
+    def unigram_nats(self) -> np.ndarray:
+        """Negative log-probability [V] float32 of each piece by its frequency in the training blocks, add-one smoothed.
+
+        What a head must beat to have learned anything from the context.
+        """
+        counts = self.unigram_counts + 1
+        return -np.log(counts / counts.sum()).astype(np.float32)
+
+
+def open_text(path: str, objective: MaskingSection, seed: int) -> Text:
+    """Open a data directory; `UserError` where its parts do not fit each other or the masking."""
+    train = Blocks(path, "train")
+    try:
+        tokenizer = load_tokenizer(path)
+    except UserError as error:
+        raise UserError(f"data.path: {error}; prepare the data again: tools/prepare_data.py --overwrite") from None
+    if fingerprint(tokenizer) != train.manifest["tokenizer_fingerprint"]:
+        raise UserError(
+            f"data.path: {path}: the tokenizer there is not the one the blocks were made with; prepare the data again"
+        )
+    masking = MaskingRule(
+        share=objective.mask_share,
+        replace_with_mask=objective.replace_with_mask,
+        replace_with_random=objective.replace_with_random,
+        mask_id=tokenizer.mask_token_id,
+        pad_id=tokenizer.pad_token_id,
+        special_ids=tuple(special_ids(tokenizer).tolist()),
+        vocab_size=len(tokenizer),
+        seed=seed,
+    )
+    masked, fewest = masking.masked_per_block(train.block_length), train.manifest["splits"]["train"]["min_maskable"]
+    if masked > fewest:
+        raise UserError(
+            f"objective.mask_share: {masked} positions of a block are to be masked, but one block of "
+            f"{path} has only {fewest} that can be; lower the share"
+        )
+    return Text(path, tokenizer, train, Blocks(path, "validation"), masking, _unigram_counts(path, len(tokenizer)))
+
+
+def _unigram_counts(directory: str, pieces: int) -> np.ndarray:
+    path = Path(directory) / "unigram_counts.npy"
+    try:
+        counts = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; prepare the data again") from None
+    if counts.shape != (pieces,):
+        raise UserError(f"{path}: holds {counts.size} counts for {pieces} pieces; prepare the data again")
+    return counts

@@ -1,0 +1,30 @@
+"""What engines and loop ask of a model: pretraining's `PrimaryModel` answers it, and relearning's `RelearnModel`."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class TrainedModel(Protocol):
+    """A module whose heads' losses are summed. Calling it gives (loss, negative log-likelihoods [heads, R])."""
+
+    head_names: tuple[str, ...]
+    token_matrices: tuple[nn.Parameter, ...]
+    """The tied token embedding and output matrices."""
+    clipped_together: list[list[nn.Parameter]]
+    """Trained parameters, by the gradient norms that clip them."""
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def stop_head(self, name: str) -> None:
+        """Train this head no more; only heads that share nothing that trains can be stopped alone."""
