@@ -13,26 +13,21 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.config import dump_recipe, load_recipe  # noqa: E402
-from megamini.errors import CommandParser, run_command  # noqa: E402
-from megamini.options import options_text  # noqa: E402
+from megamini.command_line import RecipeParser
+from megamini.config import Recipe, dump_recipe, load_recipe
+from megamini.errors import run_command
 
 
 def main() -> None:
-    parser = CommandParser(__doc__)
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, such as those listed below")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser = RecipeParser(__doc__, Recipe, "model")
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then exit")
     parser.add_argument("--ranks", type=int, metavar="N", help="number of ranks to plan for (with --dry-run)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    parser.epilog = f"{_recipes()}\n\noptions of a recipe (defaults):\n{options_text()}"
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:
-        print(f"{parser.format_usage()}\n{__doc__}\n{_recipes()}\n\n--help lists the options of a recipe")
+        print(parser.overview())
         return
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -54,11 +49,6 @@ def main() -> None:
         pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")
     else:
         pretrain_plain(recipe)
-
-
-def _recipes() -> str:
-    paths = sorted((ROOT / "launch/recipes").rglob("*.yaml"))
-    return "\n".join(["recipes that come along:", *(f"  {path.relative_to(ROOT)}" for path in paths)])
 
 
 if __name__ == "__main__":

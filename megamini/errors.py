@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import sys
 import threading
 import time
@@ -53,11 +54,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, key: str = "") -> Iterator[None]:
-    """Name `path`, and the `key` that chose it, where writing fails: a full disk's error does not say which file."""
+    """Name `path`, and the `key` that chose it, where writing fails: a full disk's error does not say which file.
+
+    Rust's writers (safetensors, tokenizers) report one as errors of their own; here they count like any other.
+    """
     try:
         yield
     except OSError as error:
         raise UserError(key + _cannot_be_written(path, error)) from None
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        known = OSError(int(number[1]), os.strerror(int(number[1])))
+        raise UserError(key + _cannot_be_written(path, known)) from None
 
 
 def run_command(main: Callable[[], None]) -> None:

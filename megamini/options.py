@@ -22,14 +22,14 @@ def options(
             yield f"{prefix}{name}", _default(info, optional), meaning + _choices(info.annotation)
 
 
-def options_text() -> str:
-    """The options for a console."""
-    return "\n".join(f"  {key} ({default})\n      {meaning}" for key, default, meaning in options())
+def options_text(kind: type[BaseModel] = Recipe) -> str:
+    """The options of a kind of recipe for a console."""
+    return "\n".join(f"  {key} ({default})\n      {meaning}" for key, default, meaning in options(kind))
 
 
-def options_table() -> str:
+def options_table(kind: type[BaseModel] = Recipe) -> str:
     """The options as a Markdown table."""
-    rows = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in options()]
+    rows = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in options(kind)]
     return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
 
 

@@ -7,7 +7,7 @@ A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.adaptation.reindex import reindexed
 from megamini.data.tokenizer import load_tokenizer, save_tokenizer, special_roles
-from megamini.errors import UserError
-from megamini.models.lineage import lineage_of
+from megamini.errors import UserError, writing
+from megamini.models.lineage import declared_lineage, lineage_of
 
 FORMAT = 1
 _EMBEDDINGS, _DESCRIPTION = "embeddings.safetensors", "pack.json"
@@ -42,6 +43,10 @@ class LanguagePack:
 
     def save(self, directory: Path) -> None:
         """Write the pack; an existing one is replaced only by a whole one."""
+        with writing(directory):
+            self._save(directory)
+
+    def _save(self, directory: Path) -> None:
         aside = directory.with_name(f".{directory.name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -95,14 +100,21 @@ class LanguagePack:
         )
 
 
-def plug(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> PreTrainedTokenizerBase:
+def plug(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack | str | Path
+) -> PreTrainedTokenizerBase:
     """Give `model` the pack's language, in place; returns the tokenizer to use from now on.
 
     `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
-    frozen token embeddings; `tokenizer` is the one it speaks. Body and task head are not touched. Raises `UserError`
-    when the lineage is another one: other embeddings (another seed, trained since) or another tokenizer.
+    frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder. Body and task head are not
+    touched. Special tokens take the ids that they have in `tokenizer`, by role, so that position ids, padding and the
+    configuration hold as before. Raises `UserError` when the lineage is another one: other embeddings (another seed,
+    trained since) or another tokenizer.
     """
+    if not isinstance(pack, LanguagePack):
+        pack = LanguagePack.load(pack)
     _check_lineage(model, tokenizer, pack)
+    pack = _with_roles_of(pack, tokenizer)
     old = model.get_input_embeddings().weight
     if old.shape[1] != pack.token_embeddings.shape[1]:
         raise UserError(
@@ -120,10 +132,23 @@ def plug(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Langu
     return pack.tokenizer
 
 
+def _with_roles_of(pack: LanguagePack, tokenizer: PreTrainedTokenizerBase) -> LanguagePack:
+    """The pack with each special role at the id that it has in `tokenizer`."""
+    try:
+        own, order = reindexed(pack.tokenizer, special_roles(tokenizer))
+    except UserError as error:
+        raise UserError(f"pack '{pack.language}': {error}") from None
+    if own is pack.tokenizer:
+        return pack
+    rows = torch.from_numpy(order)
+    return replace(
+        pack, token_embeddings=pack.token_embeddings[rows], output_bias=pack.output_bias[rows], tokenizer=own
+    )
+
+
 def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> None:
     """A plugged model no longer holds its source matrix, so there the declared lineage counts."""
-    declared = getattr(model.config, "megamini", None) or {}
-    own = declared["lineage"] if declared.get("plugged") else lineage_of(model, tokenizer)
+    own = declared_lineage(model) or lineage_of(model, tokenizer)
     if own["embeddings_sha256"] != pack.lineage["embeddings_sha256"]:
         raise UserError(
             f"pack '{pack.language}' does not fit this model: it was learned beside other token embeddings (another "

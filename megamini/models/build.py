@@ -106,7 +106,7 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
         raise UserError(
             f"model.config.hidden_size: {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
         )
-    _check_positions(config, tokenizer, block_length, "model.config.max_position_embeddings")
+    check_positions(config, tokenizer, block_length, "model.config.max_position_embeddings")
     return config
 
 
@@ -124,9 +124,10 @@ def positions_needed(pads_shift_positions: bool, tokenizer: PreTrainedTokenizerB
     return block_length + (tokenizer.pad_token_id + 1 if pads_shift_positions else 0)
 
 
-def _check_positions(
+def check_positions(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, block_length: int, where: str
 ) -> None:
+    """Raise `UserError`, which begins with `where`, for a body with too few positions for blocks of that length."""
     needed = positions_needed(family_of(config).pads_shift_positions, tokenizer, block_length)
     if config.max_position_embeddings < needed:
         raise UserError(
@@ -145,5 +146,5 @@ def _checkpoint_config(
             f"{where}: its vocabulary has {config.vocab_size} pieces, the data's tokenizer {len(tokenizer)}; prepare "
             f"the data with --tokenizer {section.from_checkpoint}"
         )
-    _check_positions(config, tokenizer, block_length, where)
+    check_positions(config, tokenizer, block_length, where)
     return config

@@ -20,3 +20,9 @@ def lineage_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> di
         "embeddings_sha256": embedding_fingerprint(model.get_input_embeddings().weight),
         "tokenizer_sha256": fingerprint(tokenizer),
     }
+
+
+def declared_lineage(model: PreTrainedModel) -> dict[str, str] | None:
+    """The lineage that a model with a pack plugged in declares: it no longer holds its source matrix. Else None."""
+    declared = getattr(model.config, "megamini", None) or {}
+    return declared.get("lineage") if declared.get("plugged") else None

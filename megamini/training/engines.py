@@ -144,6 +144,13 @@ class PlainEngine:
         forget_moments(self._optimizer, master)
         self._copy_masters_to_model()
 
+    def trained_value(self, parameter: nn.Parameter) -> torch.Tensor:
+        """A parameter as the optimizer has it, fp32 on the CPU."""
+        for trained, master in zip(self._trained, self._masters, strict=True):
+            if trained is parameter:
+                return master.detach().cpu().clone()
+        return parameter.detach().float().cpu().clone()
+
     def save(self, directory: Path) -> None:
         state = {
             "masters": dict(zip(self._names, (m.detach() for m in self._masters), strict=True)),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megamini.config import Recipe
+from megamini.config import Recipe, RunRecipe
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
 
@@ -15,17 +15,23 @@ def identity_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     What is left out may change on the way: lengths, learning rate, micro-batch, workers, logging, sharding. Where much
     of a model stays frozen, it also belongs to the weights of the one that it builds on.
     """
-    source = None
-    if recipe.objective.method in ("minipost", "head"):
-        source = weights_fingerprint(recipe.model.from_checkpoint)
+    frozen = recipe.objective.method in ("minipost", "head")
+    source = weights_fingerprint(recipe.model.from_checkpoint) if frozen else None
+    return describe_identity(recipe, data_fingerprint, source, {"model": ["attention"]})
+
+
+def describe_identity(
+    recipe: RunRecipe, data_fingerprint: str, source: str | None, free: dict[str, list[str]]
+) -> dict[str, Any]:
+    """The identity of any run: its data, the weights that it builds on, and its recipe.
+
+    `free`: sections that count but for these keys, beside those that every recipe has.
+    """
     values = recipe.model_dump(mode="json")
-    sections = {
-        "model": [key for key in values["model"] if key != "attention"],
-        "objective": [key for key in values["objective"] if key != "loss_workspace_mib"],
-        "optimizer": ["betas", "eps", "weight_decay"],
-        "training": ["global_batch", "precision", "seed"],
-    }
-    chosen = {name: {key: values[name][key] for key in keys} for name, keys in sections.items()}
+    free = {**free, "objective": ["loss_workspace_mib"]}
+    chosen = {name: {key: values[name][key] for key in values[name] if key not in keys} for name, keys in free.items()}
+    chosen["optimizer"] = {key: values["optimizer"][key] for key in ("betas", "eps", "weight_decay")}
+    chosen["training"] = {key: values["training"][key] for key in ("global_batch", "precision", "seed")}
     return json.loads(json.dumps({"data": data_fingerprint, "source": source, **chosen}))
 
 

@@ -1,6 +1,7 @@
 """The primary model of a run with the weights of a checkpoint, from the plain engine or any ZeRO stage, in fp32."""
 
 import contextlib
+import importlib.util
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,22 @@ class LoadedRun:
     checkpoint: Path
 
 
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run directory or a checkpoint in one."""
+    return (_run_directory(path) / "recipe.yaml").is_file()
+
+
+def _run_directory(path: Path) -> Path:
+    return path.parent.parent if is_checkpoint(path) else path
+
+
 def load_run(path: Path) -> LoadedRun:
     """The model of a run directory (its newest complete checkpoint) or of one checkpoint in it.
 
     Only what its manifest verifies is read. Raises `UserError` for anything else than a run made here.
     """
-    directory = path.parent.parent if is_checkpoint(path) else path
-    if not (directory / "recipe.yaml").is_file():
+    directory = _run_directory(path)
+    if not is_run(path):
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
     recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
@@ -92,6 +102,11 @@ def _read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """fp32 weights by name. DeepSpeed's files are pickles: only a run made here, verified by its manifest, comes in."""
     if (checkpoint / PLAIN_STATE).is_file():
         return torch.load(checkpoint / PLAIN_STATE, map_location="cpu", weights_only=True)["masters"]
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            f"{checkpoint}: written by DeepSpeed, which is not installed here; export the run where it is: "
+            "tools/export.py"
+        )
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     state = checkpoint / DEEPSPEED_TAG

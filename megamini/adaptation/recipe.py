@@ -1,0 +1,132 @@
+"""Recipes of `launch/adapt.py`: a source model, and text of the languages that it is to learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from megamini.config import (
+    CheckpointSection,
+    Duration,
+    MaskingSection,
+    NotNegative,
+    OptimizerSection,
+    Positive,
+    RunRecipe,
+    ScheduleSection,
+    Section,
+    Share,
+    TelemetrySection,
+    TrainingSection,
+)
+from megamini.recipe_file import read_recipe
+
+Paths = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+class TargetDataSection(Section):
+    """Prepared text of the new languages."""
+
+    path: str | Paths
+    """Data directory of the new language (tools/prepare_data.py), or a list of them, to learn side by side."""
+    workers: NotNegative = 2
+    """Processes that make batches ahead of the step; 0 makes them in the step's own process."""
+
+
+class PlateauSection(Section):
+    """A language stops when its validation loss falls no more."""
+
+    patience: Positive
+    """Validations in a row without a new best one."""
+    least_gain: Annotated[float, Field(ge=0)] = 0.0
+    """Nats by which a loss must be below the best to count as a new best one."""
+
+
+class StopSection(Section):
+    """Ends before that of the schedule, whichever comes first."""
+
+    flops: Annotated[float, Field(gt=0)] | None = None
+    """Most model FLOPs of each language; shortens the schedule, so that the learning rate still ends as it should."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Longest time in the loop, over all sessions."""
+    plateau: PlateauSection | None = None
+    """Stop a language on a plateau of its validation loss; unset: never."""
+
+
+class AdaptationSection(Section):
+    """What the embeddings are learned over, and from where they start."""
+
+    source: str
+    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT) or hub name, or a
+    run directory or checkpoint of launch/pretrain.py."""
+    method: Literal["standard", "mini"]
+    """standard: over the whole primary model. mini: over a mini-model, which the source is or has as an exit."""
+    exit: Positive | None = None
+    """Layer of the exit, where the source is a run with several."""
+    primary: str | None = None
+    """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
+    run, where the source is one."""
+    initialise: Literal["random", "unigram", "overlap", "focus", "lexicon", "pack"] = "overlap"
+    """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
+    copied, others drawn alike. focus: others mixed from shared ones. lexicon: from a word list. pack: from a pack."""
+    bias: Literal["unigram", "source"] | None = None
+    """Output bias to start from: log-probabilities of the target's pieces, or the source's numbers, as published.
+    Unset: source for random, else unigram."""
+    train_bias: bool = True
+    """Learn the output bias too; as published it stays."""
+    lexicon: str | None = None
+    """Word list of `initialise: lexicon`: lines of target word, tab, source word."""
+    pack: str | None = None
+    """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
+    focus_through: Literal["deepfocus", "scikit-learn"] | None = None
+    """Static embeddings of `initialise: focus`; unset: the package deepfocus where it is installed."""
+    dropout: Share | None = None
+    """Dropout of hidden states and attention; unset: the source's own."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel of `transformers`."""
+    stop: StopSection = StopSection()
+    pack_every: Duration | None = None
+    """Distance between two packs on the way, kept as LANG-step-XXXXXXXX; unset: only at the end."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AdaptationSection":
+        for key in ("lexicon", "pack"):
+            if (self.initialise == key) != (getattr(self, key) is not None):
+                raise ValueError(f"adaptation.{key} goes with adaptation.initialise: {key}, and only with it")
+        if self.exit is not None and self.method == "standard":
+            raise ValueError("adaptation.exit goes with adaptation.method: mini")
+        return self
+
+
+class AdaptationRecipe(RunRecipe):
+    """All that decides how languages are learned over a frozen body."""
+
+    adaptation: AdaptationSection
+    data: TargetDataSection
+    objective: MaskingSection = MaskingSection()
+    optimizer: OptimizerSection
+    schedule: ScheduleSection
+    training: TrainingSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    telemetry: TelemetrySection = TelemetrySection()
+
+    @model_validator(mode="after")
+    def _check(self) -> "AdaptationRecipe":
+        if self.adaptation.attention == "flash_attention_2" and self.training.precision == "fp32":
+            raise ValueError("adaptation.attention: flash_attention_2 needs training.precision bf16")
+        if self.adaptation.stop.plateau and not self.telemetry.validate_every:
+            raise ValueError("adaptation.stop.plateau needs telemetry.validate_every")
+        return self
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        return (self.data.path,) if isinstance(self.data.path, str) else self.data.path
+
+
+def load_adaptation_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AdaptationRecipe:
+    """Read a recipe of `launch/adapt.py` and apply `section.key=value` overrides.
+
+    Raises `UserError` naming the file and the key for anything that is not a valid recipe.
+    """
+    return read_recipe(path, overrides, AdaptationRecipe)

@@ -1,0 +1,84 @@
+"""A foreign tokenizer takes the source's special ids: RoBERTa's position ids start behind the pad id, for one.
+
+Pieces change places, nothing else: the token that has the pad role moves to the source's pad id, and the piece that was
+there moves to where the pad token was.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from megamini.data.tokenizer import NEVER_MATCHED, special_roles
+from megamini.errors import UserError
+
+_KEPT = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+
+
+def reindexed(
+    tokenizer: PreTrainedTokenizerBase, roles: dict[str, int | None]
+) -> tuple[PreTrainedTokenizerBase, np.ndarray]:
+    """A tokenizer that splits text alike, each special role at the id in `roles`; and the order of its pieces.
+
+    order: int64 [V], the old id of each new one. A tokenizer that has its roles there already comes back itself. Raises
+    `UserError` where the vocabulary is too small to have those ids.
+    """
+    own = special_roles(tokenizer)
+    wanted = {own[role]: roles[role] for role in own if own[role] is not None and roles.get(role) is not None}
+    order = np.arange(len(tokenizer))
+    if all(old == new for old, new in wanted.items()):
+        return tokenizer, order
+    if max(wanted.values()) >= len(tokenizer):
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} pieces, but the source has a special token at id "
+            f"{max(wanted.values())}; prepare the data with a larger --vocab-size"
+        )
+    freed = sorted(wanted.keys() - set(wanted.values()))
+    displaced = sorted(set(wanted.values()) - wanted.keys())
+    new_of = np.arange(len(tokenizer))
+    for old, new in [*wanted.items(), *zip(displaced, freed, strict=True)]:
+        new_of[old] = new
+    order[new_of] = np.arange(len(tokenizer))
+    return _rebuilt(tokenizer, new_of), order
+
+
+def _rebuilt(tokenizer: PreTrainedTokenizerBase, new_of: np.ndarray) -> PreTrainedTokenizerFast:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["model"] = _model(backend["model"], tokenizer.get_vocab(), new_of)
+    for token in backend["added_tokens"]:
+        token["id"] = int(new_of[token["id"]])
+    backend["added_tokens"].sort(key=lambda token: token["id"])
+    backend["post_processor"] = _post_processor(backend["post_processor"], new_of)
+    backend["padding"] = None
+    kept = {key: getattr(tokenizer, key) for key in _KEPT if hasattr(tokenizer, key)}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **special, **kept)
+
+
+def _model(model: dict[str, Any], vocabulary: dict[str, int], new_of: np.ndarray) -> dict[str, Any]:
+    """The model with its pieces at their new ids. Added tokens join its vocabulary: their ids may lie within it now."""
+    if isinstance(model["vocab"], dict):
+        return {**model, "vocab": {piece: int(new_of[old]) for piece, old in vocabulary.items()}}
+    scores = dict(model["vocab"])
+    pieces: list[Any] = [None] * len(new_of)
+    for piece, old in vocabulary.items():
+        pieces[new_of[old]] = [piece, scores.get(piece, NEVER_MATCHED)]
+    unknown = model["unk_id"]
+    return {**model, "vocab": pieces, "unk_id": None if unknown is None else int(new_of[unknown])}
+
+
+def _post_processor(part: Any, new_of: np.ndarray) -> Any:
+    """Every id that it names, in whichever of the library's shapes."""
+    if isinstance(part, list):
+        return [_post_processor(one, new_of) for one in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: _post_processor(value, new_of) for key, value in part.items()}
+    if isinstance(part.get("ids"), list):  # TemplateProcessing
+        part["ids"] = [int(new_of[old]) for old in part["ids"]]
+    for key in ("sep", "cls"):  # BertProcessing and RobertaProcessing: [token, id]
+        if isinstance(part.get(key), list) and len(part[key]) == 2 and isinstance(part[key][1], int):
+            part[key][1] = int(new_of[part[key][1]])
+    return part

@@ -1,0 +1,280 @@
+"""Learn languages over a frozen body: recipe to language packs, in one process, without DeepSpeed."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from megamini.adaptation.initialise import StartingPoint, Target, initialise
+from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.source import SourceModel, load_source
+from megamini.compute import BodyShape, activation_memory, training_flops
+from megamini.config import duration_in_updates
+from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, TrainingMicroBatches, plan_batches
+from megamini.data.blocks import fingerprint_of
+from megamini.data.tokenizer import fingerprint
+from megamini.errors import UserError
+from megamini.training.engines import PlainEngine
+from megamini.training.identity import describe_identity
+from megamini.training.loop import is_over
+from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.schedule import build_schedule
+from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
+from megamini.training.state import TrainState
+from megamini.training.stopping import StopRules
+from megamini.training.text import Text, open_text
+from megamini.training.validation import UNIGRAM, measure
+
+_OTHERS = "own"  # the name that `measure` gets for the body learned over
+
+
+def adapt(recipe: AdaptationRecipe) -> None:
+    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
+    setup = build_setup(recipe)
+    with claimed(setup):
+        starts = {language: setup.starting_point(language) for language in setup.texts}
+        setup = replace(setup, starting_facts={language: start.facts for language, start in starts.items()})
+        for language, start in starts.items():
+            shared = start.facts.get("shared_token_share")
+            known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
+            print(f"{language}: starts from '{recipe.adaptation.initialise}'{known}", flush=True)
+        model = RelearnModel(
+            setup.source.body,
+            {language: (start.matrix, start.bias) for language, start in starts.items()},
+            setup.trains_bias,
+            setup.source.primary,
+            recipe.objective.loss_workspace_mib * 2**20,
+        )
+        engine = plain_engine(model, setup)
+        state = execute(setup, engine)
+        if is_over(setup, engine, state):
+            for language in setup.texts:
+                directory = setup.packs_directory / language
+                setup.pack(language, engine, state).save(directory)
+                print(f"language pack: {directory}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelearningSetup(RunSetup):
+    """A checked recipe of `launch/adapt.py`, with the source model read."""
+
+    recipe: AdaptationRecipe
+    texts: dict[str, Text]
+    source: SourceModel
+    starting_facts: dict[str, dict[str, Any]]
+
+    @property
+    def packs_directory(self) -> Path:
+        return self.recipe.run_directory / "packs"
+
+    @property
+    def trains_bias(self) -> bool:
+        """A model whose projection has no bias could not take one along."""
+        return self.recipe.adaptation.train_bias and self.source.vocabulary.output_bias is not None
+
+    @property
+    def head_weights(self) -> tuple[float, ...]:
+        return (1 / len(self.texts),) * len(self.texts)
+
+    def flops_per_update(self, language: str, body: PreTrainedModel | None = None) -> int:
+        """Of one language over `body`, by default the one that is learned over."""
+        return _flops_per_update(self.texts[language], body or self.source.body, self.batches)
+
+    def cost(self, stopped: Collection[str]) -> Cost:
+        going = [language for language in self.texts if language not in stopped]
+        return Cost(self.tokens_per_update * len(going), sum(map(self.flops_per_update, going)))
+
+    def identity(self) -> dict[str, Any]:
+        data = fingerprint_of([text.fingerprint for text in self.texts.values()])
+        free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every"]}
+        return describe_identity(self.recipe, data, self.source.fingerprint, free)
+
+    def micro_batches(self, rank: int) -> MicroBatches:
+        return SideBySide(
+            [TrainingMicroBatches(text.train, text.masking, self.batches, rank) for text in self.texts.values()]
+        )
+
+    def validate(self, engine: PlainEngine) -> dict[str, float]:
+        """Every language over the body, and plugged into the primary model where that is known."""
+        model: RelearnModel = engine.model
+        model.eval()
+        values = {}
+        with torch.no_grad():
+            for language, text in self.texts.items():
+                bodies = {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
+
+                def evaluate(batch, language=language, bodies=bodies):
+                    return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
+
+                found = measure(
+                    engine,
+                    text,
+                    list(bodies),
+                    evaluate,
+                    self.recipe.telemetry.validation_blocks,
+                    self.batches.micro_batch,
+                )
+                for head in (*bodies, UNIGRAM):
+                    suffix = "" if head == _OTHERS else f"_{head}"
+                    for kind in ("loss", "bits_per_byte"):
+                        values[f"validation/{kind}_{language}{suffix}"] = found[f"{kind}_{head}"]
+        model.train()
+        return values
+
+    def after_update(self, engine: PlainEngine, state: TrainState) -> None:
+        every = self.in_updates(self.recipe.adaptation.pack_every)
+        if every and state.update % every == 0:
+            for language in self.texts:
+                directory = self.packs_directory / f"{language}-step-{state.update:08d}"
+                self.pack(language, engine, state).save(directory)
+
+    def starting_point(self, language: str) -> StartingPoint:
+        """Where a language starts from; the same each time."""
+        section, text = self.recipe.adaptation, self.texts[language]
+        if section.initialise == "pack":
+            return self._from_pack(section.pack, text)
+        start = initialise(
+            section.initialise,
+            self.source.vocabulary,
+            Target.of(text.path),
+            self.recipe.training.seed,
+            bias=section.bias,
+            lexicon=section.lexicon,
+            focus_through=section.focus_through,
+        )
+        if self.source.vocabulary.output_bias is None:
+            start = replace(start, bias=torch.zeros_like(start.bias))
+        return start
+
+    def _from_pack(self, path: str, text: Text) -> StartingPoint:
+        pack = LanguagePack.load(path)
+        if pack.lineage != self.source.lineage:
+            raise UserError(f"adaptation.pack: {path}: learned beside other token embeddings than the source's")
+        if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
+            raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
+        return StartingPoint(
+            pack.token_embeddings, pack.output_bias, {"kind": "pack", "ledger": pack.details["ledger"]}
+        )
+
+    def pack(self, language: str, engine: PlainEngine, state: TrainState) -> LanguagePack:
+        """The pack of a language as it stands."""
+        model: RelearnModel = engine.model
+        matrix, bias = (
+            engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
+        )
+        updates = state.stopped.get(language, state.update)
+        details = {
+            "method": self.recipe.adaptation.method,
+            "body": self.source.provenance,
+            "starting_point": self.starting_facts[language],
+            "settings": self.recipe.model_dump(mode="json"),
+            "text": self.texts[language].train.manifest["sources"],
+            "ledger": {
+                "updates": updates,
+                "tokens": updates * self.tokens_per_update,
+                "flops": updates * self.flops_per_update(language),
+                "seconds": round(state.seconds, 3),
+                "languages_side_by_side": len(self.texts),
+                "device": engine.device.type,
+            },
+        }
+        return LanguagePack(language, matrix, bias, self.texts[language].tokenizer, self.source.lineage, details)
+
+    def plan(self) -> str:
+        """What will be learned, over what, and what it costs."""
+        updates, batch = self.schedule.updates, self.batches
+        rows = {
+            "body": f"{self.source.body.config.num_hidden_layers} layers of {self.source.provenance['model']}, frozen",
+            "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
+            f"{self.block_length}: {batch.accumulation} accumulation x {batch.micro_batch} blocks",
+        }
+        for language, text in self.texts.items():
+            vocab, width = len(text.tokenizer), self.source.body.config.hidden_size
+            flops = self.flops_per_update(language)
+            passes = updates * batch.global_batch / len(text.train)
+            rows[language] = (
+                f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
+                f"{vocab * width + vocab * self.trains_bias:,} parameters ({vocab:,} pieces); "
+                f"{flops / self.tokens_per_update:.3g} FLOPs a token, {flops * updates:.3g} in all"
+            )
+            if self.source.primary is not None:
+                full = self.flops_per_update(language, self.source.primary)
+                layers = self.source.primary.config.num_hidden_layers
+                rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
+        rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
+        return plan_table(rows)
+
+    def _activations(self, text: Text) -> int:
+        shape = _shape(text, self.source.body)
+        return activation_memory(
+            shape,
+            self.block_length,
+            self.batches.micro_batch,
+            text.masked_per_block,
+            "standard",
+            precision=self.recipe.training.precision,
+            checkpointing=self.recipe.training.activation_checkpointing,
+            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+        ).total
+
+
+def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
+    """Check a recipe against its data and source; `UserError` where they do not fit."""
+    check_plain(recipe)
+    opened = [open_text(path, recipe.objective, recipe.training.seed) for path in recipe.data_paths]
+    texts = {text.language: text for text in opened}
+    if len(texts) < len(opened):
+        raise UserError(f"data.path: two of {', '.join(recipe.data_paths)} hold the same language")
+    lengths = {text.path: text.block_length for text in opened}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
+    block_length = opened[0].block_length
+    batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, 1)
+    check_retention(recipe, batches.global_batch * block_length)
+    source = load_source(recipe.adaptation, block_length)
+    if recipe.training.activation_checkpointing:
+        source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    stop = recipe.adaptation.stop
+    return RelearningSetup(
+        recipe=recipe,
+        batches=batches,
+        block_length=block_length,
+        schedule=_schedule(recipe, batches, opened, source),
+        stopping=StopRules(
+            stop.seconds,
+            stop.plateau.patience if stop.plateau else None,
+            stop.plateau.least_gain if stop.plateau else 0.0,
+        ),
+        texts=texts,
+        source=source,
+        starting_facts={},
+    )
+
+
+def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel):
+    """The recipe's schedule, within `adaptation.stop.flops` of the language that costs most."""
+    tokens_per_update = batches.global_batch * texts[0].block_length
+    section, most = recipe.schedule, recipe.adaptation.stop.flops
+    if most is not None:
+        dearest = max(_flops_per_update(text, source.body, batches) for text in texts)
+        affordable = int(most // dearest)
+        if affordable < 1:
+            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {dearest:.3g}")
+        if affordable < duration_in_updates(section.duration, tokens_per_update):
+            section = section.model_copy(update={"duration": f"{affordable} updates"})
+    return build_schedule(section, recipe.optimizer.learning_rate, tokens_per_update)
+
+
+def _flops_per_update(text: Text, body: PreTrainedModel, batches: BatchPlan) -> int:
+    per_block = training_flops(_shape(text, body), text.block_length, text.masked_per_block, "standard")
+    return batches.global_batch * per_block
+
+
+def _shape(text: Text, body: PreTrainedModel) -> BodyShape:
+    """That of the body with the language's vocabulary; a mini-model is a whole body here."""
+    return replace(BodyShape.from_config(body.config), vocab=len(text.tokenizer))

@@ -1,0 +1,128 @@
+"""A frozen body, and for each language a token matrix and an output bias that learn over it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from megamini.data.batches import Batch
+from megamini.models.families import family_of
+from megamini.models.joint_loss import joint_cross_entropy
+
+
+class RelearnModel(nn.Module):
+    """Languages side by side over one body: their blocks share each pass, and nothing that trains.
+
+    `starts`: language -> (token matrix fp32 [V, d], output bias fp32 [V]). `body`: a masked-LM model whose own token
+    matrix is dropped, for nothing looks at it any more. `primary`: another one, for validation only. The loss is the
+    sum of the languages' means, so that each gradient is that of the language learned alone.
+    """
+
+    def __init__(
+        self,
+        body: PreTrainedModel,
+        starts: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+        train_bias: bool = True,
+        primary: PreTrainedModel | None = None,
+        workspace_bytes: int = 256 * 2**20,
+    ) -> None:
+        super().__init__()
+        self.body, self.primary = _without_vocabulary(body), None
+        if primary is not None:
+            self.primary = _without_vocabulary(primary)
+        self.matrices = nn.ParameterDict({language: nn.Parameter(matrix) for language, (matrix, _) in starts.items()})
+        self.biases = nn.ParameterDict(
+            {language: nn.Parameter(bias, requires_grad=train_bias) for language, (_, bias) in starts.items()}
+        )
+        self.head_names = tuple(starts)
+        self.workspace_bytes = workspace_bytes
+        self._stopped: set[str] = set()
+
+    @property
+    def token_matrices(self) -> tuple[nn.Parameter, ...]:
+        return tuple(self.matrices.values())
+
+    @property
+    def clipped_together(self) -> list[list[nn.Parameter]]:
+        """Each language by itself."""
+        return [
+            [parameter for parameter in (self.matrices[language], self.biases[language]) if parameter.requires_grad]
+            for language in self.head_names
+        ]
+
+    def stop_head(self, name: str) -> None:
+        """Learn this language no more: its blocks are passed over from now on."""
+        self._stopped.add(name)
+
+    def train(self, mode: bool = True) -> "RelearnModel":
+        super().train(mode)
+        if self.primary is not None:
+            self.primary.eval()
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and losses at the predicted positions; n languages, whose b blocks each stand behind one another.
+
+        input_ids: int64 [n * b, L]. positions: int64 [n * R], indices into the n * b * L flattened positions. labels:
+        int64 [n * R]. Returns the sum of the languages' mean negative log-likelihoods (fp32 scalar), and the negative
+        log-likelihoods in nats (fp32 [n, R], detached; zeros for a language that has stopped).
+        """
+        count = len(self.head_names)
+        ids, rows_of, labels = input_ids.unflatten(0, (count, -1)), positions.view(count, -1), labels.view(count, -1)
+        going = [number for number, name in enumerate(self.head_names) if name not in self._stopped]
+        per_language = ids[0].numel()
+        # Where a language's blocks stand once those of stopped ones before it are left out.
+        moved = torch.cat([rows_of[old] + (new - old) * per_language for new, old in enumerate(going)])
+        embedded = torch.cat([self._embed(self.head_names[number], ids[number]) for number in going])
+        if attention_mask is not None:
+            attention_mask = attention_mask.unflatten(0, (count, -1))[going].flatten(0, 1)
+        rows = _head_rows(self.body, embedded, moved, attention_mask).chunk(len(going))
+
+        losses = torch.zeros(labels.shape, device=input_ids.device)
+        total = torch.zeros((), device=input_ids.device)
+        for number, own_rows in zip(going, rows, strict=True):
+            loss, losses[number] = self._loss(self.head_names[number], own_rows, labels[number])
+            total = total + loss
+        return total, losses
+
+    def losses_of(self, language: str, batch: Batch, body: PreTrainedModel) -> torch.Tensor:
+        """Negative log-likelihoods fp32 [1, R] of one language's batch through `body`: the own one, or `primary`."""
+        embedded = self._embed(language, batch.input_ids)
+        rows = _head_rows(body, embedded, batch.positions, batch.attention_mask)
+        return self._loss(language, rows, batch.labels)[1][None]
+
+    def _embed(self, language: str, ids: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(ids, self.matrices[language])
+
+    def _loss(self, language: str, rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        coefficients = torch.full((len(labels),), 1 / len(labels), device=rows.device)
+        return joint_cross_entropy(
+            rows, self.matrices[language], self.biases[language], labels, coefficients, self.workspace_bytes
+        )
+
+
+def _head_rows(
+    body: PreTrainedModel, embedded: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """What the head projects onto a vocabulary, [R, d], from token embeddings [b, L, d]."""
+    family = family_of(body.config)
+    states = body.base_model(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+    return family.apply_transform(family.transform_modules(body), states.flatten(0, 1).index_select(0, positions))
+
+
+def _without_vocabulary(body: PreTrainedModel) -> PreTrainedModel:
+    """The body frozen, its token matrix and output bias empty: several hundred megabytes with a large vocabulary."""
+    body.requires_grad_(False)
+    width = body.get_input_embeddings().embedding_dim
+    empty = nn.Parameter(torch.empty(0, width), requires_grad=False)
+    body.get_input_embeddings().weight = empty
+    body.get_output_embeddings().weight = empty
+    return body
