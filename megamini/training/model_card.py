@@ -16,6 +16,7 @@ def describe(run: LoadedRun, exit_layer: int | None) -> dict[str, Any]:
         "method": run.recipe.objective.method,
         "role": "primary model" if exit_layer is None else "mini-model",
         "exit": exit_layer,
+        **({"bridge_layers": bridge} if (bridge := run.recipe.model.bridge_layers) else {}),
         "language": run.data_manifest["language"],
         "updates": _state(run)["update"],
     }
@@ -25,11 +26,11 @@ def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
     state, language = _state(run), run.data_manifest["language"]
     head = "primary" if description["exit"] is None else f"exit_{description['exit']}"
-    what = (
-        "the primary model"
-        if description["exit"] is None
-        else f"the mini-model of the exit after layer {description['exit']} of a primary model"
-    )
+    what = "the primary model"
+    if description["exit"] is not None:
+        bridge = description.get("bridge_layers")
+        of = f"{bridge} bridge layers" if bridge else "the exit"
+        what = f"the mini-model of {of} after layer {description['exit']} of a primary model"
     rows = {
         "method": description["method"],
         "updates": f"{state['update']:,}",

@@ -1,0 +1,73 @@
+"""Models out of a checkpoint folder, whatever their task, and the card of one that has a language pack plugged in."""
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.adaptation.language_pack import LanguagePack
+from megamini.data.tokenizer import load_tokenizer
+from megamini.errors import UserError
+
+
+def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a folder in the class that its config.json names, from safetensors, and its tokenizer.
+
+    Raises `UserError` for a folder that holds no whole checkpoint of `transformers`.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: neither a run directory nor a checkpoint folder (no recipe.yaml, no config.json)")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind = getattr(transformers, (config.architectures or [""])[0], None)
+        if kind is None:
+            raise UserError(f"{folder}: config.json names no model class of transformers under 'architectures'")
+        model, report = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a broken folder makes the library raise
+        raise UserError(f"{folder}: no model can be loaded from there: {error}") from None
+    if report["missing_keys"]:
+        raise UserError(f"{folder}: misses {min(report['missing_keys'])} of its own model")
+    return model.eval(), load_tokenizer(folder)
+
+
+def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
+    """Markdown with the front matter that model hubs read, for a model that speaks the pack's language."""
+    ledger, settings = pack.details.get("ledger", {}), pack.details.get("settings", {})
+    rows = {
+        "model": " ".join(str(description[key]) for key in ("role", "run") if description.get(key)) or "a task model",
+        "embeddings learned by": pack.details.get("method", "unknown"),
+        "over": pack.details.get("body", {}).get("model", "unknown"),
+        "starting point": pack.details.get("starting_point", {}).get("kind", "unknown"),
+        "tokens": f"{ledger.get('tokens', 0):,}",
+        "FLOPs (by formula)": f"{ledger.get('flops', 0):.3g}",
+        "recipe": settings.get("name", "unknown"),
+    }
+    sources = [
+        f"- {source['file']}, {source.get('licence', 'licence unknown')}" for source in pack.details.get("text", [])
+    ]
+    return "\n".join(
+        [
+            "---",
+            f"language: {pack.language}",
+            "library_name: transformers",
+            "tags: [mini-model-adaptation]",
+            "---",
+            "",
+            f"# A model with the language pack `{pack.language}` plugged in",
+            "",
+            "Its token embeddings (and output bias) are those of the pack, everything else is the model's, which",
+            "learned another language (Mini-Model Adaptation, Marchisio et al. 2023).",
+            "",
+            "| | |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in rows.items()),
+            "",
+            "Text of the pack:",
+            "",
+            *sources,
+            "",
+        ]
+    )
