@@ -29,6 +29,8 @@ class Case:
     head_weights: tuple[float, ...] | None = None
     forgetting: bool = False
     odd: bool = False
+    minipost: bool = False
+    """Over a checkpoint of the family: 1 layer and 1 bridge layer."""
     clip_norm: float = 0.5
     ranks: int = 2
 
@@ -36,6 +38,7 @@ class Case:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
+        marks += ["minipost"] * self.minipost
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 
@@ -44,7 +47,7 @@ class Case:
         return 401 if self.odd else 400
 
     def recipe(self, data: Path, runs: Path) -> dict[str, Any]:
-        """The recipe's values; the run directory is runs / str(self)."""
+        """The recipe's values; the run directory is runs / str(self). MiniPost finds its checkpoint beside the data."""
         body = {**_BODY, **_BODY_OF_FAMILY.get(self.family, {}), **(_ODD_BODY if self.odd else {})}
         objective = {"method": "minijoint" if self.exits else "mlm", "head_weights": self.head_weights}
         if self.forgetting:
@@ -52,9 +55,13 @@ class Case:
                 "every": f"{FORGET_EVERY} updates",
                 "none_in_last": f"{REMEMBER_LAST} updates",
             }
+        model = {"family": self.family, "config": body, "exits": self.exits, "dropout": 0.0}
+        if self.minipost:
+            model = {"from_checkpoint": str(data / self.family), "exits": (1,), "bridge_layers": 1, "dropout": 0.0}
+            objective = {"method": "minipost"}
         return {
             "name": str(self),
-            "model": {"family": self.family, "config": body, "exits": self.exits, "dropout": 0.0},
+            "model": model,
             "data": {"path": str(data), "workers": 0},
             "objective": objective,
             "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.1, "clip_norm": self.clip_norm},

@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from megamini.config import Recipe
 from megamini.data.prepare import Settings, prepare
+from megamini.data.tokenizer import load_tokenizer
+from megamini.models.build import build_primary
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.launching import read_scalars, run_command
 from tests.integration.reference import Curve, train_reference
@@ -34,8 +37,18 @@ class Lab:
             prepare([str(_PROSE)], out, settings, processes=1)
         return out
 
+    def source(self, case: Case) -> None:
+        """A checkpoint for MiniPost, where the case's recipe looks for it."""
+        folder = self.data(case.vocab_size) / case.family
+        if case.minipost and not folder.exists():
+            plain = replace(case, minipost=False, exits=(), checkpointing=False, precision="fp32")
+            recipe = Recipe.model_validate(plain.recipe(self.data(case.vocab_size), self.folder))
+            tokenizer = load_tokenizer(self.data(case.vocab_size))
+            build_primary(recipe, tokenizer, BLOCK_LENGTH).model.save_pretrained(folder)
+
     def reference(self, case: Case) -> Curve:
         """The curve in plain PyTorch, which the same model and objective share."""
+        self.source(case)
         key = replace(case, stage=None, accumulation=1, checkpointing=False, precision="fp32", ranks=1)
         if key not in self._references:
             self._references[key] = train_reference(key, self.data(case.vocab_size))
@@ -55,6 +68,8 @@ class Lab:
         """Where the runs are, and what the ranks printed at last."""
         runs = self.folder / f"runs-{len(self._launched)}"
         runs.mkdir()
+        for case in cases:
+            self.source(case)
         jobs = [
             {"recipe": case.recipe(self.data(case.vocab_size), runs), "stage": case.stage, "ranks": case.ranks}
             for case in cases

@@ -86,7 +86,7 @@ def plain_parameters(engine: PlainEngine) -> dict[str, torch.Tensor]:
     masters = {id(trained): master for trained, master in zip(engine._trained, engine._masters, strict=True)}
     tensors = {}
     for name, parameter in engine.model.named_parameters():
-        tensors[f"master.{name}"] = masters[id(parameter)].detach().clone()
+        tensors[f"master.{name}"] = masters.get(id(parameter), parameter).detach().clone()  # frozen: no master
         tensors[f"working.{name}"] = parameter.detach().clone()
     return tensors
 
@@ -98,8 +98,10 @@ def deepspeed_parameters(engine: Engine, stage: int) -> dict[str, torch.Tensor]:
         assert stage < 3 or parameter.ds_tensor.numel() < parameter.ds_numel, f"{name} is not partitioned"
         with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
             tensors[f"working.{name}"] = parameter.detach().clone()
-        master = parameter if stage == 0 else deepspeed.utils.safe_get_full_fp32_param(parameter)
-        tensors[f"master.{name}"] = master.detach().clone()
+        if stage == 0 or not parameter.requires_grad:
+            tensors[f"master.{name}"] = tensors[f"working.{name}"].clone()
+        else:
+            tensors[f"master.{name}"] = deepspeed.utils.safe_get_full_fp32_param(parameter).detach().clone()
     return tensors
 
 

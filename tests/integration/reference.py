@@ -54,10 +54,11 @@ def train_reference(case: Case, data: Path) -> Curve:
     rule = masking_rule(tokenizer)
     primary = build_primary(recipe, tokenizer, blocks.block_length).train()
     matrix = primary.model.get_input_embeddings().weight
+    trained = _all_or_the_bridge(primary, case)
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in primary.parameters() if p.dim() > 1], "weight_decay": 0.1},
-            {"params": [p for p in primary.parameters() if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0},
         ],
         lr=LEARNING_RATE,
         betas=(0.9, 0.98),
@@ -88,6 +89,12 @@ def train_reference(case: Case, data: Path) -> Curve:
             curve.record(done, _validation_losses(primary, validation, rule))
     curve.parameters = {name: p.detach().clone() for name, p in primary.named_parameters()}
     return curve
+
+
+def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> list[torch.nn.Parameter]:
+    """What the method trains, written out by name: with MiniPost the layer behind the first, and no other."""
+    bridge = "model.model.layers.1." if case.family == "modernbert" else ".encoder.layer.1."
+    return [p for name, p in primary.named_parameters() if not case.minipost or bridge in name]
 
 
 def masking_rule(tokenizer) -> MaskingRule:
@@ -133,7 +140,7 @@ def _logits(
         f"exit_{layer}": _exit_states(primary, layer, output.hidden_states[layer]) @ matrix.t() + bias
         for layer in primary.exit_layers
     }
-    return {**heads, "primary": output.logits}
+    return {**heads, primary.head_names[-1]: output.logits}
 
 
 def _exit_states(primary: PrimaryModel, layer: int, states: torch.Tensor) -> torch.Tensor:

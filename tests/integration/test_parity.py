@@ -30,6 +30,8 @@ SUBSET = [
     Case(stage=2, family="xlm-roberta", exits=(1, 2), head_weights=(1.0, 2.0, 3.0)),
     Case(stage=3, family="xlm-roberta-xl", checkpointing=True),
     Case(stage=3, accumulation=4, odd=True, forgetting=True),
+    Case(stage=2, minipost=True, exits=()),
+    Case(stage=3, family="modernbert", minipost=True, exits=(), checkpointing=True),
 ]
 SUBSET_BF16 = [
     Case(stage=1, precision="bf16", accumulation=4),
@@ -49,6 +51,7 @@ MATRIX_BF16 = [
     for family, stage, accumulation in product(("roberta", "modernbert"), (1, 2, 3), (1, 4))
 ] + [
     Case(stage=None, ranks=1, accumulation=4, precision="bf16"),
+    Case(stage=3, minipost=True, exits=(), precision="bf16", checkpointing=True),
     *(Case(stage=stage, precision="bf16", odd=True, forgetting=True) for stage in (1, 2, 3)),
 ]
 OTHERS = [
@@ -58,6 +61,8 @@ OTHERS = [
     *(Case("xlm-roberta-xl", stage, exits=()) for stage in range(4)),
     *(Case(stage=stage, ranks=4, accumulation=2, odd=True, forgetting=True) for stage in range(4)),
     *(Case(family, stage=None, ranks=1, forgetting=True) for family in FAMILIES),
+    *(Case(family, stage, minipost=True, exits=()) for family, stage in product(FAMILIES, range(4))),
+    *(Case(family, None, ranks=1, minipost=True, exits=(), accumulation=4) for family in FAMILIES),
 ]
 
 
