@@ -142,6 +142,10 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
     Raises UserError when there is none, when it is not a fast one, or lacks one of cls/bos, sep/eos, pad, unk and mask.
     """
+    folder = Path(name)
+    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        # The library would take the class of config.json instead, whose ids may be others.
+        raise UserError(f"{name}: has a tokenizer.json but no tokenizer_config.json, without which ids may differ")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except Exception as error:
@@ -150,6 +154,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{name}: no tokenizer can be loaded from there: {reason}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{name}: only a Python ('slow') tokenizer; save a fast one (tokenizer.json) there")
+    if len(tokenizer) <= len(special_ids(tokenizer)):  # what the library makes up where it finds no files
+        raise UserError(f"{name}: no tokenizer there: no piece but special ones; is tokenizer.json missing?")
     roles = special_roles(tokenizer)
     if missing := [role for role, number in roles.items() if number is None and role != "unk"]:
         raise UserError(

@@ -58,13 +58,7 @@ class Workplace:
 
     def recipe(self, changes: Mapping[str, Any] | None = None, *more: str) -> list[str]:
         """Write the good recipe with `section.key` changed or REMOVED; returns its path and the arguments `more`."""
-        values = copy.deepcopy(self._base)
-        for name, value in (changes or {}).items():
-            *sections, key = name.split(".")
-            section = reduce(lambda part, one: part.setdefault(one, {}), sections, values)
-            section[key] = value
-            if value is REMOVED:
-                del section[key]
+        values = changed(copy.deepcopy(self._base), changes or {})
         return self.file("recipe.yaml", yaml.safe_dump(values), *more)
 
     def recipe_text(self, old: str, new: str) -> list[str]:
@@ -106,6 +100,17 @@ class Workplace:
         return runs / "small"
 
 
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with each `section.key` changed or REMOVED."""
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        section = reduce(lambda part, one: part.setdefault(one, {}), sections, values)
+        section[key] = value
+        if value is REMOVED:
+            del section[key]
+    return values
+
+
 def edit_manifest(data: Path, **values: Any) -> None:
     """Change a data manifest and sign it anew, as another version of the tool might have written it."""
     path = data / "manifest.json"
@@ -125,7 +130,7 @@ def scribble(path: Path) -> None:
 
 
 def entry_point(name: str) -> ModuleType:
-    return importlib.import_module(f"launch.{name}" if name == "pretrain" else f"tools.{name}")
+    return importlib.import_module(f"launch.{name}" if name in ("pretrain", "adapt") else f"tools.{name}")
 
 
 def run_in_process(entry: str, arguments: list[str], capfd) -> tuple[int, str]:
