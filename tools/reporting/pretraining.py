@@ -1,0 +1,55 @@
+"""One pretraining run: what its heads have reached, beside the unigram model, and its curves."""
+
+from pathlib import Path
+
+from tools.reporting.plots import new_plot, save_plot
+from tools.reporting.runs import RunRecord
+from tools.reporting.tables import cost_sentence, table
+
+
+def pretraining_section(run: RunRecord, out: Path) -> str:
+    """Markdown on the run, and its plot."""
+    last = run.validations[-1]
+    heads = [name.removeprefix("validation/loss_") for name in last if name.startswith("validation/loss_")]
+    unigram = last["validation/loss_unigram"]
+    rows = [
+        [
+            _title(head),
+            f"{last[f'validation/loss_{head}']:.3f}",
+            f"{last[f'validation/bits_per_byte_{head}']:.3f}",
+            f"{unigram - last[f'validation/loss_{head}']:+.3f}",
+        ]
+        for head in sorted(heads, key=lambda head: last[f"validation/loss_{head}"])
+    ]
+    plot = _plot(run, heads, out / f"{run.name}.png")
+    return "\n".join(
+        [
+            f"## {run.name}: pretraining",
+            "",
+            f"{cost_sentence(run)}; validation after update {last['update']:,}:",
+            "",
+            table(["head", "loss (nats)", "bits per byte", "below the unigram model (nats)"], rows),
+            "",
+            f"![loss along the way]({plot.name})",
+        ]
+    )
+
+
+def _title(head: str) -> str:
+    if head == "unigram":
+        return "unigram model"
+    return "primary" if head == "primary" else f"mini-model at layer {head.removeprefix('exit_')}"
+
+
+def _plot(run: RunRecord, heads: list[str], path: Path) -> Path:
+    """Training and validation loss of every head against tokens."""
+    figure, axes = new_plot("tokens (millions)", "masked-LM loss (nats)", run.name)
+    tokens = {update: count / 1e6 for update, count in run.cost_at("compute/tokens").items()}
+    for number, head in enumerate(head for head in heads if head != "unigram"):
+        for stage, look in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():
+            name = f"{stage}/loss_{head}"
+            points = [line for line in run.metrics if name in line and line["update"] in tokens]
+            axes.plot([tokens[p["update"]] for p in points], [p[name] for p in points], color=f"C{number}", **look)
+    axes.axhline(run.validations[0]["validation/loss_unigram"], color="grey", linestyle="--", label=_title("unigram"))
+    axes.legend(title="validation (thin: training)")
+    return save_plot(figure, path)

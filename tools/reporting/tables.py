@@ -1,0 +1,19 @@
+"""Markdown tables, and the one sentence on what a run has cost."""
+
+from tools.reporting.runs import RunRecord
+
+
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; columns after the first are set right where they hold numbers."""
+    numeric = [all(row[column][:1] in "+-0123456789" for row in rows) for column in range(len(titles))]
+    marks = ["---:" if right else "---" for right in numeric]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows))
+
+
+def cost_sentence(run: RunRecord) -> str:
+    """Updates, tokens, FLOPs, time and device."""
+    ledger = run.ledger
+    return (
+        f"{ledger['updates']:,} updates, {ledger['tokens']:,} tokens, {ledger['flops']:.3g} FLOPs, "
+        f"{ledger['seconds']:,.0f} s on {ledger['ranks']} x {ledger['device']}"
+    )
