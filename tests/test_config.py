@@ -1,10 +1,12 @@
 """Recipes: what is read, what is refused, and with which words."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
 
+from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.config import dump_recipe, duration_in_updates, load_recipe
 from megamini.errors import UserError
 
@@ -205,3 +207,19 @@ def test_a_recipe_that_is_not_there_and_one_that_is_a_folder(tmp_path):
 )
 def test_durations(duration, tokens_per_update, updates):
     assert duration_in_updates(duration, tokens_per_update) == updates
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "launch/recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_that_comes_along_is_valid(path):
+    """Each by the entry point that it is for; tasks have a test of their own."""
+    text = path.read_text()
+    if "\nadaptation:" in text:
+        assert load_adaptation_recipe(path).name
+    elif "\nobjective:" in text:
+        assert load_recipe(path).name
+    else:
+        assert "\ntasks:" in text
+    assert text.startswith("# "), "what it is for"
