@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import pytest
+
+from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.config import Recipe
 from megamini.options import options, options_table
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_every_option_says_what_it_means():
-    for key, _, meaning in options():
-        assert len(meaning) > 15, f"{key} has no docstring in megamini/config.py"
+@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe])
+def test_every_option_says_what_it_means(kind):
+    for key, _, meaning in options(kind):
+        assert len(meaning) > 15, f"{key} has no docstring"
 
 
 def test_sections_are_entered_and_defaults_shown():
@@ -27,8 +32,8 @@ def test_choices_are_named():
     assert "modernbert" in meanings["model.family"]
 
 
-def test_the_readmes_table_is_the_one_of_the_code():
-    assert options_table() in README.read_text(encoding="utf-8"), (
-        "README.md: replace the table of options by what `python -c 'from megamini.options import options_table; "
-        "print(options_table())'` prints"
+@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe])
+def test_the_readmes_table_is_the_one_of_the_code(kind):
+    assert options_table(kind) in README.read_text(encoding="utf-8"), (
+        f"README.md: replace the table of options by what megamini.options.options_table({kind.__name__}) gives"
     )

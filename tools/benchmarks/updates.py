@@ -1,0 +1,81 @@
+"""What the benchmarks of whole updates share: the base shape, a batch of it, interleaved rounds."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, RobertaConfig
+
+from megamini.data.batches import Batch
+
+BLOCK_LENGTH, BLOCKS, MASKED = 128, 32, 19  # 4,096 tokens an update, round(15% of 126) masked in each block
+
+
+def update_options(description: str | None, page: Path) -> argparse.ArgumentParser:
+    """The options of a benchmark whose results go to `page`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"layers": 12, "hidden": 768, "vocab": 50_000, "rounds": 5}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--exit", type=int, help="layer of the mini-model (default: a third of the layers)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--out", type=Path, default=page)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    options = parser.parse_args()
+    options.exit = options.exit or options.layers // 3
+    return options
+
+
+def roberta_config(options: argparse.Namespace, layers: int | None = None) -> RobertaConfig:
+    return AutoConfig.for_model(
+        "roberta",
+        vocab_size=options.vocab,
+        hidden_size=options.hidden,
+        num_hidden_layers=layers or options.layers,
+        num_attention_heads=options.hidden // 64,
+        intermediate_size=4 * options.hidden,
+        max_position_embeddings=BLOCK_LENGTH + 2,
+    )
+
+
+def random_batch(vocab: int) -> Batch:
+    """Random tokens: only the shape matters to the time."""
+    positions = torch.arange(MASKED) * (BLOCK_LENGTH // MASKED) + 1
+    return Batch(
+        input_ids=torch.randint(5, vocab, (BLOCKS, BLOCK_LENGTH)),
+        positions=(torch.arange(BLOCKS)[:, None] * BLOCK_LENGTH + positions).flatten(),
+        labels=torch.randint(5, vocab, (BLOCKS * MASKED,)),
+    )
+
+
+def interleaved(updates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each update in each round; a round runs each once, so that drift meets all alike."""
+    for update in updates.values():
+        update()  # the first one allocates
+    seconds: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in range(rounds):
+        for name, update in updates.items():
+            started = time.perf_counter()
+            update()
+            seconds[name].append(time.perf_counter() - started)
+            print(f"{name:32} {seconds[name][-1]:.2f} s", flush=True)
+    return seconds
+
+
+def spread(seconds: dict[str, list[float]]) -> list[list[str]]:
+    """Rows: name, median, fastest, slowest."""
+    return [
+        [name, f"{statistics.median(times):.2f}", f"{min(times):.2f}", f"{max(times):.2f}"]
+        for name, times in seconds.items()
+    ]
+
+
+def ratio(seconds: dict[str, list[float]], above: str, below: str) -> tuple[float, float]:
+    """Ratio of the medians, and the median of the rounds' ratios."""
+    pairs = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
+    return statistics.median(seconds[above]) / statistics.median(seconds[below]), statistics.median(pairs)
