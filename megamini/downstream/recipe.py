@@ -35,7 +35,7 @@ class TaskSection(Section):
     columns: Words = ()
     """custom only: names of the text column or columns, and last of the label's."""
     limit: Positive | None = None
-    """Most examples that are read of a split, the first ones; unset: all."""
+    """Most examples that are taken of a split, evenly spread over it; unset: all."""
 
     @model_validator(mode="after")
     def _check(self) -> "TaskSection":

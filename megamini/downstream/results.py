@@ -9,6 +9,9 @@ from typing import Any
 
 from megamini.training.telemetry import write_atomically
 
+# A language and the name of the pack that speaks it.
+_Row = tuple[str, str | None]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -89,24 +92,33 @@ def write_results(directory: Path, results: Sequence[Result], table: str) -> Non
 
 
 def table_of(results: Sequence[Result], source_language: str) -> str:
-    """Markdown: a row for each language and pack, a column for each task; the source language first, then the others,
-    then the average of each task over its target languages, one row a pack name where a language has several."""
+    """Markdown: a row for each language and pack, a column for each task; the source language first, and last the
+    averages over the target languages, one for each family of packs (mini-de and mini-es are of the family mini)."""
     summary = means(results)
-    tasks = list(dict.fromkeys(mean.task for mean in summary))
+    metrics = {mean.task: mean.metric for mean in summary}
     cells = {(mean.language, mean.pack, mean.task): mean for mean in summary}
     rows = list(dict.fromkeys((mean.language, mean.pack) for mean in summary))
     rows.sort(key=lambda row: row != (source_language, None))
-    metrics = {mean.task: mean.metric for mean in summary}
-    lines = [[_row_name(*row), *(_cell(cells.get((*row, task))) for task in tasks)] for row in rows]
-    targets = [row for row in rows if row[0] != source_language]
-    if len(targets) > 1:
-        lines.append(["average without source", *(_average(cells, targets, task) for task in tasks)])
-    header = ["language", *(f"{task} ({_UNITS.get(metrics[task], metrics[task])})" for task in tasks)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---", *["---:"] * len(tasks)], *lines])
+    lines = [[_row_name(*row), *(_cell(cells.get((*row, task))) for task in metrics)] for row in rows]
+    families: dict[str, list[_Row]] = {}
+    for language, pack in rows:
+        if pack is not None:
+            families.setdefault(_family(language, pack), []).append((language, pack))
+    for family, members in families.items():
+        if len(members) > 1:
+            name = f"average ({family})" if family else "average"
+            lines.append([name, *(_average(cells, members, task) for task in metrics)])
+    header = ["language", *(f"{task} ({_UNITS.get(metric, metric)})" for task, metric in metrics.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---", *["---:"] * len(metrics)], *lines])
+
+
+def _family(language: str, pack: str) -> str:
+    """A pack's name without its language."""
+    return "-".join(part for part in pack.split("-") if part != language)
 
 
 # Fractions are printed in percent, bits as they are.
-_UNITS = {"bits_per_byte": "bits per byte", "accuracy": "accuracy", "f1": "F1"}
+_UNITS = {"bits_per_byte": "bits per byte", "f1": "F1"}
 
 
 def _row_name(language: str, pack: str | None) -> str:
@@ -124,7 +136,7 @@ def _cell(mean: Mean | None) -> str:
     return _number(mean.mean, mean.metric) + spread
 
 
-def _average(cells: dict, rows: Sequence[tuple], task: str) -> str:
+def _average(cells: dict[tuple[str, str | None, str], Mean], rows: Sequence[_Row], task: str) -> str:
     present = [cells[(*row, task)] for row in rows if (*row, task) in cells]
     if not present:
         return ""

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate.utils import other as unwrapping
 from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from megamini.data.batches import plan_batches
@@ -48,6 +49,8 @@ def training_arguments(
         save_total_limit=1,
         logging_steps=recipe.telemetry.every,
         logging_nan_inf_filter=False,
+        log_level="error",  # that a task head starts anew is no news
+        log_level_replica="error",
         disable_tqdm=True,  # `Progress` shows it
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
@@ -78,6 +81,8 @@ def train(
         trainer.remove_callback(callback)
     trainer.add_callback(Progress(title))
     trainer.train(resume_from_checkpoint=newest_checkpoint(Path(arguments.output_dir), arguments.should_save))
+    # An evaluation that follows loads whole models, which ZeRO-3's would not be.
+    unset_hf_deepspeed_config()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     if not all(math.isfinite(loss) for loss in losses):
         raise UserError(f"{title}: the loss is no number any more; lower optimizer.learning_rate, or use fp32")

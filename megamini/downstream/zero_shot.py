@@ -1,6 +1,6 @@
-"""Step 4: swap a language's embeddings into a model, evaluate, and put the source's back exactly."""
+"""Step 4: swap a language's embeddings into a model, and put the source's back exactly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.language_pack import LanguagePack, plug
+from megamini.errors import UserError
+
+# A language, and the name of the pack that speaks it; None for the source language.
+Voice = tuple[str, str | None]
 
 
 class Packs:
@@ -19,12 +23,31 @@ class Packs:
         self._folders = {name: Path(folder) for name, folder in folders.items()}
         self.languages = {name: LanguagePack.load(folder).language for name, folder in self._folders.items()}
 
-    def load(self, name: str) -> LanguagePack:
-        return LanguagePack.load(self._folders[name])
+    def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
+        """Each of `languages` with each of its packs; without any given, the source language and all that there are
+        packs of. Raises UserError, with the recipe's `key`, for a language that no pack speaks."""
+        found: list[Voice] = []
+        for language in languages or dict.fromkeys((source, *self.languages.values())):
+            names = [name for name, own in self.languages.items() if own == language]
+            if language == source:
+                found.append((language, None))
+            elif not names:
+                known = ", ".join(sorted(set(self.languages.values()))) or "none"
+                raise UserError(f"{key}: no pack in `packs` is of language '{language}'; there are {known}")
+            else:
+                found += [(language, name) for name in names]
+        return found
 
-    def of(self, language: str) -> list[str]:
-        """Names of the packs of a language."""
-        return [name for name, own in self.languages.items() if own == language]
+    @contextmanager
+    def speaking(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None
+    ) -> Iterator[PreTrainedTokenizerBase]:
+        """Within, `model` speaks with the pack `name`, or as it is without one, by the tokenizer that is yielded."""
+        if name is None:
+            yield tokenizer
+        else:
+            with plugged(model, tokenizer, LanguagePack.load(self._folders[name])) as own:
+                yield own
 
 
 @contextmanager
@@ -33,9 +56,7 @@ def plugged(
 ) -> Iterator[PreTrainedTokenizerBase]:
     """Within, `model` speaks the pack's language with the tokenizer that is yielded; afterwards every weight and the
     configuration are as before, bit for bit. Raises UserError for a pack of another lineage."""
-    embeddings = model.get_input_embeddings()
-    # The modules themselves are kept, not copies: plugging a vocabulary of another size puts new ones in their place.
-    matrix = embeddings.weight.detach().clone()
+    matrix = model.get_input_embeddings().weight.detach().clone()
     bias = _output_bias(model)
     bias_before = None if bias is None else bias.detach().clone()
     described = getattr(model.config, "megamini", None)

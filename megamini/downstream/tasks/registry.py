@@ -27,8 +27,8 @@ def find_task(name: str) -> Task:
 def read_examples(
     task: Task, path: str | None, dataset: str | None, split: str, language: str, limit: int | None = None
 ) -> list[Example]:
-    """Examples of a split in a language, at most the first `limit`: from the folder `path` where it is given, else from
-    the data set `dataset`, by default the task's own on the hub."""
-    if path is None:
-        return read_hub(task, dataset, split, language)[:limit]
-    return task.read(Path(path), split, language)[:limit]
+    """Examples of a split in a language: from the folder `path` where it is given, else from the data set `dataset`, by
+    default the task's own on the hub. Where there are more than `limit`, that many, evenly spread, in order."""
+    examples = read_hub(task, dataset, split, language) if path is None else task.read(Path(path), split, language)
+    count = min(limit or len(examples), len(examples))
+    return [examples[number * len(examples) // count] for number in range(count)]
