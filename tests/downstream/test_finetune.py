@@ -57,7 +57,7 @@ def test_it_learns_with_embeddings_frozen_and_the_lineage_holds(recipe, primary)
     ])  # fmt: skip
     (entry,) = json.loads((directory / "results.json").read_text())
     assert entry["accuracy"] == 1
-    assert (entry["task"], entry["language"], entry["n"], entry["seed"], entry["pack"]) == ("topic", "en", 24, 0, None)
+    assert (entry["task"], entry["language"], entry["n"], entry["seed"], entry["pack"]) == ("topic", "en", 12, 0, None)
 
 
 def test_several_seeds_differ_and_what_is_complete_is_kept(recipe, capsys):
