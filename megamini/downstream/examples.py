@@ -1,0 +1,41 @@
+"""What a task is made of, whatever file it came from."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """One text or a pair of texts with its class."""
+
+    texts: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class TaggedExample:
+    """A sentence of words, each with its tag."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of the context: its text and the character at which it starts."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class QuestionExample:
+    """A question on a context; any of `answers` is right, and none means that the context does not answer it."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...]
+
+
+Example: TypeAlias = TextExample | TaggedExample | QuestionExample

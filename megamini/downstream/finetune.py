@@ -1,0 +1,265 @@
+"""Step 3: fine-tune the primary model on tasks in its source language, once for every seed."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging
+
+from megamini.config import dump_recipe
+from megamini.data.tokenizer import load_tokenizer, save_tokenizer
+from megamini.downstream.examples import Example
+from megamini.downstream.kinds.by_name import KINDS
+from megamini.downstream.limits import Limits, fitting_length
+from megamini.downstream.recipe import FinetuneRecipe, FinetuneTask
+from megamini.downstream.results import Result, means, table_of, write_results
+from megamini.downstream.task_model import declared_lineage, describe_task, load_model, load_task_model, read_config
+from megamini.downstream.tasks.declaration import Task
+from megamini.downstream.tasks.registry import read_examples
+from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
+from megamini.errors import UserError, writing
+from megamini.models.families import family_of
+from megamini.training.telemetry import write_atomically
+
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The model that is fine-tuned: its configuration, tokenizer, lineage and token embeddings [V, d], kept to prove
+    that they did not change."""
+
+    name: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    lineage: dict[str, Any]
+    embeddings: torch.Tensor
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task of the recipe with its data, read and checked."""
+
+    key: str
+    section: FinetuneTask
+    task: Task
+    limits: Limits
+    labels: tuple[str, ...]
+    training: list[Example]
+    validation: list[Example]
+    validation_split: str
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that fine-tune together, and the DeepSpeed configuration that they share."""
+
+    rank: int
+    world_size: int
+    deepspeed: dict[str, Any] | None
+
+    @property
+    def on_cpu(self) -> bool:
+        return not torch.cuda.is_available()
+
+    def wait_for_all(self) -> None:
+        """All ranks."""
+        if distributed.is_initialized():
+            distributed.barrier()
+
+
+def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) -> None:
+    """Fine-tune every task with every seed, and write a folder for each and their results. All ranks.
+
+    What is complete already is kept. Raises UserError for data or a model that cannot be used.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if deepspeed is None:
+        leave_deepspeed_out()
+    ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
+    primary = _load_primary(recipe)
+    jobs = [_prepare(recipe, primary, key) for key in recipe.tasks]
+    if ranks.rank == 0:
+        _claim(recipe)
+    ranks.wait_for_all()
+    results = []
+    for job in jobs:
+        for seed in recipe.training.seeds:
+            folder = recipe.run_directory / job.key / f"seed-{seed}"
+            if not (folder / _RESULT).is_file():
+                _train_one(recipe, primary, job, seed, folder, ranks)
+            elif ranks.rank == 0:
+                print(f"{folder}: complete already, kept")
+            results.append(_read_result(folder))
+            if ranks.rank == 0:
+                write_results(recipe.run_directory, results, table_of(results, job.section.language))
+    if ranks.rank == 0:
+        _print_summary(recipe.run_directory, results)
+
+
+# --- before training ------------------------------------------------------------------------------------------------
+
+
+def _load_primary(recipe: FinetuneRecipe) -> Primary:
+    name = recipe.model.primary
+    config = read_config(name)
+    family = family_of(config)
+    if recipe.model.dropout is not None:
+        for key in family.dropout_keys:
+            setattr(config, key, recipe.model.dropout)
+    tokenizer = load_tokenizer(name)
+    body = load_model(AutoModel, name, config, fresh=re.compile("pooler"))
+    embeddings = body.get_input_embeddings().weight.detach().clone()
+    if len(tokenizer) > len(embeddings):
+        raise UserError(f"{name}: the tokenizer has {len(tokenizer)} pieces for {len(embeddings)} token embeddings")
+    return Primary(name, config, tokenizer, declared_lineage(body, tokenizer), embeddings, body.base_model_prefix)
+
+
+def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
+    section = recipe.tasks[key]
+    task = section.declaration(key)
+
+    def read(split: str) -> list[Example]:
+        return read_examples(task, section.path, section.dataset, split, section.language, section.limit)
+
+    validation_split = section.validation_split or task.validation_split
+    training, validation = read(section.train_split), read(validation_split)
+    kind = KINDS[task.kind]
+    labels = task.labels or kind.labels_of(training)
+    if task.kind != "question-answering" and len(labels) < 2:
+        raise UserError(f"tasks.{key}: the training data have one label only, {labels[0]!r}: nothing to learn")
+    if unknown := sorted(set(kind.labels_of(validation)) - set(labels)):
+        raise UserError(f"tasks.{key}: label '{unknown[0]}' of split {validation_split} is not in the training data")
+    try:
+        length = fitting_length(section.max_length, task.kind, primary.config)
+    except UserError as error:
+        raise UserError(f"tasks.{key}.{error}") from None
+    limits = Limits(length, section.doc_stride, section.max_answer_length)
+    if task.kind == "question-answering":
+        limits = replace(limits, null_answers=any(not example.answers for example in training))
+    return Job(key, section, task, limits, labels, training, validation, validation_split)
+
+
+def _claim(recipe: FinetuneRecipe) -> None:
+    """Rank 0 only: make the run directory; one that holds another recipe's models is refused. Seeds may be added."""
+    directory = recipe.run_directory
+    with writing(directory, "training.runs: "):
+        directory.mkdir(parents=True, exist_ok=True)
+    written = directory / "recipe.yaml"
+    if written.exists() and _without_seeds(written.read_text(encoding="utf-8")) != _without_seeds(dump_recipe(recipe)):
+        raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
+    write_atomically(written, dump_recipe(recipe))
+
+
+def _without_seeds(text: str) -> str:
+    """A recipe's YAML without what may differ between two calls that go on with one run."""
+    return re.sub(r"^  seeds:\n(  - \d+\n)*", "", text, flags=re.MULTILINE)
+
+
+# --- one seed -------------------------------------------------------------------------------------------------------
+
+
+def _train_one(recipe: FinetuneRecipe, primary: Primary, job: Job, seed: int, folder: Path, ranks: Ranks) -> None:
+    """Train, save, prove, measure; the folder gets its name when all is done. All ranks."""
+    aside = folder.with_name(f".{folder.name}.writing")
+    title = f"{job.key} seed {seed}"
+    start = time.monotonic()
+    arguments = training_arguments(recipe, seed, aside / "checkpoints", ranks.world_size, ranks.deepspeed, ranks.on_cpu)
+    set_seed(seed)
+    model = _task_model(recipe, primary, job)
+    freeze_token_embeddings(model)
+    label_ids = {label: number for number, label in enumerate(job.labels)}
+    inputs = KINDS[job.task.kind].training_inputs(job.training, primary.tokenizer, job.limits, label_ids)
+    if ranks.rank == 0:
+        print(
+            f"{title}: {len(job.training):,} examples, {len(inputs):,} inputs of up to {job.limits.max_length} tokens"
+        )
+    trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
+    seconds = time.monotonic() - start
+
+    about = describe_task(job.task.name, job.task.kind, job.section.language, seed, job.limits)
+    model.config.megamini = {**about, **primary.lineage}
+    with writing(aside):
+        trainer.save_model(str(aside / "model"))
+    if ranks.rank == 0:
+        with writing(aside):
+            save_tokenizer(primary.tokenizer, aside / "model", [])
+        (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle of nothing that the recipe lacks
+        _finish(primary, job, seed, aside, folder, trainer.state.global_step, seconds)
+    ranks.wait_for_all()
+
+
+def _task_model(recipe: FinetuneRecipe, primary: Primary, job: Job) -> Any:
+    config = read_config(primary.name)
+    for key in family_of(config).dropout_keys:
+        setattr(config, key, getattr(primary.config, key))
+    if job.labels:
+        config.id2label = dict(enumerate(job.labels))
+        config.label2id = {label: number for number, label in enumerate(job.labels)}
+    # All that is not of the body starts anew, and so does a pooler, which masked language models lack.
+    fresh = re.compile(rf"^(?!{re.escape(primary.prefix)}\.)|pooler")
+    return load_model(
+        KINDS[job.task.kind].auto_class, primary.name, config, fresh, attn_implementation=recipe.model.attention
+    )
+
+
+def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, updates: int, seconds: float) -> None:
+    """Rank 0 only: prove what was written, measure it, and give it its name."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_task_model(aside / "model", device)
+    saved = loaded.model.get_input_embeddings().weight.detach().cpu()
+    if not torch.equal(saved, _as_saved(primary.embeddings, loaded.model)):
+        raise UserError(
+            f"{aside}: the token embeddings changed in training, which must not happen: packs would not fit"
+        )
+    examples = job.validation
+    values = KINDS[job.task.kind].measure(
+        loaded.model, loaded.tokenizer, examples, job.limits, job.section.language, batch_size=32
+    )
+    result = Result(
+        job.key, job.section.language, job.task.metric, values, len(examples), str(folder), None, seed,
+        job.validation_split,
+    )  # fmt: skip
+    entry = {**result.entry(), "values": values, "updates": updates, "seconds": round(seconds, 1)}
+    write_atomically(aside / "model" / _RESULT, json.dumps(entry, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    (aside / "model").rename(folder)
+    shutil.rmtree(aside)
+    print(f"{folder}: {job.task.metric} {values[job.task.metric]:.4f} on {len(examples):,} examples, {seconds:.0f} s")
+
+
+def _as_saved(embeddings: torch.Tensor, model: Any) -> torch.Tensor:
+    """The source embeddings in the precision of the file: DeepSpeed in bf16 keeps frozen parameters in bf16."""
+    stored = torch.bfloat16 if model.config.dtype == torch.bfloat16 else torch.float32
+    return embeddings.to(stored).float()
+
+
+def _read_result(folder: Path) -> Result:
+    path = folder / _RESULT
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return Result(
+            entry["task"], entry["language"], entry["metric"], entry["values"], entry["n"], str(folder), None,
+            entry["seed"], entry["split"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a result of this tool ({error}); remove {folder} and run again") from None
+
+
+def _print_summary(directory: Path, results: Sequence[Result]) -> None:
+    for mean in means(results):
+        spread = "" if mean.deviation is None else f" ± {mean.deviation:.4f}"
+        seeds = f"{mean.seeds} seed{'s' if mean.seeds > 1 else ''}"
+        print(f"{mean.task} ({mean.language}): {mean.metric} {mean.mean:.4f}{spread} over {seeds}, n {mean.n:,}")
+    print(f"{directory / 'results.json'}")

@@ -1,0 +1,59 @@
+"""A task's examples from a `datasets` data set: the task's own on the hub, another one, or a local folder of one."""
+
+from pathlib import Path
+from typing import Any
+
+from megamini.downstream.examples import Example
+from megamini.downstream.tasks.declaration import Task
+from megamini.errors import UserError
+
+
+def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list[Example]:
+    """All examples of a split in a language. Code that comes with a data set is never run.
+
+    dataset: a name or folder, in which {language} stands for the language; None: the task's own. A folder holds the
+    one language. Raises UserError when the data set or its split is missing, or a record lacks what the task needs.
+    """
+    if task.hub is None:
+        raise UserError(f"tasks: {task.name} has no data set on the hub: give tasks.{task.name}.path; {task.source}")
+    if split not in task.hub.splits:
+        raise UserError(f"tasks: {task.name} has no split '{split}' on the hub; there are {', '.join(task.hub.splits)}")
+    code = task.codes.get(language, language)
+    name = (dataset or task.hub.name).format(language=code)
+    config = None if Path(name).is_dir() or task.hub.config is None else task.hub.config.format(language=code)
+    data = _load(task, name, config, task.hub.splits[split])
+    words = _label_names(data.features)
+    examples = []
+    for row, record in enumerate(data):
+        try:
+            example = task.hub.to_example({key: _in_words(value, words.get(key)) for key, value in record.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{name}: row {row}: not a record of {task.name}: {error}") from None
+        if example is not None:
+            examples.append(example)
+    return examples
+
+
+def _load(task: Task, name: str, config: str | None, split: str):
+    import datasets  # slow to import, and only data sets need it
+
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:
+        # Whatever the library raises comes from the name, the network or the files.
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{name}: the data set cannot be read: {reason}; give tasks.{task.name}.path to read files: {task.source}"
+        ) from None
+
+
+def _label_names(features: Any) -> dict[str, list[str]]:
+    """Names of the classes of each column that holds numbers of classes, also in lists."""
+    inner = {key: getattr(feature, "feature", feature) for key, feature in features.items()}
+    return {key: feature.names for key, feature in inner.items() if hasattr(feature, "names")}
+
+
+def _in_words(value: Any, names: list[str] | None) -> Any:
+    if names is None:
+        return value
+    return [names[number] for number in value] if isinstance(value, list) else names[value]

@@ -1,0 +1,1 @@
+"""The three kinds of task: how examples become inputs, and outputs a score."""

@@ -1,0 +1,57 @@
+"""Classes of one text or of a pair of texts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.downstream.examples import TextExample
+from megamini.downstream.kinds.forward import outputs_of
+from megamini.downstream.limits import Limits
+from megamini.downstream.metrics import accuracy, macro_f1
+
+
+class Classification:
+    """A class for each text or pair; what is too long loses its end, of a pair the longer text first."""
+
+    auto_class = AutoModelForSequenceClassification
+
+    def labels_of(self, examples: Sequence[TextExample]) -> tuple[str, ...]:
+        return tuple(sorted({example.label for example in examples}))
+
+    def training_inputs(
+        self,
+        examples: Sequence[TextExample],
+        tokenizer: PreTrainedTokenizerBase,
+        limits: Limits,
+        label_ids: dict[str, int],
+    ) -> list[dict[str, Any]]:
+        inputs = encode_texts(examples, tokenizer, limits.max_length)
+        return [{**one, "labels": label_ids[example.label]} for one, example in zip(inputs, examples, strict=True)]
+
+    def measure(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[TextExample],
+        limits: Limits,
+        language: str,
+        batch_size: int,
+    ) -> dict[str, float]:
+        inputs = encode_texts(examples, tokenizer, limits.max_length)
+        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
+        predicted = [model.config.id2label[int(scores.argmax())] for (scores,) in logits]
+        gold = [example.label for example in examples]
+        return {"accuracy": accuracy(gold, predicted), "macro_f1": macro_f1(gold, predicted)}
+
+
+def encode_texts(
+    examples: Sequence[TextExample], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[dict[str, list[int]]]:
+    """Token ids of each text or pair with its special tokens."""
+    columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    return [
+        {key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded}
+        for row in range(len(examples))
+    ]

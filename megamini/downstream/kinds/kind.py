@@ -1,0 +1,39 @@
+"""What the three kinds of task have in common: the interface, and the kinds by name."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.downstream.examples import Example
+from megamini.downstream.limits import Limits
+
+
+class Kind(Protocol):
+    """How examples of one kind become inputs of a model, and the model's outputs a score."""
+
+    auto_class: Any
+    """The class of `transformers` that makes the model from a checkpoint."""
+
+    def labels_of(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The labels that occur, in a fixed order; none where the kind has no labels."""
+
+    def training_inputs(
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        limits: Limits,
+        label_ids: dict[str, int],
+    ) -> list[dict[str, Any]]:
+        """Inputs with their labels, as the model takes them."""
+
+    def measure(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Example],
+        limits: Limits,
+        language: str,
+        batch_size: int,
+    ) -> dict[str, float]:
+        """Metric -> value of the model on the examples, as fractions. `language` decides how answers are compared."""

@@ -1,0 +1,90 @@
+"""A tag for each word, read off its first piece."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.downstream.examples import TaggedExample
+from megamini.downstream.kinds.forward import IGNORED, outputs_of
+from megamini.downstream.limits import Limits
+from megamini.downstream.metrics import accuracy, entity_f1
+
+# What a word gets that no piece stands for, such as a lone joiner that the tokenizer drops.
+_OUTSIDE = "O"
+# The sentence and the word of each input's first pieces: position in the input -> word.
+_Words = tuple[int, dict[int, int]]
+
+
+class Tagging:
+    """Only the first piece of a word is trained on and read; a long sentence is cut into several inputs, so that every
+    word has its turn."""
+
+    auto_class = AutoModelForTokenClassification
+
+    def labels_of(self, examples: Sequence[TaggedExample]) -> tuple[str, ...]:
+        return tuple(sorted({tag for example in examples for tag in example.tags}))
+
+    def training_inputs(
+        self,
+        examples: Sequence[TaggedExample],
+        tokenizer: PreTrainedTokenizerBase,
+        limits: Limits,
+        label_ids: dict[str, int],
+    ) -> list[dict[str, Any]]:
+        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        for one, (sentence, words) in zip(inputs, places, strict=True):
+            labels = [IGNORED] * len(one["input_ids"])
+            for position, word in words.items():
+                labels[position] = label_ids[examples[sentence].tags[word]]
+            one["labels"] = labels
+        return inputs
+
+    def measure(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[TaggedExample],
+        limits: Limits,
+        language: str,
+        batch_size: int,
+    ) -> dict[str, float]:
+        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
+        predicted = [[_OUTSIDE] * len(example.words) for example in examples]
+        for (scores,), (sentence, words) in zip(logits, places, strict=True):
+            for position, word in words.items():
+                predicted[sentence][word] = model.config.id2label[int(scores[position].argmax())]
+        return measure_tags([example.tags for example in examples], predicted)
+
+
+def measure_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Accuracy over all words and, where the tags are those of entities (B-...), precision, recall and F1 of them."""
+    values = {"accuracy": accuracy(*([tag for tags in side for tag in tags] for side in (gold, predicted)))}
+    if any(tag.startswith("B-") for tags in gold for tag in tags):
+        values |= dict(zip(("precision", "recall", "f1"), entity_f1(gold, predicted), strict=True))
+    return values
+
+
+def encode_words(
+    examples: Sequence[TaggedExample], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, list[int]]], list[_Words]]:
+    """Token ids of the sentences, and per input its sentence and where its words begin; each word begins once."""
+    encoded = tokenizer(
+        [list(example.words) for example in examples],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        return_overflowing_tokens=True,
+    )
+    inputs, places = [], []
+    previous: tuple[int, int | None] = (-1, None)  # sentence and word of the piece before, also across inputs
+    for row, sentence in enumerate(encoded["overflow_to_sample_mapping"]):
+        inputs.append({key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded})
+        words = {}
+        for position, word in enumerate(encoded.word_ids(row)):
+            if word is not None and previous != (sentence, word):
+                words[position] = word
+                previous = (sentence, word)
+        places.append((sentence, words))
+    return inputs, places

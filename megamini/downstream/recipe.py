@@ -1,0 +1,255 @@
+"""Recipes of fine-tuning and of zero-shot evaluation. The docstring under each field is its help text."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from megamini.config import NotNegative, OptimizerSection, Positive, RunRecipe, Section, Share
+from megamini.downstream.tasks.custom import custom_task
+from megamini.downstream.tasks.declaration import Kind, Task
+from megamini.downstream.tasks.registry import CUSTOM, find_task
+from megamini.options import options
+
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
+# The key of a task names a folder of the run.
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class TaskSection(Section):
+    """A task and where its data lie. The key is the task's name, or any name with `task` inside."""
+
+    task: str | None = None
+    """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset: the
+    one that the key names."""
+    path: str | None = None
+    """Folder of the task's files, as released or as in the README; unset: the data set on the hub."""
+    dataset: str | None = None
+    """Another data set of the `datasets` library, by name or folder, with {language} in it; instead of `path`."""
+    kind: Kind | None = None
+    """custom only: what is predicted."""
+    files: dict[str, str] = Field(default={})
+    """custom only: split to file or glob inside `path`, with {language} in it."""
+    columns: Words = ()
+    """custom only: names of the text column or columns, and last of the label's."""
+    limit: Positive | None = None
+    """Most examples that are taken of a split, evenly spread over it; unset: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TaskSection":
+        if self.path is not None and self.dataset is not None:
+            raise ValueError("give either path (a folder of files) or dataset, not both")
+        return self
+
+    def declaration(self, key: str) -> Task:
+        """The task's declaration. Raises UserError for an unknown one; ValueError where custom's keys do not fit."""
+        if (self.task or key) != CUSTOM:
+            if self.kind or self.files or self.columns:
+                raise ValueError(f"tasks.{key}: kind, files and columns go with task: {CUSTOM}")
+            return find_task(self.task or key)
+        if not (self.kind and self.files and self.path):
+            raise ValueError(f"tasks.{key}: a custom task needs kind, path and files")
+        return custom_task(key, self.kind, self.files, self.columns)
+
+
+class FinetuneTask(TaskSection):
+    """A task to fine-tune on."""
+
+    language: str = "en"
+    """The source language: that of the training data, which the primary model was pretrained in."""
+    train_split: str = "train"
+    """Split to train on."""
+    validation_split: str | None = None
+    """Split of the source language that each seed is measured on at the end; unset: the task's own, mostly dev."""
+    max_length: Annotated[int, Field(ge=16)] | None = None
+    """Tokens of an input; unset: 128 (classes), 256 (tags) or 384 (questions), as far as the model has positions."""
+    doc_stride: NotNegative = 128
+    """Questions only: tokens that two windows of a long context share."""
+    max_answer_length: Positive = 30
+    """Questions only: most tokens of an answer."""
+
+
+class FinetuneModelSection(Section):
+    """The primary model that is fine-tuned."""
+
+    primary: str
+    """Folder of the exported primary model, or of any checkpoint of a supported family."""
+    dropout: Share | None = None
+    """Dropout of hidden states and attention; unset: the checkpoint's own."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel of `transformers`."""
+
+
+class FinetuneSchedule(Section):
+    """The learning rate and how long to train."""
+
+    shape: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up; linear and cosine fall to 0."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training data."""
+    updates: Positive | None = None
+    """Length in updates, instead of `epochs`."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Share of the updates in which the learning rate rises from 0."""
+
+
+class FinetuneTraining(Section):
+    """Batch, precision and randomness."""
+
+    global_batch: Positive = 32
+    """Examples per update, over all ranks and accumulation steps."""
+    micro_batch: Positive = 32
+    """Most examples that a rank runs at once; accumulation makes up the rest."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of activations; weights and optimizer stay fp32 (under DeepSpeed bf16: master copies do)."""
+    seeds: Seeds = (0,)
+    """A model is fine-tuned for each of these: head, order of examples and dropout."""
+    runs: str = "runs"
+    """Folder in which the run directory is made."""
+
+
+class FinetuneCheckpoints(Section):
+    """What an interrupted seed goes on from."""
+
+    every_epoch: bool = True
+    """Save at the end of each epoch, and go on from there when the same command is run again."""
+
+
+class FinetuneTelemetry(Section):
+    """What is printed along the way."""
+
+    every: Positive = 100
+    """Updates between two lines of the log."""
+
+
+class FinetuneRecipe(RunRecipe):
+    """All that decides a fine-tuning run: every task in `tasks` with every seed."""
+
+    model: FinetuneModelSection
+    tasks: Annotated[dict[TaskName, FinetuneTask], Field(min_length=1)]
+    optimizer: OptimizerSection
+    schedule: FinetuneSchedule = FinetuneSchedule()
+    training: FinetuneTraining = FinetuneTraining()
+    checkpoint: FinetuneCheckpoints = FinetuneCheckpoints()
+    telemetry: FinetuneTelemetry = FinetuneTelemetry()
+
+    @model_validator(mode="after")
+    def _check(self) -> "FinetuneRecipe":
+        if len(set(self.training.seeds)) < len(self.training.seeds):
+            raise ValueError(f"training.seeds must not repeat, unlike {list(self.training.seeds)}")
+        _check_tasks(self.tasks)
+        return self
+
+
+class EvaluateTask(TaskSection):
+    """A task to evaluate on."""
+
+    models: Words = ()
+    """Fine-tuned models: folders of `launch/finetune.py`, of one seed or of all seeds of a task; unset: the folder of
+    this task's name in `model.finetuned`."""
+    split: str = "test"
+    """Split to evaluate on."""
+    languages: Words = ()
+    """Languages to evaluate in; unset: the source language and the language of every pack."""
+
+
+class EvaluateModelSection(Section):
+    """What is evaluated."""
+
+    finetuned: str | None = None
+    """Run directory of `launch/finetune.py`, with a folder a task."""
+    primary: str | None = None
+    """Folder of the exported primary model, for the measures without labels."""
+    source_language: str = "en"
+    """Language that needs no pack."""
+
+
+class RetrievalSection(Section):
+    """Sentence retrieval: which page of the source language is the same as this one?"""
+
+    files: str
+    """JSON lines with `id` and `text`, a file a language with {language} in its path; the same id in all languages."""
+    languages: Words = ()
+    """Languages to retrieve in; unset: the language of every pack."""
+    layer: NotNegative | None = None
+    """Layer whose hidden states are averaged; unset: the middle one."""
+    pages: Positive = 500
+    """Most pages, the first ones that all languages have."""
+
+
+class BitsPerByteSection(Section):
+    """How well the primary model with a pack predicts text of the pack's language."""
+
+    data: dict[str, str]
+    """Language to data directory (tools/prepare_data.py), made with the pack's tokenizer."""
+    blocks: Positive = 512
+    """Most validation blocks that are read."""
+    mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    """Share of a block's positions that are predicted."""
+
+
+class MeasuresSection(Section):
+    """Measures that need no labels."""
+
+    bits_per_byte: BitsPerByteSection | None = None
+    """Masked-LM bits per byte."""
+    retrieval: RetrievalSection | None = None
+    """Sentence retrieval on parallel pages."""
+
+
+class EvaluationSection(Section):
+    """How it is run."""
+
+    batch: Positive = 32
+    """Examples that run at once."""
+    runs: str = "runs"
+    """Folder in which the run directory is made."""
+
+
+class EvaluateRecipe(RunRecipe):
+    """All that decides an evaluation."""
+
+    model: EvaluateModelSection
+    packs: dict[TaskName, str] = Field(default={})
+    """Name in the results to folder of a language pack; its language is its own, and a language may have several."""
+    tasks: dict[TaskName, EvaluateTask] = Field(default={})
+    measures: MeasuresSection = MeasuresSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def run_directory(self) -> Path:
+        return Path(self.evaluation.runs) / self.name
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluateRecipe":
+        wanted = self.measures.bits_per_byte or self.measures.retrieval
+        if not self.tasks and not wanted:
+            raise ValueError("nothing to evaluate: give tasks or measures")
+        if wanted and self.model.primary is None:
+            raise ValueError("measures are taken on the primary model: give model.primary")
+        for key, section in self.tasks.items():
+            if not section.models and self.model.finetuned is None:
+                raise ValueError(
+                    f"tasks.{key}: give model.finetuned, or the fine-tuned models of this task in `models`"
+                )
+        _check_tasks(self.tasks)
+        return self
+
+
+def _check_tasks(tasks: Mapping[str, TaskSection]) -> None:
+    for key, section in tasks.items():
+        section.declaration(key)
+
+
+def options_text(kind: type[RunRecipe]) -> str:
+    """The options of a recipe for a console; those of a task stand under its name."""
+
+    def lines() -> Iterator[str]:
+        for key, default, meaning in options(kind):
+            if key.startswith("tasks."):
+                key, default = key.replace("tasks.", "tasks.TASK."), default.removesuffix(" with its section")
+            yield f"  {key} ({default})\n      {meaning}"
+
+    return "\n".join(lines())

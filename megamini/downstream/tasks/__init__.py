@@ -1,0 +1,1 @@
+"""The tasks, one small declaration each, and the registry that finds them by name."""

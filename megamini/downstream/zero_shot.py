@@ -1,0 +1,77 @@
+"""Step 4: swap a language's embeddings into a model, and put the source's back exactly."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.adaptation.language_pack import LanguagePack, plug
+from megamini.errors import UserError
+
+# A language, and the name of the pack that speaks it; None for the source language.
+Voice = tuple[str, str | None]
+
+
+class Packs:
+    """The packs of a recipe by name. Their matrices are read when they are plugged, so that many fit in memory."""
+
+    def __init__(self, folders: dict[str, str]) -> None:
+        """Raises UserError for a folder that is not a whole pack, before anything else is done."""
+        self._folders = {name: Path(folder) for name, folder in folders.items()}
+        self.languages = {name: LanguagePack.load(folder).language for name, folder in self._folders.items()}
+
+    def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
+        """Each of `languages` with each of its packs; without any given, the source language and all that there are
+        packs of. Raises UserError, with the recipe's `key`, for a language that no pack speaks."""
+        found: list[Voice] = []
+        for language in languages or dict.fromkeys((source, *self.languages.values())):
+            names = [name for name, own in self.languages.items() if own == language]
+            if language == source:
+                found.append((language, None))
+            elif not names:
+                known = ", ".join(sorted(set(self.languages.values()))) or "none"
+                raise UserError(f"{key}: no pack in `packs` is of language '{language}'; there are {known}")
+            else:
+                found += [(language, name) for name in names]
+        return found
+
+    @contextmanager
+    def speaking(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None
+    ) -> Iterator[PreTrainedTokenizerBase]:
+        """Within, `model` speaks with the pack `name`, or as it is without one, by the tokenizer that is yielded."""
+        if name is None:
+            yield tokenizer
+        else:
+            with plugged(model, tokenizer, LanguagePack.load(self._folders[name])) as own:
+                yield own
+
+
+@contextmanager
+def plugged(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack
+) -> Iterator[PreTrainedTokenizerBase]:
+    """Within, `model` speaks the pack's language with the tokenizer that is yielded; afterwards every weight and the
+    configuration are as before, bit for bit. Raises UserError for a pack of another lineage."""
+    matrix = model.get_input_embeddings().weight.detach().clone()
+    bias = _output_bias(model)
+    bias_before = None if bias is None else bias.detach().clone()
+    described = getattr(model.config, "megamini", None)
+    try:
+        yield plug(model, tokenizer, pack)
+    finally:
+        model.resize_token_embeddings(len(matrix), mean_resizing=False)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.copy_(matrix)
+            if bias_before is not None:
+                _output_bias(model).copy_(bias_before)
+        model.tie_weights()
+        model.config.megamini = described
+
+
+def _output_bias(model: PreTrainedModel) -> torch.Tensor | None:
+    output = model.get_output_embeddings()
+    return output.bias if isinstance(output, nn.Linear) else None
