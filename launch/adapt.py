@@ -20,7 +20,7 @@ from megamini.errors import run_command
 
 
 def main() -> None:
-    parser = RecipeParser(__doc__, AdaptationRecipe, "adaptation")
+    parser = RecipeParser(__doc__, AdaptationRecipe)
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:
         print(parser.overview())

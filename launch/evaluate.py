@@ -1,6 +1,6 @@
 """Evaluate fine-tuned models in their source language and, by language packs, in every other: zero-shot.
 
-    python launch/evaluate.py RECIPE
+    python launch/evaluate.py launch/recipes/quickstart/evaluate.yaml
     python launch/evaluate.py RECIPE tasks.xnli.split=dev "tasks.xnli.languages=[en, de]" packs.de=runs/de/packs/de
 
 Writes results.json, summary.json (mean and deviation over seeds) and table.md into the run directory.
@@ -9,31 +9,28 @@ Writes results.json, summary.json (mean and deviation over seeds) and table.md i
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import CommandParser, run_command  # noqa: E402
+from megamini.command_line import RecipeParser
+from megamini.config import dump_recipe
+from megamini.downstream.recipe import EvaluateRecipe
+from megamini.errors import run_command
+from megamini.recipe_file import read_recipe
 
 
 def main() -> None:
-    from megamini.downstream.recipe import EvaluateRecipe, options_text
-    from megamini.recipe_file import read_recipe
-
-    parser = CommandParser(__doc__)
-    parser.add_argument(
-        "recipe", nargs="?", metavar="RECIPE", help="a recipe, such as launch/recipes/tasks/evaluate.yaml"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    parser.epilog = f"options of a recipe (defaults):\n{options_text(EvaluateRecipe)}"
+    parser = RecipeParser(__doc__, EvaluateRecipe)
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:
-        print(f"{parser.format_usage()}\n{__doc__}\n--help lists the options of a recipe")
+        print(parser.overview())
         return
-
     recipe = read_recipe(arguments.recipe, arguments.overrides, EvaluateRecipe)
-    from megamini.downstream.evaluate import evaluate
+    from megamini.downstream.evaluate import evaluate, plan
 
-    evaluate(recipe)
+    if arguments.dry_run:
+        print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")
+    else:
+        evaluate(recipe)
 
 
 if __name__ == "__main__":

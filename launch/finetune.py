@@ -1,6 +1,6 @@
 """Fine-tune a primary model on tasks in its source language, token embeddings frozen, for one seed or several.
 
-    python launch/finetune.py launch/recipes/tasks/libreoffice.yaml
+    python launch/finetune.py launch/recipes/quickstart/finetune.yaml
     python launch/finetune.py launch/recipes/tasks/xnli.yaml tasks.xnli.path=data/xnli "training.seeds=[0, 1, 2]"
     deepspeed --num_gpus 2 launch/finetune.py launch/recipes/tasks/squad.yaml --deepspeed_config ds_configs/zero2.json
 
@@ -12,36 +12,35 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # works from a checkout, without installing
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import CommandParser, run_command  # noqa: E402
+from megamini.command_line import RecipeParser
+from megamini.config import dump_recipe
+from megamini.downstream.recipe import FinetuneRecipe
+from megamini.errors import run_command
+from megamini.recipe_file import read_recipe
 
 
 def main() -> None:
-    from megamini.downstream.recipe import FinetuneRecipe, options_text
-    from megamini.recipe_file import read_recipe
-
-    parser = CommandParser(__doc__)
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, such as those in launch/recipes/tasks")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser = RecipeParser(__doc__, FinetuneRecipe)
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    parser.epilog = f"options of a recipe (defaults):\n{options_text(FinetuneRecipe)}"
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:
-        print(f"{parser.format_usage()}\n{__doc__}\n--help lists the options of a recipe")
+        print(parser.overview())
         return
-
     recipe = read_recipe(arguments.recipe, arguments.overrides, FinetuneRecipe)
     deepspeed = None
     if "RANK" in os.environ or arguments.deepspeed_config:
         from megamini.downstream.deepspeed import trainer_configuration
 
         deepspeed = trainer_configuration(arguments.deepspeed_config, recipe.training.precision)
-    from megamini.downstream.finetune import finetune
+    from megamini.downstream.finetune import finetune, plan
 
-    finetune(recipe, deepspeed)
+    if not arguments.dry_run:
+        finetune(recipe, deepspeed)
+    elif os.environ.get("RANK", "0") == "0":
+        print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from megamini.errors import run_command
 
 
 def main() -> None:
-    parser = RecipeParser(__doc__, Recipe, "model")
+    parser = RecipeParser(__doc__, Recipe)
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
     parser.add_argument("--ranks", type=int, metavar="N", help="number of ranks to plan for (with --dry-run)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it

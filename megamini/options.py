@@ -12,11 +12,16 @@ from megamini.config import Recipe
 def options(
     section: type[BaseModel] = Recipe, prefix: str = "", optional: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """(key, default, meaning) of every option; sections are entered, not listed, and may be `optional`."""
+    """(key, default, meaning) of every option; sections are entered, not listed, and may be `optional`.
+
+    Where the user names the sections, as in `tasks`, NAME stands for such a name.
+    """
     for name, info in section.model_fields.items():
         inner = _section_in(info)
         if inner is not None:
-            yield from options(inner, f"{prefix}{name}.", optional=info.annotation is not inner)
+            named = get_origin(info.annotation) is dict
+            below = f"{prefix}{name}.NAME." if named else f"{prefix}{name}."
+            yield from options(inner, below, optional=not named and info.annotation is not inner)
         else:
             meaning = " ".join((info.description or "").split())
             yield f"{prefix}{name}", _default(info, optional), meaning + _choices(info.annotation)

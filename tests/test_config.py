@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megamini.adaptation.recipe import load_adaptation_recipe
-from megamini.config import dump_recipe, duration_in_updates, load_recipe
+from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
+from megamini.command_line import recipes_of
+from megamini.config import Recipe, dump_recipe, duration_in_updates, load_recipe
+from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
+from megamini.recipe_file import read_recipe
 
 VALUES = {
     "name": "test",
@@ -210,16 +213,17 @@ def test_durations(duration, tokens_per_update, updates):
 
 
 RECIPES = sorted((Path(__file__).parents[1] / "launch/recipes").rglob("*.yaml"))
+KINDS = {
+    Recipe: load_recipe,
+    AdaptationRecipe: load_adaptation_recipe,
+    FinetuneRecipe: lambda path: read_recipe(path, (), FinetuneRecipe),
+    EvaluateRecipe: lambda path: read_recipe(path, (), EvaluateRecipe),
+}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_recipe_that_comes_along_is_valid(path):
-    """Each by the entry point that it is for; tasks have a test of their own."""
-    text = path.read_text()
-    if "\nadaptation:" in text:
-        assert load_adaptation_recipe(path).name
-    elif "\nobjective:" in text:
-        assert load_recipe(path).name
-    else:
-        assert "\ntasks:" in text
-    assert text.startswith("# "), "what it is for"
+def test_every_recipe_that_comes_along_is_valid_and_listed_by_one_entry_point(path):
+    readers = [read for kind, read in KINDS.items() if path in recipes_of(kind)]
+    assert len(readers) == 1
+    assert readers[0](path).name
+    assert path.read_text().startswith("# "), "what it is for"

@@ -1,7 +1,7 @@
-"""Show what runs have cost and reached: a table on the console, and a report with plots in a folder.
+"""Show what runs have cost and reached, and quality against compute: on the console, and a report with plots.
 
 python tools/report.py runs/quickstart-en --out runs/report
-python tools/report.py runs/quickstart-en runs/quickstart-de-mini runs/quickstart-de-standard --out runs/report
+python tools/report.py runs/quickstart-en runs/quickstart-de-* runs/quickstart-zero-shot --out runs/report
 
 DIR then holds report.md with its plots, and report.html, one file that needs nothing beside it.
 """
@@ -16,24 +16,31 @@ from megamini.errors import CommandParser, run_command, writing
 
 def main() -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, of pretraining and adaptation")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories, of pretraining, adaptation, evaluation"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report and its plots")
     arguments = parser.parse_args()
 
     from tools.reporting.adaptation import adaptation_section
+    from tools.reporting.evaluation import evaluation_section, is_evaluation, read_evaluation
     from tools.reporting.page import html_page
     from tools.reporting.pretraining import pretraining_section
     from tools.reporting.runs import read_run
+    from tools.reporting.speed import speed_section
 
-    out = Path(arguments.out)
-    runs = [read_run(Path(run)) for run in arguments.runs]
+    out, directories = Path(arguments.out), [Path(run) for run in arguments.runs]
+    evaluations = [read_evaluation(directory) for directory in directories if is_evaluation(directory)]
+    runs = [read_run(directory) for directory in directories if not is_evaluation(directory)]
     adaptations = [run for run in runs if run.is_adaptation]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         sections = [pretraining_section(run, out) for run in runs if not run.is_adaptation]
         if adaptations:
             sections.append(adaptation_section(adaptations, out))
-        report = "\n\n".join(["# Report", *sections]) + "\n"
+        sections += [evaluation_section(record) for record in evaluations]
+        sections.append(speed_section(evaluations, out))
+        report = "\n\n".join(["# Report", *filter(None, sections)]) + "\n"
         (out / "report.md").write_text(report, encoding="utf-8")
         (out / "report.html").write_text(html_page("megamini report", report, out), encoding="utf-8")
     print(report)

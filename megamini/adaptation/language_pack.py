@@ -23,7 +23,8 @@ from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage_of
 
 FORMAT = 1
-_EMBEDDINGS, _DESCRIPTION = "embeddings.safetensors", "pack.json"
+DESCRIPTION = "pack.json"
+_EMBEDDINGS = "embeddings.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ class LanguagePack:
             "embeddings_sha256": _checksum(aside / _EMBEDDINGS),
             **self.details,
         }
-        (aside / _DESCRIPTION).write_text(
-            json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (aside / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         shutil.rmtree(directory, ignore_errors=True)
         aside.rename(directory)
 
@@ -73,12 +72,12 @@ class LanguagePack:
     def load(cls, directory: str | Path) -> "LanguagePack":
         """Read a pack; `UserError` where a file is missing, torn, or not what was written."""
         directory = Path(directory)
-        description = _read_description(directory / _DESCRIPTION)
+        description = _read_description(directory / DESCRIPTION)
         weights = directory / _EMBEDDINGS
         if not weights.is_file():
             raise UserError(f"{weights}: missing; fetch the whole pack again")
         if _checksum(weights) != description["embeddings_sha256"]:
-            raise UserError(f"{weights}: does not have the checksum in {_DESCRIPTION}, torn? Fetch the pack again")
+            raise UserError(f"{weights}: does not have the checksum in {DESCRIPTION}, torn? Fetch the pack again")
         try:
             tensors = load_file(weights)
         except SafetensorError as error:

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.models.pretrained import load_config, load_model
 
 
 def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -18,19 +19,11 @@ def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: neither a run directory nor a checkpoint folder (no recipe.yaml, no config.json)")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kind = getattr(transformers, (config.architectures or [""])[0], None)
-        if kind is None:
-            raise UserError(f"{folder}: config.json names no model class of transformers under 'architectures'")
-        model, report = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a broken folder makes the library raise
-        raise UserError(f"{folder}: no model can be loaded from there: {error}") from None
-    if report["missing_keys"]:
-        raise UserError(f"{folder}: misses {min(report['missing_keys'])} of its own model")
-    return model.eval(), load_tokenizer(folder)
+    config = load_config(str(folder), str(folder), dropout=None)
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:
+        raise UserError(f"{folder}: config.json names no model class of transformers under 'architectures'")
+    return load_model(kind, str(folder), config, str(folder)).eval(), load_tokenizer(folder)
 
 
 def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:

@@ -87,7 +87,8 @@ class AdaptationSection(Section):
     """Attention kernel of `transformers`."""
     stop: StopSection = StopSection()
     pack_every: Duration | None = None
-    """Distance between two packs on the way, kept as LANG-step-XXXXXXXX; unset: only at the end."""
+    """Distance between two packs on the way, the untrained one first, kept as LANG-step-XXXXXXXX; unset: only at the
+    end."""
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptationSection":

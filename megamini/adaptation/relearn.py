@@ -51,6 +51,8 @@ def adapt(recipe: AdaptationRecipe) -> None:
             recipe.objective.loss_workspace_mib * 2**20,
         )
         engine = plain_engine(model, setup)
+        if recipe.adaptation.pack_every:
+            setup.save_packs(engine, TrainState())
         state = execute(setup, engine)
         if is_over(setup, engine, state):
             for language in setup.texts:
@@ -129,9 +131,13 @@ class RelearningSetup(RunSetup):
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
         every = self.in_updates(self.recipe.adaptation.pack_every)
         if every and state.update % every == 0:
-            for language in self.texts:
-                directory = self.packs_directory / f"{language}-step-{state.update:08d}"
-                self.pack(language, engine, state).save(directory)
+            self.save_packs(engine, state)
+
+    def save_packs(self, engine: PlainEngine, state: TrainState) -> None:
+        """A pack of each language as it stands, beside those of earlier updates."""
+        for language in self.texts:
+            directory = self.packs_directory / f"{language}-step-{state.update:08d}"
+            self.pack(language, engine, state).save(directory)
 
     def starting_point(self, language: str) -> StartingPoint:
         """Where a language starts from; the same each time."""

@@ -1,14 +1,17 @@
 """Evaluation: every task, every fine-tuned model, the source language and every pack, in one table."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
+from megamini.config import dump_recipe
 from megamini.downstream.examples import Example
 from megamini.downstream.kinds.by_name import KINDS
 from megamini.downstream.recipe import EvaluateRecipe, EvaluateTask
+from megamini.downstream.reference_lines import reference_lines
 from megamini.downstream.results import Result, table_of, write_results
 from megamini.downstream.task_model import TaskModel, load_task_model
 from megamini.downstream.tasks.declaration import Task
@@ -16,6 +19,7 @@ from megamini.downstream.tasks.registry import read_examples
 from megamini.downstream.without_labels import measure_without_labels
 from megamini.downstream.zero_shot import Packs
 from megamini.errors import UserError, writing
+from megamini.training.telemetry import write_atomically
 
 
 def evaluate(recipe: EvaluateRecipe) -> list[Result]:
@@ -30,14 +34,24 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     plans = [_Plan(recipe, packs, key, section) for key, section in recipe.tasks.items()]
     with writing(recipe.run_directory, "evaluation.runs: "):
         recipe.run_directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(recipe.run_directory / "recipe.yaml", dump_recipe(recipe))
     results = []
     for plan in plans:
         results += plan.measure(device)
+        results += plan.reference_lines()
     results += measure_without_labels(recipe, packs, device)
     table = table_of(results, recipe.model.source_language)
     write_results(recipe.run_directory, results, table)
     print(f"{table}\n{recipe.run_directory / 'results.json'}")
     return results
+
+
+def plan(recipe: EvaluateRecipe) -> str:
+    """What the recipe would measure, in lines for people; data, packs and folders are looked at for it."""
+    packs = Packs(recipe.packs)
+    lines = [_Plan(recipe, packs, key, section).describe() for key, section in recipe.tasks.items()]
+    measures = [name for name, section in recipe.measures if section is not None]
+    return "\n".join([*lines, *(f"  {name} of {recipe.model.primary}" for name in measures)])
 
 
 class _Plan:
@@ -48,10 +62,24 @@ class _Plan:
         self._task: Task = section.declaration(key)
         self._voices = packs.voices(section.languages, recipe.model.source_language, f"tasks.{key}.languages")
         self._folders = _model_folders(recipe, key, section)
+        self._source = recipe.model.source_language
         self._examples: dict[str, list[Example]] = {
-            language: read_examples(self._task, section.path, section.dataset, section.split, language, section.limit)
+            language: self._read(section.split, language)
             for language in dict.fromkeys(language for language, _ in self._voices)
         }
+        self._training = {self._source: self._read("train", self._source)} if section.reference_lines else {}
+
+    def _read(self, split: str, language: str) -> list[Example]:
+        section = self._section
+        return read_examples(self._task, section.path, section.dataset, split, language, section.limit)
+
+    def describe(self) -> str:
+        """Models, and examples in each language, on one line."""
+        voices = (
+            f"{language} {len(self._examples[language]):,}" + (f" by {name}" if name else "")
+            for language, name in self._voices
+        )
+        return f"  {self._key}: {len(self._folders)} models; examples: {', '.join(voices)}"
 
     def measure(self, device: torch.device) -> Iterator[Result]:
         """Every model in every language."""
@@ -64,11 +92,22 @@ class _Plan:
                     values = KINDS[one.kind].measure(one.model, tokenizer, examples, one.limits, language, self._batch)
                 result = Result(
                     self._key, language, self._task.metric, values, len(examples), str(folder), name,
-                    one.seed, self._section.split,
+                    one.seed, self._section.split, self._packs.learned.get(name),
                 )  # fmt: skip
                 through = f" with {name}" if name else ""
                 print(f"{folder}: {language}{through}: {result.metric} {values[result.metric]:.4f}, n {result.n:,}")
                 yield result
+
+    def reference_lines(self) -> Iterator[Result]:
+        """What needs no language model, where the recipe asks for it."""
+        if not self._training:
+            return
+        training = dict(self._training)
+        for language in self._examples:
+            with contextlib.suppress(UserError):  # most tasks have no training data but in the source language
+                training.setdefault(language, self._read("train", language))
+        task, split = self._task, self._section.split
+        yield from reference_lines(self._key, task.metric, split, training, self._examples, self._source)
 
     def _check(self, one: TaskModel) -> None:
         if one.kind != self._task.kind:

@@ -1,5 +1,6 @@
 """Step 3: fine-tune the primary model on tasks in its source language, once for every seed."""
 
+import copy
 import json
 import os
 import re
@@ -22,12 +23,12 @@ from megamini.downstream.kinds.by_name import KINDS
 from megamini.downstream.limits import Limits, fitting_length
 from megamini.downstream.recipe import FinetuneRecipe, FinetuneTask
 from megamini.downstream.results import Result, means, table_of, write_results
-from megamini.downstream.task_model import declared_lineage, describe_task, load_model, load_task_model, read_config
+from megamini.downstream.task_model import describe_task, lineage_entries, load_task_model
 from megamini.downstream.tasks.declaration import Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
 from megamini.errors import UserError, writing
-from megamini.models.families import family_of
+from megamini.models.pretrained import load_config, load_model
 from megamini.training.telemetry import write_atomically
 
 _RESULT = "result.json"
@@ -108,22 +109,34 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
         _print_summary(recipe.run_directory, results)
 
 
+def plan(recipe: FinetuneRecipe) -> str:
+    """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
+    primary, training = _load_primary(recipe), recipe.training
+    lines = []
+    for job in (_prepare(recipe, primary, key) for key in recipe.tasks):
+        updates = recipe.schedule.updates or round(recipe.schedule.epochs * len(job.training) / training.global_batch)
+        lines.append(
+            f"  {job.key}: {len(job.training):,} examples in '{job.section.language}' ({job.section.train_split}), "
+            f"{len(job.labels) or 'no'} labels, inputs of up to {job.limits.max_length} tokens; about {updates:,} "
+            f"updates of {training.global_batch}, seeds {', '.join(map(str, training.seeds))}; measured on "
+            f"{len(job.validation):,} ({job.validation_split})"
+        )
+    return "\n".join(lines)
+
+
 # --- before training ------------------------------------------------------------------------------------------------
 
 
 def _load_primary(recipe: FinetuneRecipe) -> Primary:
     name = recipe.model.primary
-    config = read_config(name)
-    family = family_of(config)
-    if recipe.model.dropout is not None:
-        for key in family.dropout_keys:
-            setattr(config, key, recipe.model.dropout)
+    where = f"model.primary: {name}"
+    config = load_config(name, where, recipe.model.dropout)
     tokenizer = load_tokenizer(name)
-    body = load_model(AutoModel, name, config, fresh=re.compile("pooler"))
+    body = load_model(AutoModel, name, config, where, fresh=re.compile("pooler"))
     embeddings = body.get_input_embeddings().weight.detach().clone()
     if len(tokenizer) > len(embeddings):
-        raise UserError(f"{name}: the tokenizer has {len(tokenizer)} pieces for {len(embeddings)} token embeddings")
-    return Primary(name, config, tokenizer, declared_lineage(body, tokenizer), embeddings, body.base_model_prefix)
+        raise UserError(f"{where}: the tokenizer has {len(tokenizer)} pieces for {len(embeddings)} token embeddings")
+    return Primary(name, config, tokenizer, lineage_entries(body, tokenizer), embeddings, body.base_model_prefix)
 
 
 def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
@@ -201,17 +214,14 @@ def _train_one(recipe: FinetuneRecipe, primary: Primary, job: Job, seed: int, fo
 
 
 def _task_model(recipe: FinetuneRecipe, primary: Primary, job: Job) -> Any:
-    config = read_config(primary.name)
-    for key in family_of(config).dropout_keys:
-        setattr(config, key, getattr(primary.config, key))
+    config = copy.deepcopy(primary.config)
     if job.labels:
         config.id2label = dict(enumerate(job.labels))
         config.label2id = {label: number for number, label in enumerate(job.labels)}
     # All that is not of the body starts anew, and so does a pooler, which masked language models lack.
     fresh = re.compile(rf"^(?!{re.escape(primary.prefix)}\.)|pooler")
-    return load_model(
-        KINDS[job.task.kind].auto_class, primary.name, config, fresh, attn_implementation=recipe.model.attention
-    )
+    auto_class, where = KINDS[job.task.kind].auto_class, f"model.primary: {primary.name}"
+    return load_model(auto_class, primary.name, config, where, fresh, recipe.model.attention)
 
 
 def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, updates: int, seconds: float) -> None:

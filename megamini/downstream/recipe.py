@@ -1,6 +1,6 @@
 """Recipes of fine-tuning and of zero-shot evaluation. The docstring under each field is its help text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +10,6 @@ from megamini.config import NotNegative, OptimizerSection, Positive, RunRecipe, 
 from megamini.downstream.tasks.custom import custom_task
 from megamini.downstream.tasks.declaration import Kind, Task
 from megamini.downstream.tasks.registry import CUSTOM, find_task
-from megamini.options import options
 
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
@@ -153,6 +152,9 @@ class EvaluateTask(TaskSection):
     """Split to evaluate on."""
     languages: Words = ()
     """Languages to evaluate in; unset: the source language and the language of every pack."""
+    reference_lines: bool = False
+    """Classes only: also measure TF-IDF with logistic regression, trained in the source language and, where there are
+    training data, in the target language."""
 
 
 class EvaluateModelSection(Section):
@@ -213,7 +215,8 @@ class EvaluateRecipe(RunRecipe):
 
     model: EvaluateModelSection
     packs: dict[TaskName, str] = Field(default={})
-    """Name in the results to folder of a language pack; its language is its own, and a language may have several."""
+    """Name in the results to folder of a language pack, or to a pattern of several that were learned one after the
+    other (`runs/mini/packs/*-step-*`); each knows its language, and a language may have several."""
     tasks: dict[TaskName, EvaluateTask] = Field(default={})
     measures: MeasuresSection = MeasuresSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -234,6 +237,8 @@ class EvaluateRecipe(RunRecipe):
                 raise ValueError(
                     f"tasks.{key}: give model.finetuned, or the fine-tuned models of this task in `models`"
                 )
+            if section.reference_lines and section.declaration(key).kind != "classification":
+                raise ValueError(f"tasks.{key}.reference_lines: only tasks that predict classes have them")
         _check_tasks(self.tasks)
         return self
 
@@ -241,15 +246,3 @@ class EvaluateRecipe(RunRecipe):
 def _check_tasks(tasks: Mapping[str, TaskSection]) -> None:
     for key, section in tasks.items():
         section.declaration(key)
-
-
-def options_text(kind: type[RunRecipe]) -> str:
-    """The options of a recipe for a console; those of a task stand under its name."""
-
-    def lines() -> Iterator[str]:
-        for key, default, meaning in options(kind):
-            if key.startswith("tasks."):
-                key, default = key.replace("tasks.", "tasks.TASK."), default.removesuffix(" with its section")
-            yield f"  {key} ({default})\n      {meaning}"
-
-    return "\n".join(lines())

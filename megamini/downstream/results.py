@@ -2,11 +2,12 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megamini.errors import UserError
 from megamini.training.telemetry import write_atomically
 
 # A language and the name of the pack that speaks it.
@@ -14,11 +15,27 @@ _Row = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
+class Learned:
+    """How a pack came to be: a point on the curve of its `series`, such as all packs of one adaptation run.
+
+    method: standard or mini, where the pack says so. updates, tokens, flops, seconds: what it has cost to learn.
+    """
+
+    series: str
+    method: str | None = None
+    updates: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Result:
     """One model on one task in one language.
 
     values: metric -> value, fractions but for bits per byte. metric: the headline one. n: number of examples. pack: the
-    plugged one, by name; None for the source language's own embeddings. seed: None where a model has none.
+    plugged one, by name, and how it was `learned`; None for the source language's own embeddings. seed: None where a
+    model has none.
     """
 
     task: str
@@ -30,9 +47,17 @@ class Result:
     pack: str | None = None
     seed: int | None = None
     split: str | None = None
+    learned: Learned | None = None
+
+    @classmethod
+    def from_entry(cls, entry: dict[str, Any]) -> "Result":
+        """The inverse of `entry`. Raises KeyError or TypeError for what is no such entry."""
+        known = {name: entry[name] for name in ("task", "language", "metric", "n", "model", "pack", "seed", "split")}
+        values = {key: value for key, value in entry.items() if key not in known and key != "learned"}
+        return cls(**known, values=values, learned=Learned(**entry["learned"]) if entry["learned"] else None)
 
     def entry(self) -> dict[str, Any]:
-        """The entry of `results.json`: {task, language, <metric>: value, n, model, pack, seed, split, metric}."""
+        """The entry of `results.json`: {task, language, <metric>: value, n, model, pack, seed, ...}."""
         return {
             "task": self.task,
             "language": self.language,
@@ -43,6 +68,7 @@ class Result:
             "seed": self.seed,
             "split": self.split,
             "metric": self.metric,
+            "learned": asdict(self.learned) if self.learned else None,
         }
 
 
@@ -58,6 +84,7 @@ class Mean:
     deviation: float | None
     seeds: int
     n: int
+    learned: Learned | None = None
 
 
 def means(results: Iterable[Result]) -> list[Mean]:
@@ -80,30 +107,45 @@ def _mean(group: Sequence[Result]) -> Mean:
         statistics.stdev(values) if len(values) > 1 else None,
         len(values),
         first.n,
+        first.learned,
     )
+
+
+def read_results(directory: Path) -> list[Result]:
+    """The measurements of a run directory. Raises UserError where there are none, or others than this tool's."""
+    path = directory / "results.json"
+    try:
+        return [Result.from_entry(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not results of launch/evaluate.py: {error!r}; run it again") from None
 
 
 def write_results(directory: Path, results: Sequence[Result], table: str) -> None:
     """`results.json` (every measurement), `summary.json` (means and deviations over seeds) and `table.md`."""
-    summary = [mean.__dict__ for mean in means(results)]
+    summary = [asdict(mean) for mean in means(results)]
     for name, values in (("results.json", [result.entry() for result in results]), ("summary.json", summary)):
         write_atomically(directory / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     write_atomically(directory / "table.md", table + "\n")
 
 
-def table_of(results: Sequence[Result], source_language: str) -> str:
+def table_of(results: Sequence[Result], source_language: str, cell: Callable[[Mean], str] | None = None) -> str:
     """Markdown: a row for each language and pack, a column for each task; the source language first, and last the
-    averages over the target languages, one for each family of packs (mini-de and mini-es are of the family mini)."""
+    averages over the target languages, one for each family of packs (mini-de and mini-es are of the family mini).
+    Of a series of packs learned one after the other the first and the last are shown. `cell` writes a measurement,
+    by default mean and deviation."""
+    cell = cell or spread
     summary = means(results)
     metrics = {mean.task: mean.metric for mean in summary}
     cells = {(mean.language, mean.pack, mean.task): mean for mean in summary}
-    rows = list(dict.fromkeys((mean.language, mean.pack) for mean in summary))
-    rows.sort(key=lambda row: row != (source_language, None))
-    lines = [[_row_name(*row), *(_cell(cells.get((*row, task))) for task in metrics)] for row in rows]
+    rows = _rows(summary)
+    lines = [
+        [rows[row], *(cell(cells[(*row, task)]) if (*row, task) in cells else "" for task in metrics)]
+        for row in sorted(rows, key=lambda row: row != (source_language, None))
+    ]
     families: dict[str, list[_Row]] = {}
-    for language, pack in rows:
+    for (language, pack), name in rows.items():
         if pack is not None:
-            families.setdefault(_family(language, pack), []).append((language, pack))
+            families.setdefault(_family(language, name), []).append((language, pack))
     for family, members in families.items():
         if len(members) > 1:
             name = f"average ({family})" if family else "average"
@@ -112,28 +154,44 @@ def table_of(results: Sequence[Result], source_language: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---", *["---:"] * len(metrics)], *lines])
 
 
-def _family(language: str, pack: str) -> str:
-    """A pack's name without its language."""
-    return "-".join(part for part in pack.split("-") if part != language)
+def _rows(summary: Iterable[Mean]) -> dict[_Row, str]:
+    """The rows of the table, in order of appearance, and their names."""
+    rows: dict[_Row, str] = {}
+    series: dict[tuple[str, str], dict[str, Learned]] = {}
+    for mean in summary:
+        if mean.learned is None:
+            name = mean.language if mean.pack in (None, mean.language) else f"{mean.language} ({mean.pack})"
+            rows[mean.language, mean.pack] = name
+        else:
+            series.setdefault((mean.language, mean.learned.series), {})[mean.pack] = mean.learned
+    for (language, name), packs in series.items():
+        ordered = sorted(packs, key=lambda pack: packs[pack].updates)
+        first, last = ordered[0], ordered[-1]
+        plain = language if name == language else f"{language} ({name})"
+        rows[language, last] = plain
+        if first != last:
+            rows[language, first] = f"{language} ({name}, {packs[first].updates:,} updates)"
+    return rows
+
+
+def _family(language: str, name: str) -> str:
+    """What the rows of different languages have in common: the name in brackets, without the language."""
+    inside = name.removeprefix(language).strip(" ()")
+    return "-".join(part for part in inside.split("-") if part != language)
 
 
 # Fractions are printed in percent, bits as they are.
 _UNITS = {"bits_per_byte": "bits per byte", "f1": "F1"}
 
 
-def _row_name(language: str, pack: str | None) -> str:
-    return language if pack in (None, language) else f"{language} ({pack})"
-
-
 def _number(value: float, metric: str) -> str:
     return f"{value:.3f}" if metric == "bits_per_byte" else f"{100 * value:.1f}"
 
 
-def _cell(mean: Mean | None) -> str:
-    if mean is None:
-        return ""
-    spread = "" if mean.deviation is None else f" ± {_number(mean.deviation, mean.metric)}"
-    return _number(mean.mean, mean.metric) + spread
+def spread(mean: Mean) -> str:
+    """The mean and, over several seeds, its deviation."""
+    deviation = "" if mean.deviation is None else f" ± {_number(mean.deviation, mean.metric)}"
+    return _number(mean.mean, mean.metric) + deviation
 
 
 def _average(cells: dict[tuple[str, str | None, str], Mean], rows: Sequence[_Row], task: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.bits_per_byte import bits_per_byte
@@ -11,9 +11,9 @@ from megamini.downstream.limits import longest_input
 from megamini.downstream.recipe import EvaluateRecipe, RetrievalSection
 from megamini.downstream.results import Result
 from megamini.downstream.retrieval import page_vectors, read_pages, retrieval_accuracy
-from megamini.downstream.task_model import load_model, read_config
 from megamini.downstream.zero_shot import Packs
 from megamini.errors import UserError
+from megamini.models.pretrained import load_config, load_masked_lm
 
 
 def measure_without_labels(recipe: EvaluateRecipe, packs: Packs, device: torch.device) -> Iterator[Result]:
@@ -21,7 +21,8 @@ def measure_without_labels(recipe: EvaluateRecipe, packs: Packs, device: torch.d
     if not (recipe.measures.bits_per_byte or recipe.measures.retrieval):
         return
     name = recipe.model.primary
-    model = load_model(AutoModelForMaskedLM, name, read_config(name)).to(device).eval()
+    where = f"model.primary: {name}"
+    model = load_masked_lm(name, load_config(name, where, dropout=None), "sdpa", where).to(device).eval()
     tokenizer = load_tokenizer(name)
     if recipe.measures.bits_per_byte:
         yield from _bits(recipe, packs, model, tokenizer)
@@ -40,7 +41,7 @@ def _bits(
             value, pieces = bits_per_byte(model, own, section.data[language], section, recipe.evaluation.batch)
         yield Result(
             "bits_per_byte", language, "bits_per_byte", {"bits_per_byte": value}, pieces, recipe.model.primary, pack,
-            split="validation",
+            split="validation", learned=packs.learned.get(pack),
         )  # fmt: skip
 
 
@@ -71,4 +72,7 @@ def _retrieval(
     for language, pack in targets:
         with packs.speaking(model, tokenizer, pack) as own:
             values = retrieval_accuracy(reference, vectors(language, own))
-        yield Result("retrieval", language, "accuracy", values, len(shared), recipe.model.primary, pack)
+        yield Result(
+            "retrieval", language, "accuracy", values, len(shared), recipe.model.primary, pack,
+            learned=packs.learned.get(pack),
+        )  # fmt: skip

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.language_pack import LanguagePack, plug
+from megamini.adaptation.language_pack import DESCRIPTION, LanguagePack, plug
+from megamini.downstream.results import Learned
 from megamini.errors import UserError
 
 # A language, and the name of the pack that speaks it; None for the source language.
@@ -16,12 +18,24 @@ Voice = tuple[str, str | None]
 
 
 class Packs:
-    """The packs of a recipe by name. Their matrices are read when they are plugged, so that many fit in memory."""
+    """The packs of a recipe by name. Their matrices are read when they are plugged, so that many fit in memory.
 
-    def __init__(self, folders: dict[str, str]) -> None:
+    A name with a pattern (`runs/de-mini/packs/de-step-*`) is a series: each pack in it is NAME/FOLDER.
+    """
+
+    def __init__(self, places: dict[str, str]) -> None:
         """Raises UserError for a folder that is not a whole pack, before anything else is done."""
-        self._folders = {name: Path(folder) for name, folder in folders.items()}
-        self.languages = {name: LanguagePack.load(folder).language for name, folder in self._folders.items()}
+        self._folders: dict[str, Path] = {}
+        self.languages: dict[str, str] = {}
+        self.learned: dict[str, Learned] = {}
+        for series, place in places.items():
+            for name, folder in _members(series, place).items():
+                pack = LanguagePack.load(folder)
+                ledger = pack.details.get("ledger", {})
+                costs = {key: ledger[key] for key in ("updates", "tokens", "flops", "seconds") if key in ledger}
+                self._folders[name] = folder
+                self.languages[name] = pack.language
+                self.learned[name] = Learned(series, pack.details.get("method"), **costs)
 
     def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
         """Each of `languages` with each of its packs; without any given, the source language and all that there are
@@ -48,6 +62,16 @@ class Packs:
         else:
             with plugged(model, tokenizer, LanguagePack.load(self._folders[name])) as own:
                 yield own
+
+
+def _members(series: str, place: str) -> dict[str, Path]:
+    """The packs that a recipe names under `series`: a folder, or all that a pattern matches."""
+    if not any(character in place for character in "*?["):
+        return {series: Path(place)}
+    folders = sorted(path.parent for path in map(Path, glob(f"{place}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
+    if not folders:
+        raise UserError(f"packs.{series}: {place}: no language pack there")
+    return {f"{series}/{folder.name}": folder for folder in folders}
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -44,19 +46,8 @@ def load_masked_lm(
 
     Raises `UserError`, which begins with `where`, for weights that are torn, not all there, or not tied.
     """
-    try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            checkpoint,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:  # as above
-        raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
-    missing, of_head = sorted(report["missing_keys"]), _head_tensors(model)
+    model, missing = _read(AutoModelForMaskedLM, checkpoint, config, attention, where)
+    of_head = _head_tensors(model)
     if fresh_head and not missing:
         raise UserError(f"{where}: has a masked-LM head of its own; objective.method head is for those without")
     if missing and not fresh_head:
@@ -66,6 +57,42 @@ def load_masked_lm(
         raise UserError(f"{where}: misses {min(set(missing) - of_head)}, which is no part of the head")
     _refuse_untied_tensors(model, checkpoint, where)
     return model
+
+
+def load_model(
+    model_class: Any,
+    checkpoint: str,
+    config: PretrainedConfig,
+    where: str,
+    fresh: re.Pattern[str] | None = None,
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """A checkpoint as a model of any `model_class`, fp32. Weights whose names match `fresh` may be missing: they start
+    anew. Raises `UserError`, which begins with `where`, for any other that is missing, and for torn files."""
+    model, missing = _read(model_class, checkpoint, config, attention, where)
+    lost = [name for name in missing if fresh is None or not fresh.search(name)]
+    if lost:
+        raise UserError(f"{where}: misses {lost[0]} and {len(lost) - 1} other tensors; torn?")
+    return model
+
+
+def _read(
+    model_class: Any, checkpoint: str, config: PretrainedConfig, attention: str | None, where: str
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of its tensors that the files do not hold."""
+    try:
+        model, report = model_class.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # whatever a broken folder makes the library raise
+        raise UserError(f"{where}: its weights (safetensors) cannot be loaded: {error}") from None
+    return model, sorted(report["missing_keys"])
 
 
 def _head_tensors(model: PreTrainedModel) -> set[str]:

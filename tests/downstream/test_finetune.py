@@ -15,7 +15,7 @@ from megamini.downstream import finetune as module
 from megamini.downstream.evaluate import evaluate
 from megamini.downstream.finetune import finetune
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
-from megamini.downstream.results import Result, means, table_of
+from megamini.downstream.results import Learned, Result, means, table_of
 from megamini.downstream.trainer import newest_checkpoint
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
@@ -196,6 +196,18 @@ def test_tables_and_means_by_hand():
         "| es | 70.0 ± 7.1 |",
         "| average | 62.5 |",
     ]
+
+
+def test_of_a_series_the_table_shows_the_first_and_the_last():
+    def result(language, updates, value):
+        learned = Learned("mini", "mini", updates, updates, updates, updates)
+        return Result("xnli", language, "accuracy", {"accuracy": value}, 9, "m", f"mini/{updates}", learned=learned)
+
+    results = [result(one, updates, updates / 100) for one in ("de", "es") for updates in (0, 20, 40)]
+    assert table_of(results, "en").splitlines()[2:] == [
+        "| de (mini) | 40.0 |", "| de (mini, 0 updates) | 0.0 |", "| es (mini) | 40.0 |",
+        "| es (mini, 0 updates) | 0.0 |", "| average (mini) | 40.0 |", "| average (mini, 0 updates) | 0.0 |",
+    ]  # fmt: skip
 
 
 def test_no_deepspeed_is_imported_without_the_launcher(recipe, tmp_path):

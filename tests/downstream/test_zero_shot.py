@@ -1,5 +1,7 @@
 """Swapping is exact: a plugged model equals one exported with the pack, and the source comes back bit for bit."""
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional
@@ -13,6 +15,7 @@ from megamini.data.tokenizer import load_tokenizer, piece_bytes
 from megamini.downstream import bits_per_byte as module
 from megamini.downstream.bits_per_byte import bits_per_byte
 from megamini.downstream.recipe import BitsPerByteSection
+from megamini.downstream.results import Learned
 from megamini.downstream.retrieval import page_vectors, retrieval_accuracy
 from megamini.downstream.zero_shot import Packs, plugged
 from megamini.errors import UserError
@@ -77,6 +80,20 @@ def test_packs_and_who_speaks_them(primary, pack, tmp_path):
     assert packs.voices(("es",), "en", "languages") == [("es", "es")]
     with pytest.raises(UserError, match=r"tasks.x.languages: no pack in `packs` is of language 'fr'; there are de, es"):
         packs.voices(("fr",), "en", "tasks.x.languages")
+
+
+def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pack, tmp_path):
+    for updates in (0, 20):
+        folder = make_pack(primary, tmp_path / "packs" / f"de-step-{updates:08d}")
+        described = json.loads((folder / "pack.json").read_text())
+        described["ledger"] = {"updates": updates, "tokens": 10 * updates, "flops": 1e3 * updates, "seconds": 0.5}
+        (folder / "pack.json").write_text(json.dumps(described))
+    packs = Packs({"mini": str(tmp_path / "packs" / "*-step-*"), "de": str(pack)})
+    last = "mini/de-step-00000020"
+    assert packs.voices((), "en", "x")[1:] == [("de", "mini/de-step-00000000"), ("de", last), ("de", "de")]
+    assert packs.learned[last] == Learned("mini", "mini", 20, 200, 2e4, 0.5)
+    with pytest.raises(UserError, match=r"packs.mini: gone/\*: no language pack there"):
+        Packs({"mini": "gone/*"})
 
 
 def test_bits_per_byte_is_that_of_naive_logits(primary, tmp_path):

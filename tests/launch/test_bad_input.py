@@ -387,7 +387,7 @@ def each_weights(run: Path) -> list[Path]:
 EXPORTS: Cases = {
     "no arguments": (lambda w: [], ("RUN_OR_CHECKPOINT", "--help")),
     "no such run": (lambda w: [str(w.folder / "gone"), "out"], ("gone", "recipe.yaml")),
-    "not a run": (lambda w: [w.folder_named("x"), "out"], ("x", "neither a run directory (no recipe.yaml) nor")),
+    "not a run": (lambda w: [w.folder_named("x"), "out"], ("x", "neither a run directory nor a checkpoint folder")),
     "exit is no number": (exported(nothing, "--exit", "two"), ("--exit", "'two'")),
     "no exit there": (exported(nothing, "--exit", "1"), ("--exit 1", "exits are after layers: 2")),
     "exit above the top": (exported(nothing, "--exit", "9"), ("--exit 9", "exits are after layers: 2")),

@@ -122,7 +122,7 @@ FINETUNE: dict[str, Case] = {
     "no such primary": (lambda p: p.finetune({"model.primary": "./gone"}), ("./gone", "no such folder")),
     "primary that is no checkpoint": (
         lambda p: p.finetune({"model.primary": str(p.folder / "texts")}),
-        ("texts", "no configuration can be read"),
+        ("texts", "no config.json of an encoder can be read"),
     ),
     "unsupported family": (
         lambda p: p.finetune(

@@ -1,0 +1,115 @@
+"""Quality against compute by hand-computed cases."""
+
+import math
+
+import pytest
+
+from megamini.downstream.results import Learned, Result, write_results
+from tools.reporting.evaluation import evaluation_section, interval, read_evaluation
+from tools.reporting.quality import average_speed_up, cost_to_reach, curves, reached
+from tools.reporting.speed import speed_section
+
+# Updates -> accuracy; an update over the whole model costs 100 FLOPs and 2 seconds, over the mini-model 40 and 1.
+STANDARD = {0: 0.2, 10: 0.4, 20: 0.6}
+MINI = {0: 0.2, 10: 0.5, 20: 0.595}
+COSTS = {"standard": (100.0, 2.0), "mini": (40.0, 1.0)}
+
+
+def result(language, series, method, updates, value, seed, task="topics", metric="accuracy"):
+    flops, seconds = COSTS[method]
+    learned = Learned(series, method, updates, updates * 64, updates * flops, updates * seconds)
+    name = f"{series}/{language}-step-{updates:08d}"
+    return Result(task, language, metric, {metric: value}, 200, "m", name, seed, "test", learned)
+
+
+@pytest.fixture
+def record(tmp_path):
+    results = [
+        result(language, method, method, updates, value + shift, seed)
+        for language in ("de", "es")
+        for method, points in (("standard", STANDARD), ("mini", MINI))
+        for updates, value in points.items()
+        for seed, shift in ((0, -0.01), (1, 0.01))
+    ]
+    results.append(Result("topics", "en", "accuracy", {"accuracy": 0.9}, 200, "m", None, 0, "test"))
+    results.append(Result("topics", "de", "accuracy", {"accuracy": 0.45}, 200, "tf-idf", "surface", None, "test"))
+    (tmp_path / "recipe.yaml").write_text("model: {source_language: en}\n")
+    write_results(tmp_path, results, "")
+    return read_evaluation(tmp_path)
+
+
+def test_results_read_back_the_same(record, tmp_path):
+    write_results(tmp_path, record.results, "")
+    assert read_evaluation(tmp_path).results == record.results
+
+
+@pytest.mark.parametrize(
+    ("target", "sign", "cost"),
+    [(0.2, 1, 0), (0.3, 1, 5), (0.4, 1, 10), (0.5, 1, 15), (0.61, 1, None), (0.1, -1, None), (0.25, -1, 0)],
+)
+def test_cost_to_reach(target, sign, cost):
+    points = [(float(updates), value) for updates, value in STANDARD.items()]
+    assert cost_to_reach(points, target, sign) == (None if cost is None else pytest.approx(cost))
+
+
+def test_the_first_crossing_counts():
+    assert cost_to_reach([(0, 0.0), (1, 0.6), (2, 0.4), (3, 0.8)], 0.5) == pytest.approx(0.5 / 0.6)
+
+
+def test_speed_up_by_hand(record):
+    rows = {(row.curve.series, row.curve.language, row.share): row for row in reached(curves([record]))}
+    assert len(rows) == 2 * 2 * 3
+    # Standard gains 0.4 over the untrained pack; 90% of it is at 0.56: 18 updates there, and here 10 + 10 * 6 / 9.5.
+    mini = rows["mini", "de", 0.9]
+    assert mini.target == pytest.approx(0.56)
+    own = 10 + 10 * 0.06 / 0.095
+    assert mini.costs["flops"] == pytest.approx(own * 40)
+    assert mini.speed_up == pytest.approx({"flops": 1800 / (own * 40), "seconds": 36 / own})
+    assert rows["standard", "es", 0.9].speed_up == {"flops": 1.0, "seconds": 1.0}
+    assert rows["mini", "de", 0.99].speed_up["flops"] is None, "0.595 is below 0.596"
+
+
+def test_averages_are_geometric_and_need_every_language(record):
+    rows = [row for row in reached(curves([record])) if row.curve.series == "mini"]
+    at_90 = [row for row in rows if row.share == 0.9]
+    assert average_speed_up(at_90, "flops") == pytest.approx(at_90[0].speed_up["flops"])
+    assert average_speed_up([row for row in rows if row.share == 0.99], "flops") is None
+
+
+def test_of_bits_per_byte_less_is_better(record):
+    bits = [
+        result("de", method, method, updates, value, 0, "bits_per_byte", "bits_per_byte")
+        for method, points in (("standard", {0: 2.0, 10: 1.0}), ("mini", {0: 2.0, 10: 0.9}))
+        for updates, value in points.items()
+    ]
+    record.results[:] = bits
+    found = {row.curve.series: row for row in reached(curves([record])) if row.share == 0.9}
+    assert found["standard"].target == pytest.approx(1.1)
+    assert found["mini"].costs["flops"] == pytest.approx(40 * 10 * 0.9 / 1.1)
+
+
+def test_no_gain_has_no_share(record):
+    record.results[:] = [result("de", "standard", "standard", updates, 0.5, 0) for updates in (0, 10)]
+    assert reached(curves([record])) == []
+
+
+def test_interval_is_wilsons(record):
+    from megamini.downstream.results import means
+
+    (source,) = [mean for mean in means(record.results) if mean.language == "en"]
+    low, high = interval(source)
+    n, p, z = 200, 0.9, 1.959963984540054
+    middle, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (low, high) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)))
+
+
+def test_sections_say_it_in_tables_and_plots(record, tmp_path):
+    table = evaluation_section(record)
+    assert "| de (mini) | 59.5 ± 1.4 [" in table
+    assert "| de (mini, 0 updates) | 20.0 ± 1.4 [" in table
+    assert "| de (surface) | 45.0 [" in table
+    section = speed_section([record], tmp_path)
+    assert (tmp_path / "topics-de.png").stat().st_size > 10_000
+    assert "![topics in es against compute](topics-es.png)" in section
+    assert "| mini | average | 90% | " in section
+    assert speed_section([], tmp_path) == ""
