@@ -6,12 +6,13 @@ import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.config import Recipe
+from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.options import options, options_table
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe])
+@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
 def test_every_option_says_what_it_means(kind):
     for key, _, meaning in options(kind):
         assert len(meaning) > 15, f"{key} has no docstring"
@@ -32,7 +33,7 @@ def test_choices_are_named():
     assert "modernbert" in meanings["model.family"]
 
 
-@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe])
+@pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
 def test_the_readmes_table_is_the_one_of_the_code(kind):
     assert options_table(kind) in README.read_text(encoding="utf-8"), (
         f"README.md: replace the table of options by what megamini.options.options_table({kind.__name__}) gives"

@@ -36,8 +36,8 @@ def _task(task: str, of: list[Curve], records: Sequence[EvaluationRecord], out: 
             "",
             table(["series", "language", "of standard's best", "target", *_titles()], _rows(rows, languages)),
         ]
-    else:
-        lines.append("No share of standard's best can be asked for: no standard series here gains over its start.")
+    elif any(curve.method == "standard" for curve in of):
+        lines.append("No share of standard's best can be asked for: standard does not gain over its start here.")
     return "\n".join(lines)
 
 

@@ -1,0 +1,71 @@
+"""One language from every starting point, at equal tokens: loss along the way, and zero-shot accuracy beside it.
+
+python tools/benchmarks/starting_points.py          # after `make quickstart`; writes starting_points/ beside this file
+
+German over the quickstart's mini-model; the English task models of the quickstart are evaluated with every pack.
+Finished runs are kept: the same command again goes on. Loss alone misleads, so neither is shown without the other.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.benchmarks.page import ROOT, heading
+from tools.reporting.adaptation import adaptation_section
+from tools.reporting.evaluation import evaluation_section, read_evaluation
+from tools.reporting.runs import read_run
+from tools.reporting.speed import speed_section
+
+KINDS = ("random", "unigram", "overlap", "focus")
+RECIPES = "launch/recipes/quickstart"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=1500, help="length of each run (default: 1500)")
+    parser.add_argument("--runs", default="runs", help="folder of the quickstart's runs (default: runs)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(""), help="folder of the page")
+    options = parser.parse_args()
+    names = {kind: f"start-{kind}-{options.updates}" for kind in KINDS}
+    for kind, name in names.items():
+        _run(
+            "adapt", "adapt_mini", name, options.runs,
+            f"adaptation.initialise={kind}", f"schedule.duration={options.updates} updates",
+        )  # fmt: skip
+    evaluation = f"start-zero-shot-{options.updates}"
+    packs = ", ".join(f"{kind}: {options.runs}/{name}/packs/de-step-*" for kind, name in names.items())
+    _run("evaluate", "evaluate", evaluation, options.runs, f"packs={{{packs}}}")
+
+    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.mkdir(parents=True)
+    runs = [read_run(Path(options.runs) / name) for name in names.values()]
+    record = read_evaluation(Path(options.runs) / evaluation)
+    page = "\n\n".join(
+        [
+            heading("A new language from different starting points", ["torch", "transformers", "scikit-learn"]),
+            "Token embeddings of German learned over the quickstart's mini-model (2 of 6 layers, d 128, 8,000 pieces "
+            "each) from four starting points (`adaptation.initialise`). One adaptation seed; three fine-tuned models.",
+            adaptation_section(runs, options.out),
+            evaluation_section(record),
+            speed_section([record], options.out),
+        ]
+    )
+    (options.out / "README.md").write_text(page + "\n", encoding="utf-8")
+    print(page)
+
+
+def _run(entry: str, recipe: str, name: str, runs: str, *overrides: str) -> None:
+    section = {"adapt": "training", "evaluate": "evaluation"}[entry]
+    subprocess.run(
+        [sys.executable, f"launch/{entry}.py", f"{RECIPES}/{recipe}.yaml", f"name={name}", f"{section}.runs={runs}",
+         *overrides],
+        cwd=ROOT, check=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
