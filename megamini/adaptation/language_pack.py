@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.reindex import reindexed
-from megamini.data.tokenizer import load_tokenizer, save_tokenizer, special_roles
+from megamini.adaptation.reindex import reindexed, with_layout_of
+from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage_of
 
@@ -62,6 +62,7 @@ class LanguagePack:
             "lineage": self.lineage,
             "special_tokens": special_roles(self.tokenizer),
             "embeddings_sha256": _checksum(aside / _EMBEDDINGS),
+            "tokenizer_sha256": fingerprint(self.tokenizer),
             **self.details,
         }
         (aside / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -82,13 +83,17 @@ class LanguagePack:
             tensors = load_file(weights)
         except SafetensorError as error:
             raise UserError(f"{weights}: not a safetensors file: {error}") from None
+        if not {"token_embeddings", "output_bias"} <= tensors.keys():
+            raise UserError(f"{weights}: lacks token_embeddings or output_bias; not of a language pack")
         tokenizer = load_tokenizer(directory)
+        if fingerprint(tokenizer) != description["tokenizer_sha256"]:
+            raise UserError(f"{directory}: the tokenizer is not the one in {DESCRIPTION}; fetch the whole pack again")
         if len(tokenizer) != len(tensors["token_embeddings"]):
             raise UserError(
                 f"{directory}: the tokenizer has {len(tokenizer)} pieces for {len(tensors['token_embeddings'])} rows; "
                 "fetch the pack again"
             )
-        known = {"format", "language", "lineage", "special_tokens", "embeddings_sha256"}
+        known = {"format", "language", "lineage", "special_tokens", "embeddings_sha256", "tokenizer_sha256"}
         return cls(
             description["language"],
             tensors["token_embeddings"],
@@ -106,9 +111,9 @@ def plug(
 
     `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
     frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder. Body and task head are not
-    touched. Special tokens take the ids that they have in `tokenizer`, by role, so that position ids, padding and the
-    configuration hold as before. Raises `UserError` when the lineage is another one: other embeddings (another seed,
-    trained since) or another tokenizer.
+    touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives them
+    around texts and pairs, so that position ids, segments, padding and the configuration hold as before. Raises
+    `UserError` when the lineage is another one: other embeddings (another seed, trained since) or another tokenizer.
     """
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.load(pack)
@@ -128,7 +133,7 @@ def plug(
             output.bias.copy_(pack.output_bias)
     model.tie_weights()
     model.config.megamini = {**declared, "lineage": pack.lineage, "plugged": pack.language}
-    return pack.tokenizer
+    return with_layout_of(pack.tokenizer, tokenizer)
 
 
 def _with_roles_of(pack: LanguagePack, tokenizer: PreTrainedTokenizerBase) -> LanguagePack:
@@ -162,8 +167,10 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
             raise UserError(f"{path}: format {description['format']}, this version reads {FORMAT}")
-        for key in ("language", "lineage", "embeddings_sha256"):
+        for key in ("language", "embeddings_sha256", "tokenizer_sha256"):
             description[key]
+        for key in ("embeddings_sha256", "tokenizer_sha256"):
+            description["lineage"][key]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the folder of a language pack") from None
     except (ValueError, KeyError, TypeError) as error:

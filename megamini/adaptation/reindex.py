@@ -4,11 +4,13 @@ Pieces change places, nothing else: the token that has the pad role moves to the
 there moves to where the pad token was.
 """
 
+import copy
 import json
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megamini.data.tokenizer import NEVER_MATCHED, special_roles
@@ -42,6 +44,45 @@ def reindexed(
         new_of[old] = new
     order[new_of] = np.arange(len(tokenizer))
     return _rebuilt(tokenizer, new_of), order
+
+
+def with_layout_of(tokenizer: PreTrainedTokenizerBase, source: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with the special tokens and types that `source` puts around one text and between two, such as
+    BERT's second segment: what a model was fine-tuned on. Both have their special tokens at the same ids.
+
+    One that lays texts out alike comes back itself.
+    """
+    wanted = _layout(source)
+    inputs = list(source.model_input_names)
+    if _layout(tokenizer) == wanted and list(tokenizer.model_input_names) == inputs:
+        return tokenizer
+    single, pair = (
+        [f"{'$A' if part == 0 else '$B' if part == 1 else tokenizer.convert_ids_to_tokens(own)}:{kind}"
+         for part, own, kind in parts]
+        for parts in wanted
+    )  # fmt: skip
+    named = {own for parts in wanted for part, own, _ in parts if part is None}
+    own = copy.deepcopy(tokenizer)
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(tokenizer.convert_ids_to_tokens(one), one) for one in sorted(named)]
+    )
+    own.model_input_names = inputs
+    return own
+
+
+def _layout(tokenizer: PreTrainedTokenizerBase) -> list[list[tuple[int | None, int | None, int]]]:
+    """For one text and for two: (text or None, id of a special token or None, token type) of each part in order."""
+    layouts = []
+    for texts in (("a",), ("a", "b")):
+        encoded = tokenizer(*texts, return_token_type_ids=True)
+        parts: list[tuple[int | None, int | None, int]] = []
+        places = zip(encoded.sequence_ids(), encoded["input_ids"], encoded["token_type_ids"], strict=True)
+        for part, own, kind in places:
+            one = (part, own if part is None else None, kind)
+            if part is None or one not in parts:
+                parts.append(one)
+        layouts.append(parts)
+    return layouts
 
 
 def _rebuilt(tokenizer: PreTrainedTokenizerBase, new_of: np.ndarray) -> PreTrainedTokenizerFast:

@@ -38,7 +38,11 @@ def adapt(recipe: AdaptationRecipe) -> None:
     setup = build_setup(recipe)
     with claimed(setup):
         starts = {language: setup.starting_point(language) for language in setup.texts}
-        setup = replace(setup, starting_facts={language: start.facts for language, start in starts.items()})
+        setup = replace(
+            setup,
+            starting_facts={language: start.facts for language, start in starts.items()},
+            starting_biases={language: start.bias.clone() for language, start in starts.items()},
+        )
         for language, start in starts.items():
             shared = start.facts.get("shared_token_share")
             known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
@@ -52,7 +56,7 @@ def adapt(recipe: AdaptationRecipe) -> None:
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every:
-            setup.save_packs(engine, TrainState())
+            setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
         if is_over(setup, engine, state):
             for language in setup.texts:
@@ -69,6 +73,7 @@ class RelearningSetup(RunSetup):
     texts: dict[str, Text]
     source: SourceModel
     starting_facts: dict[str, dict[str, Any]]
+    starting_biases: dict[str, torch.Tensor]
 
     @property
     def packs_directory(self) -> Path:
@@ -133,11 +138,12 @@ class RelearningSetup(RunSetup):
         if every and state.update % every == 0:
             self.save_packs(engine, state)
 
-    def save_packs(self, engine: PlainEngine, state: TrainState) -> None:
+    def save_packs(self, engine: PlainEngine, state: TrainState, replace_existing: bool = True) -> None:
         """A pack of each language as it stands, beside those of earlier updates."""
         for language in self.texts:
             directory = self.packs_directory / f"{language}-step-{state.update:08d}"
-            self.pack(language, engine, state).save(directory)
+            if replace_existing or not directory.exists():
+                self.pack(language, engine, state).save(directory)
 
     def starting_point(self, language: str) -> StartingPoint:
         """Where a language starts from; the same each time."""
@@ -173,6 +179,8 @@ class RelearningSetup(RunSetup):
         matrix, bias = (
             engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
         )
+        if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
+            bias = self.starting_biases[language]
         updates = state.stopped.get(language, state.update)
         details = {
             "method": self.recipe.adaptation.method,
@@ -184,7 +192,7 @@ class RelearningSetup(RunSetup):
                 "updates": updates,
                 "tokens": updates * self.tokens_per_update,
                 "flops": updates * self.flops_per_update(language),
-                "seconds": round(state.seconds, 3),
+                "seconds": round(state.seconds / len(self.texts), 3),  # a share of the run's, as tokens and FLOPs are
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
             },
@@ -259,6 +267,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         texts=texts,
         source=source,
         starting_facts={},
+        starting_biases={},
     )
 
 

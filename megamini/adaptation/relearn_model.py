@@ -32,13 +32,22 @@ class RelearnModel(nn.Module):
         self.body, self.primary = _without_vocabulary(body), None
         if primary is not None:
             self.primary = _without_vocabulary(primary)
-        self.matrices = nn.ParameterDict({language: nn.Parameter(matrix) for language, (matrix, _) in starts.items()})
-        self.biases = nn.ParameterDict(
-            {language: nn.Parameter(bias, requires_grad=train_bias) for language, (_, bias) in starts.items()}
-        )
+        # Lists, since a dictionary of parameters cannot hold a language named as a method of modules (to, Tongan).
+        self._matrices = nn.ParameterList(nn.Parameter(matrix) for matrix, _ in starts.values())
+        self._biases = nn.ParameterList(nn.Parameter(bias, requires_grad=train_bias) for _, bias in starts.values())
         self.head_names = tuple(starts)
         self.workspace_bytes = workspace_bytes
         self._stopped: set[str] = set()
+
+    @property
+    def matrices(self) -> dict[str, nn.Parameter]:
+        """Language -> token matrix [V, d]."""
+        return dict(zip(self.head_names, self._matrices, strict=True))
+
+    @property
+    def biases(self) -> dict[str, nn.Parameter]:
+        """Language -> output bias [V]."""
+        return dict(zip(self.head_names, self._biases, strict=True))
 
     @property
     def token_matrices(self) -> tuple[nn.Parameter, ...]:

@@ -32,6 +32,7 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packs = Packs(recipe.packs)
     plans = [_Plan(recipe, packs, key, section) for key, section in recipe.tasks.items()]
+    _refuse_another_run(recipe.run_directory)
     with writing(recipe.run_directory, "evaluation.runs: "):
         recipe.run_directory.mkdir(parents=True, exist_ok=True)
     write_atomically(recipe.run_directory / "recipe.yaml", dump_recipe(recipe))
@@ -52,6 +53,13 @@ def plan(recipe: EvaluateRecipe) -> str:
     lines = [_Plan(recipe, packs, key, section).describe() for key, section in recipe.tasks.items()]
     measures = [name for name, section in recipe.measures if section is not None]
     return "\n".join([*lines, *(f"  {name} of {recipe.model.primary}" for name in measures)])
+
+
+def _refuse_another_run(directory: Path) -> None:
+    """An evaluation may be repeated with other packs; what another entry point made is not overwritten."""
+    written = directory / "recipe.yaml"
+    if written.is_file() and "evaluation:" not in written.read_text(encoding="utf-8").splitlines():
+        raise UserError(f"{directory}: holds a run that is no evaluation; choose another name")
 
 
 class _Plan:

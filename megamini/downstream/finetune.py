@@ -1,6 +1,7 @@
 """Step 3: fine-tune the primary model on tasks in its source language, once for every seed."""
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -28,10 +29,10 @@ from megamini.downstream.tasks.declaration import Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
 from megamini.errors import UserError, writing
-from megamini.models.pretrained import load_config, load_model
+from megamini.models.pretrained import load_config, load_model, weights_fingerprint
 from megamini.training.telemetry import write_atomically
 
-_RESULT = "result.json"
+_RESULT, _MADE_FROM = "result.json", "made_from.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     primary = _load_primary(recipe)
     jobs = [_prepare(recipe, primary, key) for key in recipe.tasks]
     if ranks.rank == 0:
-        _claim(recipe)
+        _claim(recipe, jobs)
     ranks.wait_for_all()
     results = []
     for job in jobs:
@@ -152,8 +153,10 @@ def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
     labels = task.labels or kind.labels_of(training)
     if task.kind != "question-answering" and len(labels) < 2:
         raise UserError(f"tasks.{key}: the training data have one label only, {labels[0]!r}: nothing to learn")
-    if unknown := sorted(set(kind.labels_of(validation)) - set(labels)):
-        raise UserError(f"tasks.{key}: label '{unknown[0]}' of split {validation_split} is not in the training data")
+    for split, examples in ((section.train_split, training), (validation_split, validation)):
+        if unknown := sorted(set(kind.labels_of(examples)) - set(labels)):
+            known = "the task" if task.labels else "the training data"
+            raise UserError(f"tasks.{key}: label '{unknown[0]}' of split {split} is not in {known}")
     try:
         length = fitting_length(section.max_length, task.kind, primary.config)
     except UserError as error:
@@ -164,14 +167,24 @@ def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
     return Job(key, section, task, limits, labels, training, validation, validation_split)
 
 
-def _claim(recipe: FinetuneRecipe) -> None:
-    """Rank 0 only: make the run directory; one that holds another recipe's models is refused. Seeds may be added."""
+def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
+    """Rank 0 only: make the run directory; one that holds models of another recipe, primary or data is refused. Seeds
+    may be added."""
     directory = recipe.run_directory
     with writing(directory, "training.runs: "):
         directory.mkdir(parents=True, exist_ok=True)
     written = directory / "recipe.yaml"
     if written.exists() and _without_seeds(written.read_text(encoding="utf-8")) != _without_seeds(dump_recipe(recipe)):
         raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
+    made_from = {"primary": weights_fingerprint(recipe.model.primary)} | {
+        job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
+    }
+    known = directory / _MADE_FROM
+    before = json.loads(known.read_text(encoding="utf-8")) if known.exists() else made_from
+    if changed := [name for name in made_from if made_from[name] != before.get(name)]:
+        what = "the primary's weights" if changed[0] == "primary" else f"the data of {changed[0]}"
+        raise UserError(f"{directory}: {what} have changed since its models were made; choose another name")
+    write_atomically(known, json.dumps(made_from, indent=1) + "\n")
     write_atomically(written, dump_recipe(recipe))
 
 

@@ -7,6 +7,9 @@ from megamini.downstream.examples import Example
 from megamini.downstream.tasks.declaration import Task
 from megamini.errors import UserError
 
+# What data sets of the hub hold where annotators could not agree.
+_NO_LABEL = -1
+
 
 def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list[Example]:
     """All examples of a split in a language. Code that comes with a data set is never run.
@@ -25,6 +28,8 @@ def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list
     words = _label_names(data.features)
     examples = []
     for row, record in enumerate(data):
+        if any(record.get(key) == _NO_LABEL for key in words):
+            continue
         try:
             example = task.hub.to_example({key: _in_words(value, words.get(key)) for key, value in record.items()})
         except (KeyError, TypeError, ValueError) as error:

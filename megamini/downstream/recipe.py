@@ -50,6 +50,10 @@ class TaskSection(Section):
             return find_task(self.task or key)
         if not (self.kind and self.files and self.path):
             raise ValueError(f"tasks.{key}: a custom task needs kind, path and files")
+        for split, pattern in self.files.items():
+            if Path(pattern).is_absolute():
+                raise ValueError(f"tasks.{key}.files.{split}: '{pattern}' must be relative to tasks.{key}.path")
+            _check_pattern(f"tasks.{key}.files.{split}", pattern)
         return custom_task(key, self.kind, self.files, self.columns)
 
 
@@ -232,6 +236,8 @@ class EvaluateRecipe(RunRecipe):
             raise ValueError("nothing to evaluate: give tasks or measures")
         if wanted and self.model.primary is None:
             raise ValueError("measures are taken on the primary model: give model.primary")
+        if self.measures.retrieval:
+            _check_pattern("measures.retrieval.files", self.measures.retrieval.files)
         for key, section in self.tasks.items():
             if not section.models and self.model.finetuned is None:
                 raise ValueError(
@@ -241,6 +247,13 @@ class EvaluateRecipe(RunRecipe):
                 raise ValueError(f"tasks.{key}.reference_lines: only tasks that predict classes have them")
         _check_tasks(self.tasks)
         return self
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    try:
+        pattern.format(language="xx", split="test")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"{key}: '{pattern}': only {{language}} and {{split}} may stand in braces") from None
 
 
 def _check_tasks(tasks: Mapping[str, TaskSection]) -> None:

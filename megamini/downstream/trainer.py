@@ -26,7 +26,7 @@ def training_arguments(
     """The recipe as the library's arguments. With `deepspeed` they must exist before the model does (ZeRO-3)."""
     plan = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=plan.micro_batch,
         gradient_accumulation_steps=plan.accumulation,
@@ -56,6 +56,9 @@ def training_arguments(
         dataloader_pin_memory=not on_cpu,
         report_to="none",
     )
+    if arguments.n_gpu > 1:  # one process uses one GPU; the library would spread, and multiply, the batch over all
+        arguments._n_gpu = 1
+    return arguments
 
 
 def leave_deepspeed_out() -> None:
@@ -83,8 +86,10 @@ def train(
     trainer.train(resume_from_checkpoint=newest_checkpoint(Path(arguments.output_dir), arguments.should_save))
     # An evaluation that follows loads whole models, which ZeRO-3's would not be.
     unset_hf_deepspeed_config()
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    if not all(math.isfinite(loss) for loss in losses):
+    # The last entry is the mean over all updates, however few lines were logged.
+    losses = [line[key] for line in trainer.state.log_history for key in ("loss", "train_loss") if key in line]
+    finite = all(parameter.isfinite().all() for parameter in model.parameters())
+    if not (finite and all(math.isfinite(loss) for loss in losses)):
         raise UserError(f"{title}: the loss is no number any more; lower optimizer.learning_rate, or use fp32")
     return trainer
 

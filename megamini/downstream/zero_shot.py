@@ -71,6 +71,10 @@ def _members(series: str, place: str) -> dict[str, Path]:
     folders = sorted(path.parent for path in map(Path, glob(f"{place}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
     if not folders:
         raise UserError(f"packs.{series}: {place}: no language pack there")
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"packs.{series}: {place}: several folders named {twice}; give each run a name of its own")
     return {f"{series}/{folder.name}": folder for folder in folders}
 
 

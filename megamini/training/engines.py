@@ -111,9 +111,7 @@ class PlainEngine:
     def step(self, learning_rate: float) -> StepResult:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        norms = torch.stack(
-            [nn.utils.get_total_norm([m.grad for m in group if m.grad is not None]) for group in self._clipped]
-        )
+        norms = torch.stack([self._norm(group) for group in self._clipped])
         applied = math.isfinite(gradient_norm := math.hypot(*norms.tolist()))
         if applied:
             for group, norm in zip(self._clipped, norms, strict=True):
@@ -123,6 +121,11 @@ class PlainEngine:
             self._copy_masters_to_model()
         self._optimizer.zero_grad()
         return StepResult(applied, gradient_norm)
+
+    def _norm(self, group: list[nn.Parameter]) -> torch.Tensor:
+        """Norm of the gradients of parameters that are clipped together; 0, on the device too, where they rest."""
+        gradients = [master.grad for master in group if master.grad is not None]
+        return nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=self.device)
 
     def evaluate(self, batch: Batch) -> torch.Tensor:
         self.model.eval()

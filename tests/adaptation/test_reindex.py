@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from megamini.adaptation.language_pack import LanguagePack, plug
-from megamini.adaptation.reindex import reindexed
+from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
@@ -110,7 +110,8 @@ def test_a_foreign_tokenizer_plugged_in_keeps_position_ids_and_its_rows(family):
     assert tokenizer.pad_token_id == model.config.pad_token_id
 
     texts = [TEXT, "w3 w0"]
-    ours, theirs = tokenizer(texts, padding=True, return_tensors="pt"), foreign(texts, padding=True)
+    ours = tokenizer(texts, padding=True, return_tensors="pt")
+    theirs = foreign(texts, padding=True, add_special_tokens=False)  # the model's own tokenizer adds none either
     with torch.no_grad():
         logits = model(**ours).logits
     rows = seen[0][1]
@@ -127,3 +128,32 @@ def test_a_foreign_tokenizer_plugged_in_keeps_position_ids_and_its_rows(family):
         torch.testing.assert_close(
             model(**alone).logits[0], logits[1, : alone["input_ids"].shape[1]], atol=1e-4, rtol=1e-4
         )
+
+
+def bert_source():
+    """[CLS] a [SEP] b [SEP] with a second segment, at the ids of ROBERTA."""
+    pieces = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", *WORDS]
+    backend = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 0))
+    names = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{role}_token": piece for role, piece in names.items()},
+    )
+
+
+@pytest.mark.parametrize("foreign", [unigram, byte_pairs])
+def test_pairs_are_laid_out_as_the_source_lays_them_out(foreign, tmp_path):
+    source = bert_source()
+    own, _ = reindexed(foreign(), special_roles(source))
+    laid_out = with_layout_of(own, source)
+    laid_out.save_pretrained(tmp_path)
+    for tokenizer in (laid_out, AutoTokenizer.from_pretrained(tmp_path)):
+        pair, first, second = tokenizer("w3 w7", "w1"), *(own(t, add_special_tokens=False) for t in ("w3 w7", "w1"))
+        first, second = first["input_ids"], second["input_ids"]
+        assert pair["input_ids"] == [0, *first, 2, *second, 2]
+        assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        assert tokenizer("w3 w7")["input_ids"] == [0, *first, 2]
+    assert with_layout_of(laid_out, source) is laid_out

@@ -1,6 +1,7 @@
 """Fine-tuning and evaluation from recipe to results, in this process, on a tiny model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_it_learns_with_embeddings_frozen_and_the_lineage_holds(recipe, primary)
     predicted = model(**tokenizer("Bread is baked from flour", return_tensors="pt")).logits.argmax().item()
     assert model.config.id2label[predicted] == "bread"
     assert sorted(path.name for path in directory.rglob("*") if path.is_file()) == sorted([
-        "recipe.yaml", "results.json", "summary.json", "table.md",
+        "recipe.yaml", "made_from.json", "results.json", "summary.json", "table.md",
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "result.json",
     ])  # fmt: skip
     (entry,) = json.loads((directory / "results.json").read_text())
@@ -126,6 +127,30 @@ def test_another_recipe_under_the_same_name_is_refused(recipe):
     run(recipe)
     with pytest.raises(UserError, match="holds models of another recipe"):
         run(recipe, optimizer={"learning_rate": 0.1})
+
+
+def test_another_primary_or_other_data_under_the_same_name_are_refused(recipe, primary, tmp_path):
+    run(recipe)
+    model = AutoModelForMaskedLM.from_pretrained(primary)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1
+    copy = tmp_path / "copy"
+    shutil.copytree(primary, copy)
+    moved = {**recipe, "name": "moved", "model": {"primary": str(copy)}}
+    run(moved)
+    model.save_pretrained(copy)
+    with pytest.raises(UserError, match="the primary's weights have changed"):
+        run(moved)
+    with (tmp_path / "texts" / "train-en.tsv").open("a") as file:
+        file.write("One more\tbread\n")
+    with pytest.raises(UserError, match="the data of topic have changed"):
+        run(recipe)
+
+
+def test_a_loss_that_is_no_number_is_refused_however_short_the_run(recipe):
+    with pytest.raises(UserError, match="no number any more"):
+        run(recipe, optimizer={"learning_rate": 1e30, "clip_norm": 0.0})
+    assert not list(Path(recipe["training"]["runs"]).glob("tuned/topic/seed-0"))
 
 
 def test_embeddings_that_moved_are_refused(recipe, monkeypatch):

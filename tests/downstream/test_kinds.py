@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.examples import Answer, QuestionExample, TaggedExample, TextExample
@@ -74,6 +80,17 @@ def test_a_long_question_leaves_room_for_the_context(tokenizer):
     for window in windows:
         assert len(window.inputs["input_ids"]) <= 40
         assert sum(span is not None for span in window.spans) >= 1
+
+
+def test_words_of_a_byte_level_tokenizer_begin_with_their_space():
+    """As in running text: `Ġmet`, not the `met` inside another word."""
+    backend = Tokenizer(models.BPE({p: n for n, p in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    byte_level = PreTrainedTokenizerFast(tokenizer_object=backend)
+    inputs, places = encode_words([TaggedExample(("Ada", "met"), ("A", "B"))], byte_level, 64)
+    assert inputs[0]["input_ids"] == byte_level(" Ada met")["input_ids"]
+    assert places == [(0, {0: 0, 4: 1})]
+    assert byte_level("Ada")["input_ids"] != byte_level(" Ada")["input_ids"], "the given one is as it was"
 
 
 # A context of five words, one token each, behind a question of one token: positions 3 to 7.

@@ -94,6 +94,9 @@ def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pac
     assert packs.learned[last] == Learned("mini", "mini", 20, 200, 2e4, 0.5)
     with pytest.raises(UserError, match=r"packs.mini: gone/\*: no language pack there"):
         Packs({"mini": "gone/*"})
+    make_pack(primary, tmp_path / "other" / "de-step-00000020")
+    with pytest.raises(UserError, match=r"several folders named de-step-00000020"):
+        Packs({"mini": f"{tmp_path}/*/*-step-*"})
 
 
 def test_bits_per_byte_is_that_of_naive_logits(primary, tmp_path):

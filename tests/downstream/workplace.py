@@ -48,6 +48,7 @@ def make_primary(folder: Path) -> Path:
 def make_pack(primary: Path, folder: Path, language: str = "de", seed: int = 1) -> Path:
     """A pack with a tokenizer and a vocabulary size of its own, and random rows."""
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(primary), load_tokenizer(primary)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     own = train_unigram([GERMAN] * 3, 360, 0.9998, folder.parent / "sample.txt")
     draw = torch.Generator().manual_seed(seed)
     matrix, bias = torch.randn(len(own), WIDTH, generator=draw), torch.randn(len(own), generator=draw)

@@ -83,7 +83,7 @@ def test_nothing_but_the_pack_has_moved(shop: Workshop) -> None:
     execute(setup, engine)
     assert len(engine._optimizer.state) == 2 and len(engine._masters) == 2
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {"matrices.de", "biases.de"}
+    assert moved == {"_matrices.0", "_biases.0"}
     own = extract_mini_model(load_run(shop.run).model, 2).state_dict()
     for name, parameter in model.body.named_parameters():
         if parameter.numel() and "decoder" not in name:

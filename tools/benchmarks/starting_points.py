@@ -7,7 +7,6 @@ Finished runs are kept: the same command again goes on. Loss alone misleads, so 
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +39,7 @@ def main() -> None:
     packs = ", ".join(f"{kind}: {options.runs}/{name}/packs/de-step-*" for kind, name in names.items())
     _run("evaluate", "evaluate", evaluation, options.runs, f"packs={{{packs}}}")
 
-    shutil.rmtree(options.out, ignore_errors=True)
-    options.out.mkdir(parents=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     runs = [read_run(Path(options.runs) / name) for name in names.values()]
     record = read_evaluation(Path(options.runs) / evaluation)
     page = "\n\n".join(

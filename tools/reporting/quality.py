@@ -59,7 +59,10 @@ def curves(records: Sequence[EvaluationRecord]) -> list[Curve]:
     for record in records:
         for mean in means(record.results):
             if mean.learned is not None:
-                found.setdefault((mean.task, mean.language, mean.learned.series), []).append(mean)
+                series = mean.learned.series
+                if sum(any(r.learned and r.learned.series == series for r in other.results) for other in records) > 1:
+                    series = f"{record.directory.name}: {series}"
+                found.setdefault((mean.task, mean.language, series), []).append(mean)
     several = []
     for (task, language, series), unordered in found.items():
         points = sorted(unordered, key=lambda point: point.learned.updates)
@@ -89,7 +92,7 @@ def reached(of: Sequence[Curve]) -> list[Reached]:
     no pack is untrained the target is a share of standard's best itself; bits per byte then have no target.
     """
     rows = []
-    for standard in (curve for curve in of if curve.method == "standard"):
+    for standard in _references(of):
         start = standard.points[0] if standard.points[0].learned.updates == 0 else None
         if start is None and standard.sign < 0:
             continue
@@ -100,6 +103,17 @@ def reached(of: Sequence[Curve]) -> list[Reached]:
             if (curve.task, curve.language) == (standard.task, standard.language):
                 rows += [_reached(curve, standard, share, origin) for share in SHARES]
     return rows
+
+
+def _references(of: Sequence[Curve]) -> list[Curve]:
+    """The standard series of each task and language; of several, such as that of a small model, the one of that
+    name."""
+    found: dict[tuple[str, str], list[Curve]] = {}
+    for curve in of:
+        if curve.method == "standard":
+            found.setdefault((curve.task, curve.language), []).append(curve)
+    named = ([curve for curve in several if curve.series == "standard"] or several for several in found.values())
+    return [several[0] for several in named if len(several) == 1]
 
 
 def _reached(curve: Curve, standard: Curve, share: float, origin: float) -> Reached:

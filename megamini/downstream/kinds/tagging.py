@@ -1,8 +1,11 @@
 """A tag for each word, read off its first piece."""
 
+import copy
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.downstream.examples import TaggedExample
@@ -70,6 +73,7 @@ def encode_words(
     examples: Sequence[TaggedExample], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, list[int]]], list[_Words]]:
     """Token ids of the sentences, and per input its sentence and where its words begin; each word begins once."""
+    tokenizer = _that_begins_words(tokenizer)
     encoded = tokenizer(
         [list(example.words) for example in examples],
         is_split_into_words=True,
@@ -88,3 +92,22 @@ def encode_words(
                 previous = (sentence, word)
         places.append((sentence, words))
     return inputs, places
+
+
+def _that_begins_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A byte-level tokenizer would take each word of a list for the middle of one: it gets the space in front."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    changed = [part for part in _parts(backend["pre_tokenizer"]) if part["type"] == "ByteLevel"]
+    if not changed:
+        return tokenizer
+    for part in changed:
+        part["add_prefix_space"] = True
+    own = copy.deepcopy(tokenizer)
+    own.backend_tokenizer.pre_tokenizer = Tokenizer.from_str(json.dumps(backend)).pre_tokenizer
+    return own
+
+
+def _parts(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if pre_tokenizer is None:
+        return []
+    return pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
