@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.errors import CommandParser, run_command, writing
+from megamini.errors import CommandParser, UserError, run_command, writing
 
 
 def main() -> None:
@@ -30,6 +30,9 @@ def main() -> None:
     from tools.reporting.speed import speed_section
 
     out, directories = Path(arguments.out), [Path(run) for run in arguments.runs]
+    names = [directory.name for directory in directories]
+    if len(set(names)) < len(names):
+        raise UserError("two runs have one name, by which their plots are called; give each a name of its own")
     evaluations = [read_evaluation(directory) for directory in directories if is_evaluation(directory)]
     runs = [read_run(directory) for directory in directories if not is_evaluation(directory)]
     adaptations = [run for run in runs if run.is_adaptation]

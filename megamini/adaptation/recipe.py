@@ -95,6 +95,8 @@ class AdaptationSection(Section):
         for key in ("lexicon", "pack"):
             if (self.initialise == key) != (getattr(self, key) is not None):
                 raise ValueError(f"adaptation.{key} goes with adaptation.initialise: {key}, and only with it")
+        if self.bias is not None and self.initialise == "pack":
+            raise ValueError("adaptation.bias: with initialise: pack the bias is the pack's")
         if self.exit is not None and self.method == "standard":
             raise ValueError("adaptation.exit goes with adaptation.method: mini")
         return self

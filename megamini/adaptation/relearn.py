@@ -170,7 +170,7 @@ class RelearningSetup(RunSetup):
         if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
             raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
         return StartingPoint(
-            pack.token_embeddings, pack.output_bias, {"kind": "pack", "ledger": pack.details["ledger"]}
+            pack.token_embeddings, pack.output_bias, {"kind": "pack", "ledger": pack.details.get("ledger", {})}
         )
 
     def pack(self, language: str, engine: PlainEngine, state: TrainState) -> LanguagePack:
@@ -182,6 +182,13 @@ class RelearningSetup(RunSetup):
         if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
             bias = self.starting_biases[language]
         updates = state.stopped.get(language, state.update)
+        earlier = self.starting_facts[language].get("ledger", {})  # of the pack that this one goes on from
+        costs = {
+            "updates": updates,
+            "tokens": updates * self.tokens_per_update,
+            "flops": updates * self.flops_per_update(language),
+            "seconds": round(state.seconds / len(self.texts), 3),  # a share of the run's, as tokens and FLOPs are
+        }
         details = {
             "method": self.recipe.adaptation.method,
             "body": self.source.provenance,
@@ -189,10 +196,7 @@ class RelearningSetup(RunSetup):
             "settings": self.recipe.model_dump(mode="json"),
             "text": self.texts[language].train.manifest["sources"],
             "ledger": {
-                "updates": updates,
-                "tokens": updates * self.tokens_per_update,
-                "flops": updates * self.flops_per_update(language),
-                "seconds": round(state.seconds / len(self.texts), 3),  # a share of the run's, as tokens and FLOPs are
+                **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
             },

@@ -14,7 +14,7 @@ from megamini.downstream.recipe import EvaluateRecipe, EvaluateTask
 from megamini.downstream.reference_lines import reference_lines
 from megamini.downstream.results import Result, table_of, write_results
 from megamini.downstream.task_model import TaskModel, load_task_model
-from megamini.downstream.tasks.declaration import Task
+from megamini.downstream.tasks.declaration import MissingDataError, Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.downstream.without_labels import measure_without_labels
 from megamini.downstream.zero_shot import Packs
@@ -112,7 +112,7 @@ class _Plan:
             return
         training = dict(self._training)
         for language in self._examples:
-            with contextlib.suppress(UserError):  # most tasks have no training data but in the source language
+            with contextlib.suppress(MissingDataError):  # most tasks have no training data but in the source language
                 training.setdefault(language, self._read("train", language))
         task, split = self._task, self._section.split
         yield from reference_lines(self._key, task.metric, split, training, self._examples, self._source)

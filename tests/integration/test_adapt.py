@@ -259,3 +259,19 @@ def test_dry_run_and_usage(shop: Workshop, tmp_path: Path) -> None:
     assert "x less than over the 3 layers of the primary model" in printed and "initialise: overlap" in printed
     assert not (shop.folder / "planned").exists()
     assert "launch/recipes/quickstart/adapt_mini.yaml" in shop.command(adapt)
+
+
+def test_going_on_from_a_pack_adds_to_what_it_has_cost(shop: Workshop) -> None:
+    first = LanguagePack.load(shop.adapted("mini") / "packs/de")
+    run = shop.adapted(
+        "on",
+        adaptation__initialise="pack",
+        adaptation__pack=str(shop.adapted("mini") / "packs/de"),
+        adaptation__pack_every="4 updates",
+    )
+    start = LanguagePack.load(run / "packs/de-step-00000000")
+    assert torch.equal(start.token_embeddings, first.token_embeddings)
+    assert torch.equal(start.output_bias, first.output_bias)
+    for name in ("updates", "tokens", "flops"):
+        before, after = (pack.details["ledger"][name] for pack in (first, LanguagePack.load(run / "packs/de")))
+        assert start.details["ledger"][name] == before and after == 2 * before

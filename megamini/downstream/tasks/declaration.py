@@ -12,6 +12,10 @@ Kind = Literal["classification", "tagging", "question-answering"]
 Reader = Callable[[Path, str], Iterator[Example]]
 
 
+class MissingDataError(UserError):
+    """Files of a task that are not there at all, rather than wrong."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which a split lies in a folder.
@@ -70,9 +74,9 @@ class Task:
         Raises UserError naming the file and the row for bad data, and saying where to get a file that is missing.
         """
         if split not in self.layouts:
-            raise UserError(f"{self.name}: no split '{split}'; there are {', '.join(self.layouts)}")
+            raise MissingDataError(f"{self.name}: no split '{split}'; there are {', '.join(self.layouts)}")
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; {self.source}")
+            raise MissingDataError(f"{folder}: no such folder; {self.source}")
         code = self.codes.get(language, language)
         for layout in self.layouts[split]:
             if files := layout.find(folder, split, code):
@@ -82,7 +86,7 @@ class Task:
                     raise UserError(f"{files[0]}: no example in language '{language}'")
                 return examples
         looked_for = " or ".join(layout.pattern.format(language=code, split=split) for layout in self.layouts[split])
-        raise UserError(
+        raise MissingDataError(
             f"{folder}: no {split} data of {self.name} in language '{language}' (looked for {looked_for}); "
             f"{self.source}"
         )
