@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -152,6 +153,8 @@ def test_interrupted_is_one_line_and_130(workplace: Workplace) -> None:
     metrics = workplace.folder / "runs" / "small" / "metrics.jsonl"
     command = [sys.executable, "launch/pretrain.py", recipe]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    # A suite that a shell started in the background ignores the signal, and so would what it starts.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, **options) as process:
         try:
             deadline = time.monotonic() + 120
