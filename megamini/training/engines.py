@@ -112,15 +112,19 @@ class PlainEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         norms = torch.stack([self._norm(group) for group in self._clipped])
-        applied = math.isfinite(gradient_norm := math.hypot(*norms.tolist()))
-        if applied:
-            for group, norm in zip(self._clipped, norms, strict=True):
-                if self._clip_norm and any(m.grad is not None for m in group):
-                    nn.utils.clip_grads_with_norm_(group, self._clip_norm, norm)
+        values = norms.tolist()  # the one host read of an update
+        finite = [math.isfinite(value) for value in values]
+        for group, norm, good in zip(self._clipped, norms, finite, strict=True):
+            if not good:  # these stay as they are, the others move as they would alone
+                for master in group:
+                    master.grad = None
+            elif self._clip_norm and any(master.grad is not None for master in group):
+                nn.utils.clip_grads_with_norm_(group, self._clip_norm, norm)
+        if any(finite):
             self._optimizer.step()
             self._copy_masters_to_model()
         self._optimizer.zero_grad()
-        return StepResult(applied, gradient_norm)
+        return StepResult(all(finite), math.hypot(*values))
 
     def _norm(self, group: list[nn.Parameter]) -> torch.Tensor:
         """Norm of the gradients of parameters that are clipped together; 0, on the device too, where they rest."""

@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional
 
 from megamini.adaptation.relearn_model import RelearnModel
+from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
+from megamini.training.engines import PlainEngine
 from tests.models import bodies
 
 
@@ -98,6 +100,27 @@ def test_languages_side_by_side_do_not_touch_one_another():
             torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
     assert loss.item() == pytest.approx(total, rel=1e-6)
     assert [len(group) for group in together.clipped_together] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_no_number_holds_up_its_own_language_only(precision):
+    """The others move as they do without it, and the update counts as one that was not applied."""
+    starts = {"de": start(90, 1), "it": start(130, 2)}
+    batch = Batch(*side_by_side(*(batch_of(len(matrix), n)[:3] for n, (matrix, _) in enumerate(starts.values()))))
+    training = TrainingSection(global_batch=1, micro_batch=1, precision=precision)
+    moved = {}
+    for poisoned in (None, "it"):
+        model = RelearnModel(bodies.small_model("roberta"), copy.deepcopy(starts))
+        engine = PlainEngine(model, OptimizerSection(learning_rate=0.1), training, 1, torch.device("cpu"))
+        model.eval()
+        for update in range(2):
+            engine.forward_backward(batch)
+            if poisoned and update == 0:
+                engine._masters[1].grad[3, 0] = torch.nan  # the matrix of "it"
+            assert engine.step(0.1).applied == (poisoned is None or update > 0)
+        moved[poisoned] = {name: engine.trained_value(matrix) for name, matrix in model.matrices.items()}
+    assert torch.equal(moved[None]["de"], moved["it"]["de"])
+    assert moved["it"]["it"].isfinite().all() and not torch.equal(moved["it"]["it"], moved[None]["it"])
 
 
 @pytest.mark.parametrize("stopped", ["de", "it", "da"])
