@@ -26,22 +26,20 @@ RECIPES = "launch/recipes/quickstart"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=1500, help="length of each run (default: 1500)")
-    parser.add_argument("--runs", default="runs", help="folder of the quickstart's runs (default: runs)")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(""), help="folder of the page")
     options = parser.parse_args()
     names = {kind: f"start-{kind}-{options.updates}" for kind in KINDS}
     for kind, name in names.items():
         _run(
-            "adapt", "adapt_mini", name, options.runs,
-            f"adaptation.initialise={kind}", f"schedule.duration={options.updates} updates",
-        )  # fmt: skip
+            "adapt", "adapt_mini", name, f"adaptation.initialise={kind}", f"schedule.duration={options.updates} updates"
+        )
     evaluation = f"start-zero-shot-{options.updates}"
-    packs = ", ".join(f"{kind}: {options.runs}/{name}/packs/de-step-*" for kind, name in names.items())
-    _run("evaluate", "evaluate", evaluation, options.runs, f"packs={{{packs}}}")
+    packs = ", ".join(f"{kind}: runs/{name}/packs/de-step-*" for kind, name in names.items())
+    _run("evaluate", "evaluate", evaluation, f"packs={{{packs}}}")
 
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = [read_run(Path(options.runs) / name) for name in names.values()]
-    record = read_evaluation(Path(options.runs) / evaluation)
+    runs = [read_run(ROOT / "runs" / name) for name in names.values()]
+    record = read_evaluation(ROOT / "runs" / evaluation)
     page = "\n\n".join(
         [
             heading("A new language from different starting points", ["torch", "transformers", "scikit-learn"]),
@@ -56,13 +54,9 @@ def main() -> None:
     print(page)
 
 
-def _run(entry: str, recipe: str, name: str, runs: str, *overrides: str) -> None:
-    section = {"adapt": "training", "evaluate": "evaluation"}[entry]
-    subprocess.run(
-        [sys.executable, f"launch/{entry}.py", f"{RECIPES}/{recipe}.yaml", f"name={name}", f"{section}.runs={runs}",
-         *overrides],
-        cwd=ROOT, check=True,
-    )  # fmt: skip
+def _run(entry: str, recipe: str, name: str, *overrides: str) -> None:
+    command = [sys.executable, f"launch/{entry}.py", f"{RECIPES}/{recipe}.yaml", f"name={name}", *overrides]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
