@@ -36,7 +36,8 @@ def main() -> None:
         (work / "models/encoder").symlink_to(options.encoder.resolve())
     _prepare(work)
     head = _trained(work, "pretrain", "head")
-    _call(work, "tools/export.py", "runs/encoder-head", "runs/encoder-head/export")
+    if not (work / "runs/encoder-head/export").exists():
+        _call(work, "tools/export.py", "runs/encoder-head", "runs/encoder-head/export")
     bridge, german = _trained(work, "pretrain", "bridge"), _trained(work, "adapt", "adapt")
 
     options.out.mkdir(parents=True, exist_ok=True)
