@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from megamini.downstream.results import Learned, Result, write_results
+from megamini.downstream.results import Learned, Result, means, write_results
 from tools.reporting.evaluation import evaluation_section, interval, read_evaluation
 from tools.reporting.quality import average_speed_up, cost_to_reach, curves, reached
 from tools.reporting.speed import speed_section
@@ -88,14 +88,20 @@ def test_of_bits_per_byte_less_is_better(record):
     assert found["mini"].costs["flops"] == pytest.approx(40 * 10 * 0.9 / 1.1)
 
 
+def test_series_of_one_name_in_two_evaluations_stay_apart(record, tmp_path):
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "recipe.yaml").write_text("model: {source_language: en}\n")
+    write_results(tmp_path / "again", record.results, "")
+    names = {curve.series for curve in curves([record, read_evaluation(tmp_path / "again")])}
+    assert names == {f"{run}: {series}" for run in (tmp_path.name, "again") for series in ("standard", "mini")}
+
+
 def test_no_gain_has_no_share(record):
     record.results[:] = [result("de", "standard", "standard", updates, 0.5, 0) for updates in (0, 10)]
     assert reached(curves([record])) == []
 
 
 def test_interval_is_wilsons(record):
-    from megamini.downstream.results import means
-
     (source,) = [mean for mean in means(record.results) if mean.language == "en"]
     low, high = interval(source)
     n, p, z = 200, 0.9, 1.959963984540054

@@ -1,6 +1,7 @@
 """Quality against compute: how much a series of packs must learn to reach what standard adaptation reaches."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,13 +55,16 @@ class Reached:
 
 
 def curves(records: Sequence[EvaluationRecord]) -> list[Curve]:
-    """All series with at least two packs."""
+    """All series with at least two packs; those of one name in several evaluations are told apart by the run."""
+    holders = Counter(
+        series for record in records for series in {r.learned.series for r in record.results if r.learned}
+    )
     found: dict[tuple[str, str, str], list[Mean]] = {}
     for record in records:
         for mean in means(record.results):
             if mean.learned is not None:
                 series = mean.learned.series
-                if sum(any(r.learned and r.learned.series == series for r in other.results) for other in records) > 1:
+                if holders[series] > 1:
                     series = f"{record.directory.name}: {series}"
                 found.setdefault((mean.task, mean.language, series), []).append(mean)
     several = []
