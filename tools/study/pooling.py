@@ -1,0 +1,110 @@
+"""Cells of several seeds as one series, and how sure what is read off a series is."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from megamini.downstream.results import Result
+from tools.reporting.evaluation import EvaluationRecord
+from tools.reporting.quality import Curve, Reached, average_speed_up, curves, reached
+from tools.study.grid import Study
+from tools.study.ledger import Ledger
+
+# Task, language, series, share of standard's best, cost -> value.
+Key = tuple[str, str, str, float, str]
+
+
+def pooled(study: Study, ledgers: Sequence[Ledger]) -> EvaluationRecord:
+    """The measurements of all cells as one evaluation: packs of one series, language and length share a name, so that
+    means are over adaptation seeds and fine-tuned models alike. A series that goes on from another begins with it."""
+    cells = {
+        (one.facts["series"], one.facts["language"], one.facts["seed"]): one for one in ledgers if one.kind == "cell"
+    }
+    results = []
+    for (series, language, seed), _ in cells.items():
+        chain = _chain(study, series)
+        if all((one, language, seed) in cells for one in chain):
+            results += [
+                _renamed(result, series, (seed, result.seed))
+                for one in chain
+                for result in cells[one, language, seed].results
+                if result.learned is not None
+            ]
+    lines: dict[tuple, Result] = {}
+    for one in cells.values():
+        for result in one.results:
+            if result.learned is None:
+                lines.setdefault((result.task, result.language, result.pack, result.seed), result)
+    recipe = {"model": {"source_language": study.text.source_language}}
+    return EvaluationRecord(Path("study"), recipe, [*lines.values(), *results])
+
+
+def _chain(study: Study, series: str) -> list[str]:
+    before = study.series[series].after
+    return [*(_chain(study, before) if before else []), series]
+
+
+def _renamed(result: Result, series: str, seed: tuple) -> Result:
+    learned = replace(result.learned, series=series)
+    return replace(result, pack=f"{series}/{result.language}-{learned.updates:08d}", learned=learned, seed=seed)
+
+
+def speed_ups(rows: Sequence[Reached]) -> dict[Key, float | None]:
+    """Speed-up of every row, and the geometric mean over languages under the language `average`."""
+    found: dict[Key, float | None] = {}
+    groups: dict[tuple[str, str, float], list[Reached]] = {}
+    for row in rows:
+        groups.setdefault((row.curve.task, row.curve.series, row.share), []).append(row)
+        for cost, value in row.speed_up.items():
+            found[row.curve.task, row.curve.language, row.curve.series, row.share, cost] = value
+    for (task, series, share), members in groups.items():
+        for cost in members[0].speed_up:
+            found[task, "average", series, share, cost] = average_speed_up(members, cost)
+    return found
+
+
+def bootstrap(
+    record: EvaluationRecord, task: str, rounds: int = 500, seed: int = 0
+) -> dict[Key, tuple[float, float, float]]:
+    """(low, high, share of rounds that reach) of each speed-up on a task: 95% percentile interval over resampled
+    adaptation seeds and fine-tuned models. A round in which the target is not reached counts as a speed-up of 0."""
+    generator = random.Random(seed)
+    results = [result for result in record.results if result.task == task and result.learned is not None]
+    values: dict[Key, list[float]] = {}
+    for _ in range(rounds):
+        chosen = replace_results(record, _resampled(results, generator))
+        for key, value in speed_ups(reached(curves([chosen]))).items():
+            values.setdefault(key, []).append(value or 0.0)
+    return {key: _interval(found, rounds) for key, found in values.items()}
+
+
+def replace_results(record: EvaluationRecord, results: list[Result]) -> EvaluationRecord:
+    return EvaluationRecord(record.directory, record.recipe, results)
+
+
+def _resampled(results: Sequence[Result], generator: random.Random) -> list[Result]:
+    """Fine-tuned models are drawn once for all series, which share them; adaptation seeds for each series."""
+    models = sorted({result.seed[1] for result in results})
+    drawn_models = generator.choices(models, k=len(models))
+    groups: dict[tuple[str, str], dict[int, list[Result]]] = {}
+    for result in results:
+        by_seed = groups.setdefault((result.learned.series, result.language), {})
+        by_seed.setdefault(result.seed[0], []).append(result)
+    drawn = []
+    for by_seed in groups.values():
+        for chosen in generator.choices(sorted(by_seed), k=len(by_seed)):
+            for model in drawn_models:
+                drawn += [result for result in by_seed[chosen] if result.seed[1] == model]
+    return drawn
+
+
+def _interval(values: list[float], rounds: int) -> tuple[float, float, float]:
+    ordered = sorted([*values, *[0.0] * (rounds - len(values))])
+    low, high = ordered[int(0.025 * rounds)], ordered[min(rounds - 1, int(0.975 * rounds))]
+    return low, high, sum(value > 0 for value in values) / rounds
+
+
+def best_of(of: Sequence[Curve], task: str, language: str, series: str) -> Curve | None:
+    """The curve of a series, where it was measured."""
+    return next((c for c in of if (c.task, c.language, c.series) == (task, language, series)), None)

@@ -1,0 +1,55 @@
+"""Write RESULTS.md, with its plots, from the stored ledgers alone: every number in it, by this one command.
+
+python tools/study/results.py
+python tools/study/results.py --ledgers row/ledgers --out row/RESULTS.md
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from megamini.errors import CommandParser, UserError, run_command, writing
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--study", type=Path, default=HERE / "study.yaml", metavar="FILE", help="what the series are")
+    parser.add_argument("--ledgers", type=Path, default=HERE / "ledgers", metavar="DIR", help="what to write up")
+    parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="the page to write")
+    options = parser.parse_args()
+
+    from tools.study import sections
+    from tools.study.grid import load_study
+    from tools.study.ledger import read_ledgers
+    from tools.study.pooling import pooled
+
+    study, ledgers = load_study(options.study), read_ledgers(options.ledgers)
+    if not any(one.kind == "cell" for one in ledgers):
+        raise UserError(f"{options.ledgers}: holds no ledger of a cell; run tools/study/run.py first")
+    record = pooled(study, ledgers)
+    languages = list(dict.fromkeys(result.language for result in record.results if result.learned))
+    plots = options.out.parent / "plots"
+    with writing(options.out):
+        plots.mkdir(parents=True, exist_ok=True)
+        page = (HERE / "RESULTS.template.md").read_text(encoding="utf-8")
+        parts = {
+            "made_with": sections.made_with(ledgers),
+            "primaries": sections.primaries(ledgers),
+            "series": sections.series_table(study, record),
+            "transfer": sections.transfer(record, languages),
+            "headline": sections.headline(record, study, sections.HEADLINE),
+            "amortised": sections.amortised(ledgers, record, study),
+            "at_the_end": sections.at_the_end(record, study),
+            "plots": sections.plots(record, study, plots),
+        }
+        for name, text in parts.items():
+            page = page.replace(f"<!-- {name} -->", text)
+        options.out.write_text(page, encoding="utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,196 @@
+"""The sections of RESULTS.md, each computed from ledgers alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from megamini.downstream.results import means, spread
+from tools.reporting.evaluation import EvaluationRecord, interval
+from tools.reporting.plots import new_plot, save_plot
+from tools.reporting.quality import SHARES, Curve, curves, reached
+from tools.reporting.tables import table
+from tools.study.grid import Study
+from tools.study.ledger import Ledger
+from tools.study.pooling import Key, best_of, bootstrap, speed_ups
+
+HEADLINE = "libreoffice"
+REFERENCE = "standard"
+AMORTISED_OVER = (1, 5, 14)
+
+
+def made_with(ledgers: Sequence[Ledger]) -> str:
+    """Hardware, versions, and what all of it has cost."""
+    kinds = Counter(one.kind for one in ledgers)
+    hours = sum(one.run.ledger["seconds"] for one in ledgers if one.kind == "cell") / 3600
+    pretraining = (
+        sum(one.run.ledger["seconds"] * one.run.ledger["ranks"] for one in ledgers if one.kind == "primary") / 3600
+    )
+    machines = sorted({one.made_with["hardware"] for one in ledgers})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in one.made_with["versions"].items()) for one in ledgers})
+    commits = sorted({one.made_with["commit"] for one in ledgers})
+    return "\n".join(
+        [
+            f"* Ledgers: {kinds['cell']} cells, {kinds['primary']} primary models",
+            f"* Hardware: {'; '.join(machines)}",
+            f"* Versions: {'; '.join(versions)}; commits {', '.join(commits)}",
+            f"* CPU hours: {pretraining:.1f} of pretraining, {hours:.1f} of adaptation (one core a run)",
+        ]
+    )
+
+
+def series_table(study: Study, record: EvaluationRecord) -> str:
+    """What the series are, and how many runs each has."""
+    runs: dict[str, set[tuple[str, int]]] = {}
+    for result in record.results:
+        if result.learned is not None:
+            runs.setdefault(result.learned.series, set()).add((result.language, result.seed[0]))
+    rows = [[name, series.about, str(len(runs[name]))] for name, series in study.series.items() if name in runs]
+    return table(["series", "what is learned over, and from where it starts", "runs"], rows)
+
+
+def primaries(ledgers: Sequence[Ledger]) -> str:
+    """What pretraining has cost and reached, in the source language."""
+    rows = []
+    for one in (one for one in ledgers if one.kind == "primary"):
+        last = one.run.validations[-1]
+        heads = {
+            key.removeprefix("validation/loss_"): value
+            for key, value in last.items()
+            if key.startswith("validation/loss_")
+        }
+        unigram = heads.pop("unigram")
+        losses = ", ".join(f"{head.replace('_', ' ')} {value:.3f}" for head, value in sorted(heads.items()))
+        tasks = "; ".join(f"{mean.task} {spread(mean)}" for mean in means(one.results) if mean.pack is None)
+        ledger = one.run.ledger
+        rows.append(
+            [one.facts["primary"], f"{ledger['updates']:,}", f"{ledger['tokens']:,}", f"{ledger['flops']:.3g}",
+             f"{ledger['seconds']:,.0f}", f"{losses} (unigram {unigram:.3f})", tasks]
+        )  # fmt: skip
+    return table(
+        ["primary", "updates", "tokens", "FLOPs", "seconds", "validation loss (nats)", "source-language tasks"], rows
+    )
+
+
+def transfer(record: EvaluationRecord, languages: Sequence[str]) -> str:
+    """Is transfer real: standard adaptation beside the lines that need no language model."""
+    summary = [mean for mean in means(record.results) if mean.task == HEADLINE]
+    lines = {(mean.language, mean.pack): mean for mean in summary if mean.learned is None}
+    of, rows, beats = curves([record]), [], 0
+    for language in languages:
+        curve = best_of(of, HEADLINE, language, REFERENCE)
+        if curve is None:
+            continue
+        first, last = curve.points[0], curve.points[-1]
+        low, high = interval(last)
+        surface = lines[language, "surface"].mean
+        beats += low > surface
+        rows.append(
+            [language, _percent(surface), f"{_percent(first.mean)}", f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
+             _percent(lines[language, "in-language"].mean), "yes" if low > surface else "no"]
+        )  # fmt: skip
+    titles = [
+        "language",
+        "surface",
+        "untrained",
+        "standard, at the end",
+        "in-language",
+        "beats surface by more than its interval",
+    ]
+    verdict = (
+        f"Standard adaptation beats the surface line by more than its interval in {beats} of {len(rows)} languages."
+    )
+    return f"{table(titles, rows)}\n\n{verdict}"
+
+
+def headline(record: EvaluationRecord, study: Study, task: str) -> str:
+    """Speed-up at 90, 95 and 99% of standard's best, with intervals, for every series."""
+    found = speed_ups(reached(curves([record])))
+    sure = bootstrap(record, task)
+    series = [name for name in study.series if any(key[0] == task and key[2] == name for key in found)]
+    parts = []
+    for cost in ("flops", "seconds"):
+        rows = [
+            [name, language, *(_cell(found, sure, (task, language, name, share, cost)) for share in SHARES)]
+            for name in series
+            for language in dict.fromkeys(key[1] for key in found if key[0] == task and key[2] == name)
+        ]
+        unit = {"flops": "FLOPs", "seconds": "seconds"}[cost]
+        parts.append(table(["series", "language", *(f"{share:.0%}: speed-up in {unit}" for share in SHARES)], rows))
+    return "\n\n".join(parts)
+
+
+def _cell(found: dict[Key, float | None], sure: dict[Key, tuple[float, float, float]], key: Key) -> str:
+    value = found.get(key)
+    low, high, reaching = sure.get(key, (0.0, 0.0, 0.0))
+    if value is None:
+        return f"not reached ({reaching:.0%} of resamplings do)"
+    return f"**{value:.2f}** [{low:.2f}, {high:.2f}]"
+
+
+def at_the_end(record: EvaluationRecord, study: Study) -> str:
+    """Every measure of every series when its training has ended."""
+    of = curves([record])
+    tasks = list(dict.fromkeys(curve.task for curve in of))
+    rows = []
+    for series in study.series:
+        for language in dict.fromkeys(curve.language for curve in of if curve.series == series):
+            cells = [best_of(of, task, language, series) for task in tasks]
+            shown = [spread(curve.points[-1]) if curve else "" for curve in cells]
+            learned = next(curve for curve in cells if curve).points[-1].learned
+            rows.append(
+                [series, language, f"{learned.tokens:,}", f"{learned.flops:.3g}", f"{learned.seconds:,.0f}", *shown]
+            )
+    return table(["series", "language", "tokens", "FLOPs", "seconds", *tasks], rows)
+
+
+def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study) -> str:
+    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of standard's best."""
+    primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
+    needs: dict[str, list[float]] = {}
+    for row in reached(curves([record])):
+        if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"]:
+            needs.setdefault(row.curve.series, []).append(row.costs["flops"])
+    rows = []
+    for name, series in study.series.items():
+        if name not in needs:
+            continue
+        extra = _extra(series.source, series.primary, primary)
+        mean = sum(needs[name]) / len(needs[name])
+        cells = [f"{mean + extra / count:.3g}" for count in AMORTISED_OVER] if extra is not None else ["-"] * 3
+        rows.append([name, len(needs[name]), f"{mean:.3g}", "-" if extra is None else f"{extra:.3g}", *cells])
+    return table(["series", "languages that reach it", "FLOPs a language", "once", *(f"with its share, {n} languages" for n in AMORTISED_OVER)],
+                 [[str(cell) for cell in row] for row in rows])  # fmt: skip
+
+
+def _extra(source: str, primary: str, flops: dict[str, float]) -> float | None:
+    """What is spent once: the exits' share of MiniJoint's pretraining over plain pretraining, or MiniPost's bridge."""
+    if source == primary or primary not in flops:
+        return 0.0
+    if source.startswith(f"{primary}-exit-"):
+        return flops[primary] - flops["plain"] if "plain" in flops else None
+    return flops.get(source.partition("-exit-")[0])
+
+
+def plots(record: EvaluationRecord, study: Study, out: Path) -> str:
+    """A plot for each task: all languages side by side, quality against FLOPs."""
+    of, images = curves([record]), []
+    for task in dict.fromkeys(curve.task for curve in of):
+        for language in dict.fromkeys(curve.language for curve in of if curve.task == task):
+            here = [curve for curve in of if (curve.task, curve.language) == (task, language)]
+            images.append(_plot(task, language, here, record, out))
+    return "\n".join(f"![{path.stem}]({path.relative_to(out.parent)})" for path in images)
+
+
+def _plot(task: str, language: str, of: list[Curve], record: EvaluationRecord, out: Path) -> Path:
+    figure, axes = new_plot("FLOPs of adaptation", f"{task} ({of[0].metric})", f"{task} in {language}")
+    for curve in of:
+        axes.plot(*zip(*curve.against("flops"), strict=True), marker="o", markersize=3, label=curve.series)
+    for mean in means(record.results):
+        if (mean.task, mean.language) == (task, language) and mean.pack in ("surface", "in-language"):
+            axes.axhline(mean.mean, color="grey", linestyle={"surface": ":"}.get(mean.pack, "--"), label=mean.pack)
+    axes.legend(fontsize=7)
+    return save_plot(figure, out / f"{task}-{language}.png")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,166 @@
+"""The study as steps: text, data, primary models, fine-tuning, and a cell for each adaptation run.
+
+In the work folder: text/, data/LANG, runs/, models/PRIMARY (exports) and models/PRIMARY-exit-N. What a primary model
+and a cell have cost and reached is kept as a ledger; a cell that has one is done, wherever its weights are.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.benchmarks.page import ROOT
+from tools.study.grid import Cell, Study, primary_in
+from tools.study.ledger import write_ledger
+from tools.study.workers import Step
+
+RECIPES = Path(__file__).parent / "recipes"
+# The languages that are studied here and that UD's parallel test set has.
+UD_LANGUAGES = ("de", "es", "ru")
+
+
+class Steps:
+    """Makes the steps that cells without a ledger need.
+
+    work: where everything is made. ledgers: what is kept. ud_pos: folder of Universal Dependencies, or None to leave
+    them out. ranks: processes of a pretraining run.
+    """
+
+    def __init__(self, study: Study, work: Path, ledgers: Path, ud_pos: Path | None, ranks: int) -> None:
+        self._study, self._work, self._ledgers, self._ud_pos, self._ranks = study, work, ledgers, ud_pos, ranks
+
+    def of(self, cells: Sequence[Cell], primaries: Sequence[str] = ()) -> list[Step]:
+        """In order of work. primaries: wanted for their own sake."""
+        study = self._study
+        missing = [cell for cell in cells if not self._ledger(cell.name).is_file()]
+        wanted = [name for name in primaries if not self._ledger(f"primary-{name}").is_file()]
+        for cell in missing:
+            series = study.series[cell.series]
+            wanted += [series.primary, primary_in(series.source)]
+        if not wanted:
+            return []
+        names = dict.fromkeys(one for name in wanted for one in self._with_ancestors(name))
+        source = study.text.source_language
+        languages = list(dict.fromkeys([source, *(cell.language for cell in missing)]))
+        return [
+            self._text(languages),
+            *(self._data(language) for language in languages),
+            *(step for name in names for step in self._primary(name)),
+            *(self._cell(cell) for cell in missing),
+        ]
+
+    def _ledger(self, name: str) -> Path:
+        return self._ledgers / f"{name}.json"
+
+    def _with_ancestors(self, name: str) -> list[str]:
+        before = self._study.primaries[name].after
+        return [*(self._with_ancestors(before) if before else []), name]
+
+    def _text(self, languages: list[str]) -> Step:
+        commands = [
+            _python("tools/fetch_text.py", source, "--languages", *languages, "--out", "text")
+            for source in self._study.text.sources
+        ]
+        files = [
+            self._work / "text" / f"{source}.{language}.jsonl"
+            for source in self._study.text.sources
+            for language in languages
+        ]
+        return Step("text", commands, lambda: all(file.is_file() for file in files))
+
+    def _data(self, language: str) -> Step:
+        text = self._study.text
+        files = [f"text/{source}.{language}.jsonl" for source in text.sources]
+        prepare = _python(
+            "tools/prepare_data.py", "--text", *files, "--language", language, "--vocab-size", text.vocab_size,
+            "--block-length", text.block_length, "--validation-share", "0.02", "--out", f"data/{language}",
+            "--processes", 1,
+        )  # fmt: skip
+        manifest = self._work / "data" / language / "manifest.json"
+        return Step(f"data-{language}", [prepare], manifest.is_file, needs=["text"])
+
+    def _primary(self, name: str) -> list[Step]:
+        """Pretraining with its exports, and fine-tuning with what the source language reaches."""
+        primary, run = self._study.primaries[name], f"runs/pretrain-{name}"
+        start = [f"model.from_checkpoint=models/{primary.after}"] if primary.after else []
+        pretrain = [
+            str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(self._ranks),
+            str(ROOT / "launch/pretrain.py"), str(RECIPES / f"{primary.recipe}.yaml"),
+            "--deepspeed_config", str(ROOT / "ds_configs/zero1.json"), f"name=pretrain-{name}", *start,
+            *primary.changes,
+        ]  # fmt: skip
+        exports = {f"models/{name}": []} | {f"models/{name}-exit-{layer}": ["--exit", layer] for layer in primary.exits}
+        commands = [_python("tools/export.py", run, out, *options) for out, options in exports.items()]
+        folders = [self._work / out for out in exports]
+        pretraining = Step(
+            f"pretrain-{name}",
+            [pretrain, *commands],
+            lambda: all((folder / "config.json").is_file() for folder in folders),
+            [f"data-{self._study.text.source_language}", *([f"tasks-{primary.after}"] if primary.after else [])],
+            whole=True,
+            then=lambda: self._keep_primary(name, None),
+        )
+        if not primary.tasks:
+            return [pretraining]
+        finetune = self._recipe("finetune", f"name=tasks-{name}", f"model.primary=models/{name}", *self._tags("train"))
+        evaluation = f"evaluate-{name}"
+        evaluate = self._recipe(
+            "evaluate", f"name={evaluation}", f"model.finetuned=runs/tasks-{name}", f"model.primary=models/{name}",
+            "tasks.libreoffice.reference_lines=false", *self._tags("dev"),
+        )  # fmt: skip
+        results = self._work / "runs" / evaluation / "results.json"
+        tasks = Step(
+            f"tasks-{name}",
+            [finetune, evaluate],
+            results.is_file,
+            [f"pretrain-{name}"],
+            then=lambda: self._keep_primary(name, results.parent),
+        )
+        return [pretraining, tasks]
+
+    def _keep_primary(self, name: str, evaluation: Path | None) -> None:
+        run = self._work / "runs" / f"pretrain-{name}"
+        write_ledger(self._ledger(f"primary-{name}"), "primary", {"primary": name}, run, evaluation)
+
+    def _cell(self, cell: Cell) -> Step:
+        series, name, language = self._study.series[cell.series], cell.name, cell.language
+        before = f"{series.after}-{language}-s{cell.seed}" if series.after else None
+        start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
+        adapt = self._recipe(
+            "adapt", f"name={name}", f"adaptation.source=models/{series.source}", f"adaptation.method={series.method}",
+            f"adaptation.primary=models/{series.primary}", f"data.path=data/{language}", f"training.seed={cell.seed}",
+            *start, *series.changes,
+        )  # fmt: skip
+        evaluate = self._recipe(
+            "evaluate", f"name=evaluate-{name}", f"model.finetuned=runs/tasks-{series.primary}",
+            f"model.primary=models/{series.primary}", f"packs={{{cell.series}: runs/{name}/packs/{language}-step-*}}",
+            f"tasks.libreoffice.languages=[{language}]",
+            f"measures.bits_per_byte.data={{{language}: data/{language}}}",
+            "measures.retrieval.files=text/libreoffice-help.{language}.jsonl",
+            *(self._tags("test", language) if language in UD_LANGUAGES else []),
+        )  # fmt: skip
+        needs = [f"data-{language}", f"tasks-{series.primary}", f"pretrain-{primary_in(series.source)}"]
+        facts = {"series": cell.series, "language": language, "seed": cell.seed}
+        runs = self._work / "runs"
+        return Step(
+            name,
+            [adapt, evaluate],
+            self._ledger(name).is_file,
+            [*needs, *([before] if before else [])],
+            then=lambda: write_ledger(self._ledger(name), "cell", facts, runs / name, runs / f"evaluate-{name}"),
+        )
+
+    def _recipe(self, entry: str, *changes: str) -> list[str]:
+        """A command line of launch/ with the study's recipe of that name."""
+        return _python(f"launch/{entry}.py", RECIPES / f"{entry}.yaml", *changes)
+
+    def _tags(self, split: str, *languages: str) -> list[str]:
+        """Parts of speech, where their data are at hand."""
+        if self._ud_pos is None:
+            return []
+        wanted = [] if split == "train" else [f"tasks.ud_pos.split={split}"]
+        only = [f"tasks.ud_pos.languages=[{', '.join(languages)}]"] if languages else []
+        return [f"tasks.ud_pos.path={self._ud_pos}", *wanted, *only]
+
+
+def _python(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
