@@ -169,6 +169,18 @@ class ScheduleSection(Section):
         return self
 
 
+class SpikeSection(Section):
+    """A loss far above those before it is reported with its blocks."""
+
+    above: Annotated[float, Field(gt=0)] = 1.0
+    """Nats over the median of the last losses that make a spike."""
+    window: Positive = 50
+    """Number of losses that the median is taken over."""
+    most_roll_backs: NotNegative = 0
+    """So many times a run may go back to its newest checkpoint and leave out the blocks from there to the spike; 0 only
+    reports."""
+
+
 class TrainingSection(Section):
     """Batch, precision, randomness and memory."""
 
@@ -188,6 +200,10 @@ class TrainingSection(Section):
     """Folder in which the run directory is made."""
     stop_after_nonfinite: Positive = 10
     """End the run after this many updates in a row whose loss or gradient was not finite."""
+    spike: SpikeSection = SpikeSection()
+    hang_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """End the process, with stack traces and status 75, when no update, validation or save has ended for this long;
+    null: never. The first update has at least 30 minutes."""
 
 
 class CheckpointSection(Section):
@@ -199,6 +215,8 @@ class CheckpointSection(Section):
     """Number of newest checkpoints that are kept."""
     keep_every: Duration | None = None
     """Checkpoints at multiples of this are kept for good; unset: none."""
+    in_background: bool = True
+    """Write beside the training steps, from a copy in memory: 12 bytes a parameter that trains, over all ranks."""
     resume: bool = True
     """Go on from the newest complete checkpoint of the run directory where there is one."""
 

@@ -242,7 +242,7 @@ def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, up
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_task_model(aside / "model", device)
     saved = loaded.model.get_input_embeddings().weight.detach().cpu()
-    if not torch.equal(saved, _as_saved(primary.embeddings, loaded.model)):
+    if not torch.equal(saved, _as_saved(primary.embeddings, aside / "model")):
         raise UserError(
             f"{aside}: the token embeddings changed in training, which must not happen: packs would not fit"
         )
@@ -262,10 +262,10 @@ def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, up
     print(f"{folder}: {job.task.metric} {values[job.task.metric]:.4f} on {len(examples):,} examples, {seconds:.0f} s")
 
 
-def _as_saved(embeddings: torch.Tensor, model: Any) -> torch.Tensor:
+def _as_saved(embeddings: torch.Tensor, directory: Path) -> torch.Tensor:
     """The source embeddings in the precision of the file: DeepSpeed in bf16 keeps frozen parameters in bf16."""
-    stored = torch.bfloat16 if model.config.dtype == torch.bfloat16 else torch.float32
-    return embeddings.to(stored).float()
+    stored = load_config(str(directory), str(directory), None).dtype
+    return embeddings.to(stored or torch.float32).float()
 
 
 def _read_result(folder: Path) -> Result:

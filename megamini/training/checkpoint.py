@@ -1,60 +1,84 @@
 """Checkpoints that are complete or do not exist.
 
-A save writes into a folder of its own, lists every file with size and SHA-256 in a manifest, flushes all to disk, and
-only then gives the folder its name; `latest` moves after that, and old checkpoints go last. So a kill at any moment
-leaves the one before untouched.
+A save copies what is to be saved, and writes it in the background into a folder of its own (`background_save`). When
+every rank's file is on disk, rank 0 lists them with size and SHA-256 in a manifest, and only then gives the folder its
+name; `latest` moves after that, and old checkpoints go last. So a kill at any moment leaves the one before untouched.
 """
 
-import contextlib
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megamini.errors import UserError
+from megamini.training.background_save import BackgroundSave, flush_directory, one_line_for_a_full_disk
 from megamini.training.engines import Engine
 from megamini.training.identity import check_identity
-from megamini.training.manifest import describe_files, first_difference, list_files, read_manifest, write_manifest
+from megamini.training.manifest import first_difference, read_manifest, write_manifest
+from megamini.training.shards import Shards
 from megamini.training.state import TrainState
 from megamini.training.telemetry import write_atomically
 
 _NAME = re.compile(r"step-(\d{8})")
 
-# What PyTorch's file writer names in its errors.
-_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")
 
-
-@dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep_last`, and those at multiples of `keep_every` updates, are kept."""
+    """The checkpoints of one run: the newest `keep_last`, and those at multiples of `keep_every` updates, are kept.
 
-    directory: Path
-    keep_last: int
-    identity: dict[str, Any]
-    """As `identity.identity_of` gives it."""
-    keep_every: int | None = None
+    identity: as `identity.identity_of` gives it.
+    """
 
-    def save(self, engine: Engine, state: TrainState) -> None:
-        """Write a checkpoint. *All ranks.*"""
+    def __init__(
+        self, directory: Path, keep_last: int, identity: dict[str, Any], keep_every: int | None = None
+    ) -> None:
+        self.directory = directory
+        self._keep_last, self._identity, self._keep_every = keep_last, identity, keep_every
+        self._save: BackgroundSave | None = None
+
+    def begin(self, engine: Engine, state: TrainState) -> None:
+        """Start to write a checkpoint of the moment, which later updates do not touch. *All ranks.*
+
+        Where the one before is still being written, that is waited for. Raises `UserError` where it failed.
+        """
+        self.finish(engine)
         name = f"step-{state.update:08d}"
         aside, final = self.directory / f".{name}.writing", self.directory / name
-        with _one_line_for_a_full_disk(final):
+        with one_line_for_a_full_disk(final):
             if engine.rank == 0:
                 for unfinished in self.directory.glob(".step-*.writing"):
                     shutil.rmtree(unfinished)
                 aside.mkdir(parents=True)
-            engine.gather_objects(None)  # all ranks: the folder is there
-            engine.save(aside)
-            engine.gather_objects(None)  # all ranks: every file is written
-            # All ranks: one listing, rank 0's, of which each hashes its share, so that no rank reads everything.
-            names = _from_rank_0(engine, lambda: list_files(aside))
-            shares = engine.gather_objects(describe_files(aside, names[engine.rank :: engine.world_size]))
-            if engine.rank == 0:
-                self._finish(aside, final, engine, state, [entry for share in shares for entry in share])
-            engine.gather_objects(None)  # all ranks: nobody runs ahead of a save that is not done
+        engine.gather_objects(None)  # all ranks: the folder is there
+        slices = [one.snapshot() for one in engine.slices()]
+        content = {"state": state.state_dict(), "identity": self._identity, "scaler": engine.scaler_state()}
+        self._save = BackgroundSave(aside, engine.rank, engine.world_size, slices)
+        self._save.start(lambda files: self._publish(aside, final, state.update, {**content, "files": files}))
+
+    def finish(self, engine: Engine) -> None:
+        """Wait until the checkpoint that was begun is complete. *All ranks.* Raises `UserError` where it failed."""
+        if self._save is not None:
+            self._save.wait()
+            self._save = None
+        engine.gather_objects(None)  # all ranks: nobody runs ahead of a save that is not done
+
+    def any(self) -> bool:
+        """Whether there is one to go back to, complete or about to be."""
+        return self._save is not None or bool(newest_first(self.directory))
+
+    def look(self) -> None:
+        """Raise the `UserError` of a save that has failed in the meantime; else nothing. This rank alone."""
+        if self._save is not None:
+            self._save.look()
+
+    def abandon(self) -> None:
+        """Stop waiting for other ranks, as the run ends early; what is not complete does not count."""
+        if self._save is not None:
+            self._save.abandon()
+
+    def save(self, engine: Engine, state: TrainState) -> None:
+        """Write a checkpoint and wait for it. *All ranks.*"""
+        self.begin(engine, state)
+        self.finish(engine)
 
     def resume(self, engine: Engine, say: Callable[[str], None]) -> TrainState | None:
         """Load the newest complete checkpoint, saying which, and why others were skipped. *All ranks.*
@@ -74,8 +98,9 @@ class Checkpoints:
             say(f"skipping checkpoint {path.name}: {problem} (kept as broken-{path.name})")
             broken.append(path)
         if found is not None:
-            self._check_fits(engine, *found)
-            engine.load(found[0])
+            check_identity(self._identity, found[1]["identity"], found[0])
+            engine.load(Shards(found[0], engine.rank))
+            engine.set_scaler_state(found[1]["scaler"])
         if engine.rank == 0:
             for path in broken:
                 shutil.rmtree(path.with_name(f"broken-{path.name}"), ignore_errors=True)
@@ -85,42 +110,21 @@ class Checkpoints:
         say(f"resuming from checkpoint {found[0].name}")
         return TrainState.from_state_dict(found[1]["state"])
 
-    def _check_fits(self, engine: Engine, path: Path, manifest: dict[str, Any]) -> None:
-        check_identity(self.identity, manifest["identity"], path)
-        if manifest["world_size"] != engine.world_size:
-            raise UserError(
-                f"{path}: saved by {manifest['world_size']} ranks, this run has {engine.world_size}; start it with "
-                f"{manifest['world_size']}"
-            )
-        if manifest["engine"] != engine.kind:
-            raise UserError(
-                f"{path}: saved with {manifest['engine']}, this run uses {engine.kind}; start it as before (the same "
-                "--deepspeed_config), or give the run another name"
-            )
-
-    def _finish(self, aside: Path, final: Path, engine: Engine, state: TrainState, files: list[dict[str, Any]]) -> None:
-        """Rank 0 only: describe the files, flush, and give the folder its name."""
-        content = {
-            "state": state.state_dict(),
-            "identity": self.identity,
-            "world_size": engine.world_size,
-            "engine": engine.kind,
-            "files": files,
-        }
+    def _publish(self, aside: Path, final: Path, update: int, content: dict[str, Any]) -> None:
+        """Rank 0 only, when all files are on disk: describe them, and give the folder its name."""
         write_manifest(aside, content)
-        for folder in [aside, *(p for p in aside.rglob("*") if p.is_dir())]:
-            _flush_directory(folder)
+        flush_directory(aside)
         shutil.rmtree(final, ignore_errors=True)  # only where resuming was turned off by hand
         aside.rename(final)
-        _flush_directory(self.directory)
+        flush_directory(self.directory)
         write_atomically(self.directory / "latest", final.name + "\n")
-        self._prune(state.update)
+        self._prune(update)
 
     def _prune(self, newest: int) -> None:
         """Delete what is neither among the newest nor to be kept for good, up to the one just saved."""
         kept = [path for path in newest_first(self.directory) if _update_of(path) <= newest]
-        for path in kept[self.keep_last :]:
-            if not self.keep_every or _update_of(path) % self.keep_every:
+        for path in kept[self._keep_last :]:
+            if not self._keep_every or _update_of(path) % self._keep_every:
                 shutil.rmtree(path)
 
 
@@ -141,30 +145,3 @@ def _update_of(path: Path) -> int:
 def _from_rank_0(engine: Engine, look: Callable[[], Any]) -> Any:
     """What rank 0 sees. *All ranks*: their views of a shared file system may differ for seconds."""
     return engine.gather_objects(look() if engine.rank == 0 else None)[0]
-
-
-@contextlib.contextmanager
-def _one_line_for_a_full_disk(path: Path) -> Iterator[None]:
-    """Writing fails as OSError, or as a RuntimeError of PyTorch's file writer, which does not say why."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except RuntimeError as error:
-        if not any(part in str(error) for part in _WRITER):
-            raise
-        reason = "the disk is full, or a quota or limit reached"
-    else:
-        return
-    raise UserError(
-        f"{path}: cannot be written: {reason}; free some space there and run the same command again: earlier "
-        "checkpoints are whole"
-    )
-
-
-def _flush_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,9 +13,6 @@ from megamini.config import Recipe
 from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
 
-# The folder inside a checkpoint in which DeepSpeed's own files lie.
-DEEPSPEED_TAG = "state"
-
 # What a run gets without --deepspeed_config.
 DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}
 

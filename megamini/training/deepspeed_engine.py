@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -19,12 +18,18 @@ from megamini.config import Recipe
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
 from megamini.models.masked_lm import PrimaryModel
-from megamini.training.deepspeed_config import DEEPSPEED_TAG, zero_stage
+from megamini.training.build_locks import refuse_stale_build_lock
+from megamini.training.deepspeed_config import zero_stage
 from megamini.training.engines import StepResult
 from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
+from megamini.training.shards import Shards, Slice
+from megamini.training.zero_shards import state_under_zero
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
+
+# What DeepSpeed's dynamic loss scaler (fp16) goes by.
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -79,9 +84,10 @@ class DeepSpeedEngine:
         if recipe.training.compile:
             self._engine.compile()
         self.device = torch.device(self._engine.device)
-        self.kind = f"deepspeed-zero{self._stage}"
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._state = state_under_zero(self._stage, trained, self._engine.optimizer, self.rank, self.world_size)
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
         loss, losses = self._engine(batch.input_ids, batch.positions, batch.labels)
@@ -129,13 +135,19 @@ class DeepSpeedEngine:
         for held in self._held_by_optimizer(TOKEN_GROUP):
             forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
 
-    def save(self, directory: Path) -> None:
-        self._engine.save_checkpoint(str(directory), tag=DEEPSPEED_TAG, save_latest=False)
+    def slices(self) -> list[Slice]:
+        return list(self._state.slices())
 
-    def load(self, directory: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(directory), tag=DEEPSPEED_TAG)
-        if path is None:
-            raise UserError(f"{directory}: DeepSpeed finds no checkpoint there")
+    def load(self, shards: Shards) -> None:
+        self._state.load(shards)
+
+    def scaler_state(self) -> dict[str, float]:
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
+
+    def set_scaler_state(self, values: dict[str, float]) -> None:
+        for name in self.scaler_state().keys() & values.keys():
+            setattr(self._engine.optimizer.loss_scaler, name, values[name])
 
     def _clip_and_step(self) -> StepResult:
         """Stage 0, where DeepSpeed neither looks at the norm nor skips: gradients are whole on every rank."""
@@ -172,5 +184,6 @@ def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     offloaded = offload.get("device", "none") != "none"
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
+        refuse_stale_build_lock("cpu_adam")
         return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))
     return build_adamw(groups, recipe.optimizer)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +10,9 @@ from torch import nn
 from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
 from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
+from megamini.training.shards import Shards, Slice
+from megamini.training.shards_of_optimizer import load_whole, tensors_of
 from megamini.training.trained_model import TrainedModel
-
-PLAIN_STATE = "plain_engine.pt"
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,6 @@ class Engine(Protocol):
     device: torch.device
     rank: int
     world_size: int
-    kind: str
-    """What can read the checkpoints of this engine: `plain`, `deepspeed-zero2` ..."""
     description: str
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
@@ -53,11 +50,17 @@ class Engine(Protocol):
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         """Overwrite the token matrix [V, d] and forget its optimizer state. *All ranks*, with the same matrix."""
 
-    def save(self, directory: Path) -> None:
-        """Write weights and optimizer into an existing directory. *All ranks.*"""
+    def slices(self) -> list[Slice]:
+        """What this rank holds of all that trains, as views of its memory; the ranks together hold it once."""
 
-    def load(self, directory: Path) -> None:
-        """Read back what `save` wrote. *All ranks.*"""
+    def load(self, shards: Shards) -> None:
+        """Read back this rank's part of what the slices of all ranks held. *All ranks.*"""
+
+    def scaler_state(self) -> dict[str, float]:
+        """Where fp16's loss scale stands; empty without one."""
+
+    def set_scaler_state(self, values: dict[str, float]) -> None:
+        """The inverse of `scaler_state`."""
 
 
 class PlainEngine:
@@ -69,7 +72,6 @@ class PlainEngine:
 
     rank = 0
     world_size = 1
-    kind = "plain"
 
     def __init__(
         self,
@@ -158,20 +160,22 @@ class PlainEngine:
                 return master.detach().cpu().clone()
         return parameter.detach().float().cpu().clone()
 
-    def save(self, directory: Path) -> None:
-        state = {
-            "masters": dict(zip(self._names, (m.detach() for m in self._masters), strict=True)),
-            "optimizer": self._optimizer.state_dict(),
-        }
-        torch.save(state, directory / PLAIN_STATE)
+    def slices(self) -> list[Slice]:
+        return [
+            Slice(name, 0, tensors_of(master, self._optimizer.state.get(master, {})))
+            for name, master in zip(self._names, self._masters, strict=True)
+        ]
 
-    def load(self, directory: Path) -> None:
-        state = torch.load(directory / PLAIN_STATE, map_location=self.device, weights_only=True)
-        with torch.no_grad():
-            for name, master in zip(self._names, self._masters, strict=True):
-                master.copy_(state["masters"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def load(self, shards: Shards) -> None:
+        for name, master in zip(self._names, self._masters, strict=True):
+            load_whole(shards, name, master, self._optimizer)
         self._copy_masters_to_model()
+
+    def scaler_state(self) -> dict[str, float]:
+        return {}
+
+    def set_scaler_state(self, values: dict[str, float]) -> None:
+        pass  # no fp16 in a single process
 
     def _accumulate_in_fp32(self) -> None:
         for master, parameter in zip(self._masters, self._trained, strict=True):

@@ -14,8 +14,10 @@ from megamini.training.checkpoint import Checkpoints
 from megamini.training.engines import Engine, StepResult
 from megamini.training.setup import Cost, RunSetup
 from megamini.training.signals import StopFlag
+from megamini.training.spikes import RollBack
 from megamini.training.state import TrainState
 from megamini.training.telemetry import Silence, Telemetry
+from megamini.training.watchdog import Watchdog
 
 # Keeps dropout's random bits apart from those that order and mask the blocks.
 _DROPOUT = 3
@@ -55,6 +57,7 @@ def train(
     checkpoints: Checkpoints,
     telemetry: Telemetry | Silence,
     stop: StopFlag,
+    watchdog: Watchdog,
 ) -> None:
     """Train from `state` to the end of the run, or to the safe point after a stop signal. *All ranks.*
 
@@ -73,6 +76,7 @@ def train(
     while not done:
         if forgetting and forgetting.is_due(state.update):
             engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
+            state.recent_losses = []  # the loss jumps, as it should
         losses = torch.zeros(len(engine.model.head_names), device=engine.device)
         for step in range(setup.batches.accumulation):
             batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
@@ -88,7 +92,10 @@ def train(
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
+        _look_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
+        checkpoints.look()
+        watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
         saving = done or asked_to_stop or _is_multiple(state.update, save_every)
@@ -100,11 +107,15 @@ def train(
         paused = time.perf_counter()
         if validating:
             _validate(engine, setup, state, telemetry)
+            watchdog.alive(f"the validation after update {state.update}")
             done = is_over(setup, engine, state)
         setup.after_update(engine, state)
         if saving or done:
             telemetry.flush()
-            checkpoints.save(engine, state)
+            checkpoints.begin(engine, state)
+            if done or asked_to_stop or not recipe.checkpoint.in_background:
+                checkpoints.finish(engine)
+            watchdog.alive(f"the save after update {state.update}")
             telemetry.write_ledger(ledger(engine, state))
         window.started += time.perf_counter() - paused
         if asked_to_stop and not done:
@@ -162,14 +173,39 @@ def _count_skipped(
     state.skipped_in_a_row += 1
     telemetry.say(
         f"update {state.update}: loss or gradient not finite, update not applied ({state.skipped} so far); its blocks "
-        f"are global batch {state.update - 1}"
+        f"are global batch {state.last_batch}"
     )
     if state.skipped_in_a_row >= setup.recipe.training.stop_after_nonfinite:
         raise UserError(
             f"{state.skipped_in_a_row} updates in a row were not finite, those with global batches "
-            f"{state.update - state.skipped_in_a_row} to {state.update - 1}; lower optimizer.learning_rate, or resume "
-            "from an earlier checkpoint"
+            f"{state.last_batch + 1 - state.skipped_in_a_row} to {state.last_batch}; lower optimizer.learning_rate, or "
+            "resume from an earlier checkpoint"
         )
+
+
+def _look_for_spike(
+    engine: Engine,
+    setup: RunSetup,
+    state: TrainState,
+    losses: list[float],
+    checkpoints: Checkpoints,
+    telemetry: Telemetry | Silence,
+) -> None:
+    """Report a loss spike, and raise `RollBack` where the recipe wants that; all ranks see the same losses."""
+    moving = [
+        (weight, loss)
+        for name, weight, loss in zip(engine.model.head_names, setup.head_weights, losses, strict=True)
+        if name not in state.stopped
+    ]
+    loss = sum(weight * loss for weight, loss in moving) / sum(weight for weight, _ in moving)
+    found = setup.spikes.look(state, loss) if math.isfinite(loss) else None
+    if found is None:
+        return
+    goes_back = setup.spikes.rolls_back(state) and checkpoints.any()
+    telemetry.say(f"{found}{'; going back to the newest checkpoint, and on behind them' if goes_back else ''}")
+    if goes_back:
+        checkpoints.finish(engine)
+        raise RollBack(state.last_batch)
 
 
 def _log(
@@ -186,6 +222,7 @@ def _log(
         "train/tokens_per_second": window.tokens / seconds,
         "train/mfu": window.flops / seconds / peak_flops,
         "train/skipped_updates": state.skipped,
+        "train/roll_backs": state.roll_backs,
         "compute/flops": state.flops,
         "compute/tokens": state.tokens,
     }
@@ -218,4 +255,5 @@ def _validate(engine: Engine, setup: RunSetup, state: TrainState, telemetry: Tel
     losses = {head: values[f"validation/loss_{head}"] for head in engine.model.head_names}
     for head in setup.stopping.newly_stopped(state, losses):
         engine.model.stop_head(head)
+        state.recent_losses = []  # means over other heads
         telemetry.say(f"{head}: stops after update {state.update}, on a plateau of its validation loss")

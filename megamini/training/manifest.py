@@ -10,7 +10,7 @@ from megamini.data.blocks import fingerprint_of
 from megamini.training.telemetry import write_atomically
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def list_files(directory: Path) -> list[str]:

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,11 @@ from megamini.training.loop import is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.setup import RunSetup
 from megamini.training.signals import StopFlag
+from megamini.training.spikes import RollBack
 from megamini.training.state import TrainState
 from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
 from megamini.training.trained_model import TrainedModel
+from megamini.training.watchdog import Watchdog
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 
@@ -118,30 +120,50 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             write_ledger(recipe.run_directory, ledger(engine, state))
             print(f"{recipe.name} is complete: {state.update} updates")
         return state
+    peak_flops = _peak_of_all_ranks(recipe, engine)
+    while True:
+        try:
+            _session(setup, engine, checkpoints, state, peak_flops)
+        except RollBack as back:
+            before, state = state, checkpoints.resume(engine, _say(engine))
+            state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
+            # What was thrown away has been paid for all the same.
+            state.tokens, state.flops, state.seconds = before.tokens, before.flops, before.seconds
+        else:
+            return state
+
+
+def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: TrainState, peak_flops: float) -> None:
+    """Train from `state`, which moves along. All ranks. Raises `RollBack` at a loss spike."""
+    recipe = setup.recipe
     loader = training_loader(
         setup.micro_batches(engine.rank),
-        state.update,
-        setup.schedule.updates,
+        state.update + state.batches_left_out,
+        setup.schedule.updates + state.batches_left_out,
         recipe.data.workers,
         pin_memory=engine.device.type == "cuda",
     )
-    peak_flops = _peak_of_all_ranks(recipe, engine)
     with ExitStack() as stack:
         # First in, last out: a second signal while the others close must not end the process.
         stop = stack.enter_context(StopFlag())
         batches = stack.enter_context(closing(loader))
+        stack.callback(checkpoints.abandon)
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
         stack.callback(telemetry.close)
         telemetry.say(f"{engine.description}, {recipe.training.precision}, from update {state.update}")
-        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, stop)
-    return state
+        hang = recipe.training.hang_minutes
+        watchdog = stack.enter_context(Watchdog(hang and 60 * hang, engine.rank))
+        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, stop, watchdog)
+
+
+def _say(engine: Engine) -> Callable[[str], None]:
+    return partial(print, flush=True) if engine.rank == 0 else lambda _: None
 
 
 def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
     if recipe.checkpoint.resume:
-        say = partial(print, flush=True) if engine.rank == 0 else lambda _: None
-        return checkpoints.resume(engine, say) or TrainState()
+        return checkpoints.resume(engine, _say(engine)) or TrainState()
     if newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
     return TrainState()

@@ -11,6 +11,7 @@ from megamini.errors import UserError
 from megamini.training.engines import Engine
 from megamini.training.forgetting import Forgetting
 from megamini.training.schedule import Schedule
+from megamini.training.spikes import SpikeRule
 from megamini.training.state import TrainState
 from megamini.training.stopping import StopRules
 
@@ -42,6 +43,12 @@ class RunSetup(ABC):
     def in_updates(self, duration: str | None) -> int | None:
         """A recipe's duration in whole updates, at least 1; None stays None."""
         return None if duration is None else max(1, duration_in_updates(duration, self.tokens_per_update))
+
+    @property
+    def spikes(self) -> SpikeRule:
+        """What a loss spike is."""
+        section = self.recipe.training.spike
+        return SpikeRule(section.above, section.window, section.most_roll_backs)
 
     @property
     @abstractmethod

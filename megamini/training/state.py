@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass
 class TrainState:
-    """Where a run stands. Which blocks come next follows from `update` alone: global batch t is that of update t."""
+    """Where a run stands. Which blocks come next follows from it: update t reads global batch t + batches_left_out."""
 
     update: int = 0
     """Updates done; also the number of the next one."""
@@ -26,6 +26,18 @@ class TrainState:
     """Heads that train no more, each with the updates that it had (`training.stopping`)."""
     plateau: dict[str, tuple[float, int]] = field(default_factory=dict)
     """For each head watched for a plateau: its best validation loss, and the validations since."""
+
+    batches_left_out: int = 0
+    """Global batches that no update has read, because the run went back from a loss spike."""
+    roll_backs: int = 0
+    """How often it did."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the last updates, which a spike is held against."""
+
+    @property
+    def last_batch(self) -> int:
+        """Number of the global batch that the last update read."""
+        return self.update - 1 + self.batches_left_out
 
     def state_dict(self) -> dict[str, Any]:
         """What JSON can hold."""

@@ -1,8 +1,5 @@
 """The primary model of a run with the weights of a checkpoint, from the plain engine or any ZeRO stage, in fp32."""
 
-import contextlib
-import importlib.util
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,9 @@ from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.training.checkpoint import is_checkpoint, newest_first
-from megamini.training.deepspeed_config import DEEPSPEED_TAG
-from megamini.training.engines import PLAIN_STATE
 from megamini.training.identity import check_identity, identity_of
 from megamini.training.manifest import read_manifest, verify
+from megamini.training.shards import WEIGHT, Shards
 
 
 @dataclass(frozen=True)
@@ -84,34 +80,11 @@ def _newest_complete(directory: Path) -> Path:
 
 def _load_weights(model: PrimaryModel, checkpoint: Path) -> None:
     """Overwrite all that trains; every one must be there, and nothing else. The rest is that of the run's source."""
-    stored = _read_weights(checkpoint)
+    shards = Shards(checkpoint)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied matrix appears once
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # a tied matrix appears once
-            if not parameter.requires_grad:
-                continue
-            if name not in stored:
-                raise UserError(f"{checkpoint}: holds no '{name}'; was the recipe of the run changed?")
-            parameter.copy_(stored[name])
-    unexpected = stored.keys() - model.state_dict().keys()
-    if unexpected:
+        for name, parameter in trained.items():
+            parameter.copy_(shards.read(WEIGHT, name, 0, parameter.numel()).reshape(parameter.shape))
+    if unexpected := shards.names() - trained.keys():
         raise UserError(f"{checkpoint}: holds '{min(unexpected)}', which the recipe's model has not")
     assert_tied(model.model)
-
-
-def _read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """fp32 weights by name. DeepSpeed's files are pickles: only a run made here, verified by its manifest, comes in."""
-    if (checkpoint / PLAIN_STATE).is_file():
-        return torch.load(checkpoint / PLAIN_STATE, map_location="cpu", weights_only=True)["masters"]
-    if importlib.util.find_spec("deepspeed") is None:
-        raise UserError(
-            f"{checkpoint}: written by DeepSpeed, which is not installed here; export the run where it is: "
-            "tools/export.py"
-        )
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    state = checkpoint / DEEPSPEED_TAG
-    if not list(state.glob("*_optim_states.pt")):  # stage 0 keeps everything in one file
-        return torch.load(state / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-    # It narrates, on stderr too, where our one line belongs.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=DEEPSPEED_TAG)

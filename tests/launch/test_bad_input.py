@@ -381,7 +381,7 @@ def change_recipe(key: str, value: object) -> Callable[[Path], None]:
 
 
 def each_weights(run: Path) -> list[Path]:
-    return list(run.glob("checkpoints/*/*.pt"))
+    return list(run.glob("checkpoints/*/*.safetensors"))
 
 
 EXPORTS: Cases = {
@@ -406,10 +406,10 @@ EXPORTS: Cases = {
     "a torn checkpoint": (
         lambda w: (
             run := w.run(),
-            scribble(run / "checkpoints/step-00000001/plain_engine.pt"),
+            scribble(run / "checkpoints/step-00000001/state-00000.safetensors"),
             [str(run / "checkpoints/step-00000001"), str(w.folder / "out")],
         )[2],
-        ("step-00000001", "not a complete checkpoint", "plain_engine.pt", "checksum"),
+        ("step-00000001", "not a complete checkpoint", "state-00000.safetensors", "checksum"),
     ),
     "a missing checkpoint": (
         lambda w: [str(w.run() / "checkpoints/step-00000009"), str(w.folder / "out")],

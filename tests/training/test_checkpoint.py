@@ -1,5 +1,6 @@
 """Checkpoints are complete or do not exist: what is damaged is named and skipped, and a kill leaves a usable one."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,50 +8,85 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from megamini.errors import UserError
+from megamini.training import background_save
+from megamini.training.background_save import BackgroundSave
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.manifest import MANIFEST, verify
+from megamini.training.shards import Shards, Slice, write_slices
 from megamini.training.state import TrainState
 
 IDENTITY = {"data": "fingerprint", "model": {"family": "bert", "exits": [2]}, "training": {"seed": 3}}
-FILES = ("state/model.pt", "state/rank0_optim.pt", "state/rank1_optim.pt", "zero_to_fp32.py")
+FILES = ("state-00000.safetensors", "state-00001.safetensors")
+LARGE = 2**18
 # What a save does to the disk, as Python's audit events name it.
 DISK_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-class FileEngine:
-    """An engine of one process whose weights are bytes."""
+class Meeting:
+    """Where two ranks, each a thread, exchange objects."""
 
-    rank = 0
-    world_size = 1
-    kind = "files"
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+        self.held = [None, None]
 
-    def __init__(self, size: int = 1000) -> None:
-        self.size = size
-        self.value = 0
-        self.loaded: dict[str, bytes] = {}
+    def gather(self, rank: int, value: Any) -> list[Any]:
+        self.held[rank] = value
+        self.barrier.wait(60)
+        values = list(self.held)
+        self.barrier.wait(60)
+        return values
+
+
+class HalfEngine:
+    """One of two ranks, each of which holds half of one parameter."""
+
+    world_size = 2
+
+    def __init__(self, rank: int, meeting: Meeting, numel: int = 1000) -> None:
+        self.rank, self.meeting, self.numel, self.value = rank, meeting, numel, 0
+        self.loaded: torch.Tensor | None = None
 
     def gather_objects(self, value: Any) -> list[Any]:
-        return [value]
+        return self.meeting.gather(self.rank, value)
 
-    def save(self, directory: Path) -> None:
-        (directory / "state").mkdir()
-        for name in FILES:
-            (directory / name).write_bytes(content(name, self.value, self.size))
+    def slices(self) -> list[Slice]:
+        start = self.rank * self.numel
+        return [Slice("embeddings", start, {"weight": content(self.value, 2 * self.numel)[start : start + self.numel]})]
 
-    def load(self, directory: Path) -> None:
-        self.loaded = {name: (directory / name).read_bytes() for name in FILES}
+    def load(self, shards: Shards) -> None:
+        self.loaded = shards.read("weight", "embeddings", self.rank * self.numel, self.numel)
+
+    def scaler_state(self) -> dict[str, float]:
+        return {"cur_scale": 2.0**16}
+
+    def set_scaler_state(self, values: dict[str, float]) -> None:
+        assert values == {"cur_scale": 2.0**16}
 
 
-def content(name: str, value: int, size: int) -> bytes:
-    return random.Random(f"{name}-{value}").randbytes(size)
+def content(value: int, numel: int) -> torch.Tensor:
+    return torch.randn(numel, generator=torch.Generator().manual_seed(value))
+
+
+def both(work: Callable[[HalfEngine], Any], numel: int = 1000) -> list[Any]:
+    """What `work` returns on each rank; raises what rank 0 raises, else what rank 1 does."""
+    meeting = Meeting()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(work, HalfEngine(rank, meeting, numel)) for rank in range(2)]
+        for one in waiting:
+            if one.exception(120):
+                meeting.barrier.abort()
+        return [one.result() for one in waiting]
 
 
 @pytest.fixture
@@ -58,17 +94,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
 
 
-def save(folder: Path, *updates: int, keep_last: int = 9, keep_every: int | None = None, size: int = 1000) -> None:
-    checkpoints, engine = Checkpoints(folder, keep_last, IDENTITY, keep_every), FileEngine(size)
-    for update in updates:
-        engine.value = update
-        checkpoints.save(engine, TrainState(update=update, tokens=10 * update, skipped=1))
+def save(folder: Path, *updates: int, keep_last: int = 9, keep_every: int | None = None, numel: int = 1000) -> None:
+    def work(engine: HalfEngine) -> None:
+        checkpoints = Checkpoints(folder, keep_last, IDENTITY, keep_every)
+        for update in updates:
+            engine.value = update
+            checkpoints.save(engine, TrainState(update=update, tokens=10 * update, skipped=1))
+
+    both(work, numel)
 
 
-def resume(folder: Path, identity: dict[str, Any] = IDENTITY) -> tuple[TrainState | None, FileEngine, list[str]]:
-    """The state, the engine it was loaded into, and what was said."""
-    said, engine = [], FileEngine()
-    return Checkpoints(folder, 9, identity).resume(engine, said.append), engine, said
+def resume(
+    folder: Path, identity: dict[str, Any] = IDENTITY, numel: int = 1000
+) -> tuple[TrainState | None, torch.Tensor | None, list[str]]:
+    """The state, what both ranks have loaded, and what rank 0 has said."""
+    said: list[str] = []
+
+    def work(engine: HalfEngine) -> tuple[TrainState | None, torch.Tensor | None]:
+        say = said.append if engine.rank == 0 else lambda _: None
+        return Checkpoints(folder, 9, identity).resume(engine, say), engine.loaded
+
+    (state, first), (other, second) = both(work, numel)
+    assert state == other
+    return state, None if first is None else torch.cat([first, second]), said
 
 
 def names(folder: Path) -> list[str]:
@@ -81,9 +129,9 @@ def latest(folder: Path) -> str:
 
 def test_saved_is_loaded(folder: Path) -> None:
     save(folder, 4, 8)
-    state, engine, said = resume(folder)
+    state, loaded, said = resume(folder)
     assert state == TrainState(update=8, tokens=80, skipped=1)
-    assert engine.loaded == {name: content(name, 8, 1000) for name in FILES}
+    assert torch.equal(loaded, content(8, 2000))
     assert said == ["resuming from checkpoint step-00000008"]
     assert names(folder) == ["latest", "step-00000004", "step-00000008"]
     assert latest(folder) == "step-00000008"
@@ -98,7 +146,9 @@ def test_nothing_to_resume(folder: Path) -> None:
 def test_manifest_lists_every_file(folder: Path) -> None:
     save(folder, 4)
     manifest = json.loads((folder / "step-00000004" / MANIFEST).read_text())
-    assert {entry["file"]: entry["bytes"] for entry in manifest["files"]} == dict.fromkeys(FILES, 1000)
+    sizes = {name: (folder / "step-00000004" / name).stat().st_size for name in FILES}
+    assert {entry["file"]: entry["bytes"] for entry in manifest["files"]} == sizes
+    assert min(sizes.values()) > 4000
 
 
 def flip_bit(path: Path, position: int, bit: int = 0) -> None:
@@ -110,17 +160,17 @@ def flip_bit(path: Path, position: int, bit: int = 0) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "flipped bit": (
         lambda step: flip_bit(step / FILES[1], 567, bit=5),
-        "state/rank0_optim.pt does not have the checksum it was written with",
+        f"{FILES[1]} does not have the checksum it was written with",
     ),
-    "cut file": (lambda step: os.truncate(step / FILES[0], 999), "state/model.pt has 999 bytes instead of 1000"),
-    "empty file": (lambda step: os.truncate(step / FILES[0], 0), "state/model.pt has 0 bytes instead of 1000"),
-    "missing shard": (lambda step: (step / FILES[2]).unlink(), "state/rank1_optim.pt is missing"),
+    "cut file": (lambda step: os.truncate(step / FILES[0], 999), f"{FILES[0]} has 999 bytes instead of"),
+    "empty file": (lambda step: os.truncate(step / FILES[0], 0), f"{FILES[0]} has 0 bytes instead of"),
+    "missing shard": (lambda step: (step / FILES[1]).unlink(), f"{FILES[1]} is missing"),
     "missing manifest": (lambda step: (step / MANIFEST).unlink(), "manifest.json is missing"),
     "cut manifest": (lambda step: os.truncate(step / MANIFEST, 300), "manifest.json cannot be read"),
     "empty manifest": (lambda step: os.truncate(step / MANIFEST, 0), "manifest.json cannot be read"),
     "unlisted file": (
-        lambda step: (step / "state/extra.pt").write_bytes(b"x"),
-        "state/extra.pt is not in its manifest",
+        lambda step: (step / "extra.safetensors").write_bytes(b"x"),
+        "extra.safetensors is not in its manifest",
     ),
     "other manifest": (lambda step: (step / MANIFEST).write_text("[]\n"), "manifest.json cannot be read"),
 }
@@ -131,9 +181,9 @@ def test_damaged_is_named_and_skipped(damage: str, folder: Path) -> None:
     save(folder, 4, 8)
     inflict, words = DAMAGES[damage]
     inflict(folder / "step-00000008")
-    state, engine, said = resume(folder)
+    state, loaded, said = resume(folder)
     assert state.update == 4
-    assert engine.loaded == {name: content(name, 4, 1000) for name in FILES}
+    assert torch.equal(loaded, content(4, 2000))
     assert len(said) == 2
     assert said[0].startswith(f"skipping checkpoint step-00000008: {words}")
     assert said[1] == "resuming from checkpoint step-00000004"
@@ -161,9 +211,9 @@ def test_all_damaged(folder: Path) -> None:
     save(folder, 4, 8)
     for step in newest_first(folder):
         flip_bit(step / FILES[0], 1)
-    state, engine, said = resume(folder)
+    state, loaded, said = resume(folder)
     assert state is None
-    assert engine.loaded == {}
+    assert loaded is None
     assert len(said) == 2
 
 
@@ -198,12 +248,12 @@ def test_damaged_is_replaced_by_the_next_save_of_its_update(folder: Path) -> Non
 def test_leftovers_of_a_killed_save(folder: Path) -> None:
     save(folder, 4)
     unfinished = folder / ".step-00000008.writing"
-    (unfinished / "state").mkdir(parents=True)
-    (unfinished / "state/model.pt").write_bytes(b"torn")
+    unfinished.mkdir(parents=True)
+    (unfinished / FILES[0]).write_bytes(b"torn")
     assert resume(folder)[0].update == 4
     save(folder, 8)
     assert names(folder) == ["latest", "step-00000004", "step-00000008"]
-    assert resume(folder)[1].loaded == {name: content(name, 8, 1000) for name in FILES}
+    assert torch.equal(resume(folder)[1], content(8, 2000))
 
 
 def test_retention(folder: Path) -> None:
@@ -233,32 +283,44 @@ def test_another_run_is_refused(changed: dict[str, Any], key: str, folder: Path)
         resume(folder, {**IDENTITY, **changed})
 
 
-def test_another_number_of_ranks_is_refused(folder: Path) -> None:
+def test_a_rank_that_cannot_write_is_named_by_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1's disk is full: rank 0 says so too, and the checkpoint before stays the newest."""
     save(folder, 4)
-    engine = FileEngine()
-    engine.world_size = 2
-    engine.gather_objects = lambda value: [value, None]
-    with pytest.raises(UserError, match="step-00000004: saved by 1 ranks, this run has 2; start it with 1"):
-        Checkpoints(folder, 9, IDENTITY).resume(engine, lambda _: None)
+
+    def write(directory: Path, rank: int, slices: list[Slice]) -> None:
+        if rank == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_slices(directory, rank, slices)
+
+    monkeypatch.setattr(background_save, "write_slices", write)
+    with pytest.raises(
+        UserError, match=r"cannot be written: No space left on device; .* earlier checkpoints are whole"
+    ):
+        save(folder, 8)
+    assert resume(folder)[0].update == 4
 
 
-def test_another_kind_of_engine_is_refused(folder: Path) -> None:
-    save(folder, 4)
-    engine = FileEngine()
-    engine.kind = "deepspeed-zero3"
-    with pytest.raises(UserError, match="step-00000004: saved with files, this run uses deepspeed-zero3"):
-        Checkpoints(folder, 9, IDENTITY).resume(engine, lambda _: None)
+def test_a_save_does_not_see_later_updates(folder: Path) -> None:
+    def work(engine: HalfEngine) -> None:
+        checkpoints = Checkpoints(folder, 9, IDENTITY)
+        engine.value = 4
+        held = engine.slices()[0].tensors["weight"]
+        engine.slices = lambda: [Slice("embeddings", engine.rank * 1000, {"weight": held})]
+        checkpoints.begin(engine, TrainState(update=4))
+        held.zero_()
+        checkpoints.finish(engine)
+
+    both(work)
+    assert torch.equal(resume(folder)[1], content(4, 2000))
 
 
-def test_ranks_agree_on_damage_that_one_of_them_finds(folder: Path) -> None:
-    """Rank 0 of two checks every other file, and takes the other's word for the rest."""
-    save(folder, 4, 8)
-    engine, said = FileEngine(), []
-    engine.world_size = 2
-    engine.gather_objects = lambda own: [own, "state/rank0_optim.pt is missing"]
-    assert Checkpoints(folder, 9, IDENTITY).resume(engine, said.append) is None
-    for n, line in zip((8, 4), said, strict=True):
-        assert line.startswith(f"skipping checkpoint step-0000000{n}: state/rank0_optim.pt is missing")
+def test_a_run_that_ends_early_does_not_wait_for_other_ranks(folder: Path) -> None:
+    """Rank 1 never writes its part; rank 0 gives up when it is told to, and nothing counts as a checkpoint."""
+    (folder / ".step-00000004.writing").mkdir(parents=True)
+    one = BackgroundSave(folder / ".step-00000004.writing", 0, 2, [Slice("a", 0, {"weight": torch.ones(3)})])
+    one.start(lambda files: pytest.fail("published"))
+    one.abandon()
+    assert names(folder) == [".step-00000004.writing"]
 
 
 def test_unwritable_folder_is_one_line(folder: Path) -> None:
@@ -274,14 +336,13 @@ def in_a_child(work: Callable[..., None], *arguments: Any) -> multiprocessing.Pr
     return child
 
 
-def assert_usable(folder: Path) -> tuple[int, list[str]]:
+def assert_usable(folder: Path, numel: int = 1000) -> tuple[int, list[str]]:
     """The newest complete checkpoint loads, and `latest` names it or the one before it, which is complete too.
 
     Returns the update it is of, and what was said of others.
     """
-    state, engine, said = resume(folder)
-    size = len(engine.loaded[FILES[0]])
-    assert engine.loaded == {name: content(name, state.update, size) for name in FILES}
+    state, loaded, said = resume(folder, numel=numel)
+    assert torch.equal(loaded, content(state.update, 2 * numel))
     assert verify(folder / latest(folder))[1] is None
     assert int(latest(folder).removeprefix("step-")) in (state.update, state.update - 1)
     return state.update, said[:-1]
@@ -300,7 +361,7 @@ def test_killed_at_ten_random_moments(folder: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         inside += any(name.endswith(".writing") for name in names(folder))
-        update, skipped = assert_usable(folder)
+        update, skipped = assert_usable(folder, LARGE)
         print(f"killed {delay:.3f} s behind a save; the newest complete checkpoint is that of update {update}")
         assert update >= first
         assert not skipped, "a torn checkpoint bears a name"
@@ -308,7 +369,7 @@ def test_killed_at_ten_random_moments(folder: Path) -> None:
 
 
 def save_for_ever(folder: Path, first: int) -> None:
-    save(folder, *range(first, first + 10**5), keep_last=2, size=2**19)
+    save(folder, *range(first, first + 10**5), keep_last=2, numel=LARGE)
 
 
 def test_killed_at_every_touch_of_the_disk(folder: Path) -> None:

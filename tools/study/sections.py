@@ -85,7 +85,8 @@ def transfer(record: EvaluationRecord, languages: Sequence[str]) -> str:
         surface = lines[language, "surface"].mean
         beats += low > surface
         rows.append(
-            [language, _percent(surface), f"{_percent(first.mean)}", f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
+            [language, _percent(surface), _percent(first.mean),
+             f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
              _percent(lines[language, "in-language"].mean), "yes" if low > surface else "no"]
         )  # fmt: skip
     titles = [
@@ -157,9 +158,9 @@ def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study)
         extra = _extra(series.source, series.primary, primary)
         mean = sum(needs[name]) / len(needs[name])
         cells = [f"{mean + extra / count:.3g}" for count in AMORTISED_OVER] if extra is not None else ["-"] * 3
-        rows.append([name, len(needs[name]), f"{mean:.3g}", "-" if extra is None else f"{extra:.3g}", *cells])
-    return table(["series", "languages that reach it", "FLOPs a language", "once", *(f"with its share, {n} languages" for n in AMORTISED_OVER)],
-                 [[str(cell) for cell in row] for row in rows])  # fmt: skip
+        rows.append([name, str(len(needs[name])), f"{mean:.3g}", "-" if extra is None else f"{extra:.3g}", *cells])
+    shares = [f"with its share, {count} languages" for count in AMORTISED_OVER]
+    return table(["series", "languages that reach it", "FLOPs a language", "once", *shares], rows)
 
 
 def _extra(source: str, primary: str, flops: dict[str, float]) -> float | None:

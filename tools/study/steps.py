@@ -159,7 +159,8 @@ class Steps:
             return []
         wanted = [] if split == "train" else [f"tasks.ud_pos.split={split}"]
         only = [f"tasks.ud_pos.languages=[{', '.join(languages)}]"] if languages else []
-        return [f"tasks.ud_pos.path={self._ud_pos}", *wanted, *only]
+        limit = ["tasks.ud_pos.limit=3000"] if split == "train" else []
+        return [f"tasks.ud_pos.path={self._ud_pos}", *wanted, *only, *limit]
 
 
 def _python(script: str, *arguments: object) -> list[str]:

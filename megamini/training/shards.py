@@ -1,0 +1,135 @@
+"""Training state that belongs to no engine: fp32 slices of flattened parameters, and of the optimizer's moments.
+
+Each rank writes the slices that it holds into one safetensors file, and reads those that it needs from whichever files
+have them. So a run saved by N ranks at one ZeRO stage goes on with M ranks at another, or without DeepSpeed, and
+nobody ever gathers a whole model. A rank that finds what it needs in the file of its own number opens no other.
+"""
+
+import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from megamini.errors import UserError
+
+WEIGHT = "weight"
+STEP = "step"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Part of a parameter, from element `start` of its flattened form.
+
+    tensors: flat fp32, `weight` and, once the optimizer has moved, `exp_avg` and `exp_avg_sq` of the same length, and
+    `step`, the optimizer's count of steps, fp32 [1].
+    """
+
+    name: str
+    start: int
+    tensors: dict[str, torch.Tensor]
+
+    def snapshot(self) -> "Slice":
+        """A copy in the CPU's memory that later updates do not touch."""
+        copies = {kind: value.detach().to("cpu", torch.float32, copy=True) for kind, value in self.tensors.items()}
+        return Slice(self.name, self.start, copies)
+
+
+def file_of(directory: Path, rank: int) -> Path:
+    """The file of a rank."""
+    return directory / f"state-{rank:05d}.safetensors"
+
+
+def write_slices(directory: Path, rank: int, slices: Iterable[Slice]) -> None:
+    """Write the slices of a rank. Raises OSError or SafetensorError where they cannot be written."""
+    tensors = {
+        f"{kind}:{one.start}:{one.name}": value.detach().cpu().contiguous()
+        for one in slices
+        for kind, value in one.tensors.items()
+    }
+    save_file(tensors, file_of(directory, rank))
+
+
+class Shards:
+    """The state in a checkpoint folder, whichever ranks wrote it."""
+
+    def __init__(self, directory: Path, rank: int = 0) -> None:
+        """`rank`: of the reader, whose own file is looked at first. Raises UserError where there is no state."""
+        self._directory = directory
+        files = sorted(directory.glob("state-*.safetensors"))
+        if not files:
+            raise UserError(f"{directory}: holds no training state (state-*.safetensors)")
+        own = file_of(directory, rank)
+        self._unread = [file for file in files if file != own]
+        # (kind, name) -> starts, in order, and beside them (number of elements, file).
+        self._pieces: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
+        self._open: dict[Path, safe_open] = {}
+        if own in files:
+            self._list(own)
+
+    def names(self) -> set[str]:
+        """Names of all parameters."""
+        self._list_all()
+        return {name for _, name in self._pieces}
+
+    def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
+        """Elements [start, start + numel) of a parameter's `kind`, fp32 [numel]; None where the optimizer kept none.
+
+        Raises UserError where the parameter is not there, or not as a whole.
+        """
+        found = self._assembled(kind, name, start, numel)
+        if found is None:
+            self._list_all()
+            found = self._assembled(kind, name, start, numel)
+        if found is None and (kind == WEIGHT or (kind, name) in self._pieces):
+            raise UserError(f"{self._directory}: holds no '{name}' of that size; was the recipe of the run changed?")
+        return found
+
+    def step(self, name: str) -> torch.Tensor | None:
+        """The optimizer's count of steps of a parameter, fp32 [1]; None before the first."""
+        for attempt in range(2):
+            if pieces := self._pieces.get((STEP, name)):
+                _, _, file = pieces[0]
+                return self._file(file).get_tensor(f"{STEP}:{pieces[0][0]}:{name}")
+            if attempt == 0:
+                self._list_all()
+        return None
+
+    def _assembled(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
+        """What the files listed so far have of it, if they have it whole."""
+        pieces = self._pieces.get((kind, name), [])
+        parts, at, end = [], start, start + numel
+        row = max(0, bisect.bisect_right(pieces, start, key=lambda piece: piece[0]) - 1)
+        for first, length, file in pieces[row:]:
+            if at >= end:
+                break
+            if first <= at < first + length:
+                upto = min(end, first + length)
+                parts.append(self._file(file).get_slice(f"{kind}:{first}:{name}")[at - first : upto - first])
+                at = upto
+        if at < end or not parts:
+            return None
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _file(self, path: Path) -> safe_open:
+        if path not in self._open:
+            try:
+                self._open[path] = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path}: not a whole file of training state: {error}") from None
+        return self._open[path]
+
+    def _list_all(self) -> None:
+        while self._unread:
+            self._list(self._unread.pop())
+
+    def _list(self, path: Path) -> None:
+        file = self._file(path)
+        for key in file.keys():  # noqa: SIM118 (no mapping)
+            kind, start, name = key.split(":", 2)
+            numel = file.get_slice(key).get_shape()[0]
+            bisect.insort(self._pieces.setdefault((kind, name), []), (int(start), numel, path))

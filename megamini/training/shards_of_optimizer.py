@@ -1,0 +1,37 @@
+"""Between AdamW's state and slices: what both engines share."""
+
+from typing import Any
+
+import torch
+
+from megamini.training.shards import MOMENTS, STEP, WEIGHT, Shards
+
+
+def tensors_of(weight: torch.Tensor, state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a slice: a flat weight with AdamW's state of it, which is empty before the first step."""
+    tensors = {WEIGHT: weight.detach().reshape(-1)}
+    if STEP in state:
+        tensors |= {kind: state[kind].reshape(-1) for kind in MOMENTS}
+        tensors[STEP] = as_step(state[STEP])
+    return tensors
+
+
+def as_step(count: Any) -> torch.Tensor:
+    """AdamW's count of steps, a tensor or (DeepSpeed's CPU Adam) a number, as fp32 [1]."""
+    return torch.as_tensor(count, dtype=torch.float32).reshape(1)
+
+
+def load_whole(shards: Shards, name: str, weight: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Read a parameter that this rank holds as a whole, and the optimizer's state of it."""
+
+    def read(kind: str) -> torch.Tensor | None:
+        values = shards.read(kind, name, 0, weight.numel())
+        return None if values is None else values.reshape(weight.shape).to(weight.device)
+
+    with torch.no_grad():
+        weight.copy_(read(WEIGHT))
+    step = shards.step(name)
+    optimizer.state.pop(weight, None)
+    if step is not None:
+        moments = {kind: read(kind) for kind in MOMENTS}
+        optimizer.state[weight] = {STEP: step.reshape(()).to(weight.device), **moments}

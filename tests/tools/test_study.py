@@ -1,0 +1,140 @@
+"""The study's machinery: what depends on what, what is kept, and how seeds are pooled."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from megamini.downstream.results import Learned, Result, means
+from megamini.errors import UserError
+from tools.reporting.quality import curves, reached
+from tools.reporting.runs import RunRecord
+from tools.study.grid import cells_of, load_study
+from tools.study.ledger import Ledger, read_ledger
+from tools.study.pooling import bootstrap, pooled, speed_ups
+from tools.study.steps import Steps
+from tools.study.workers import Step, run_steps
+
+SMALL = """
+text: {sources: [debian-handbook], source_language: en, vocab_size: 4000, block_length: 64}
+primaries:
+  joint: {exits: [2]}
+  plain: {changes: [objective.method=mlm]}
+  bridge: {recipe: bridge, after: plain, tasks: false}
+series:
+  standard: {primary: joint, source: joint, method: standard, about: all}
+  mini: {primary: joint, source: joint-exit-2, method: mini, about: two}
+  then: {primary: joint, source: joint, method: standard, after: mini, about: curriculum}
+  post: {primary: plain, source: bridge, method: mini, about: bridged}
+cells:
+  - {series: [then, post], languages: [de], seeds: [0, 1]}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "study.yaml").write_text(SMALL)
+    return load_study(tmp_path / "study.yaml")
+
+
+def test_a_curriculum_brings_what_it_goes_on_from(study):
+    assert [cell.name for cell in cells_of(study)] == [
+        "mini-de-s0", "then-de-s0", "post-de-s0", "mini-de-s1", "then-de-s1", "post-de-s1",
+    ]  # fmt: skip
+
+
+def test_steps_are_those_that_open_cells_need(study, tmp_path):
+    steps = Steps(study, tmp_path, tmp_path / "ledgers", None, 2)
+    post = [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
+    names = [step.name for step in steps.of(post)]
+    assert names == ["text", "data-en", "data-de", "pretrain-plain", "tasks-plain", "pretrain-bridge", "post-de-s0"]
+    (tmp_path / "ledgers").mkdir()
+    (tmp_path / "ledgers" / "post-de-s0.json").write_text("{}")
+    assert steps.of(post) == [], "what has a ledger needs nothing"
+    by_name = {step.name: step for step in steps.of(cells_of(study))}
+    assert "mini-de-s0" in by_name["then-de-s0"].needs
+    assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["then-de-s0"].commands[0]
+    for step in by_name.values():
+        assert set(step.needs) <= by_name.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("source: joint-exit-2", "source: jiont-exit-2"), "no primary 'jiont'"),
+        (("after: mini", "after: mimi"), "no series 'mimi'"),
+        (("series: [then, post]", "series: [them]"), "no series 'them'"),
+        (("method: mini, about: two", "methud: mini, about: two"), "unknown key 'series.mini.methud'"),
+    ],
+)
+def test_a_broken_study_is_named(change, words, tmp_path):
+    (tmp_path / "study.yaml").write_text(SMALL.replace(*change))
+    with pytest.raises(UserError, match=words):
+        load_study(tmp_path / "study.yaml")
+
+
+def touch(name, needs=(), fails=False, **more):
+    code = f"import sys, pathlib; pathlib.Path({name!r}).write_text('x'); sys.exit({int(fails)})"
+    return Step(name, [[sys.executable, "-c", code]], lambda: False, needs, **more)
+
+
+def test_steps_run_in_order_and_failures_stop_only_what_needs_them(tmp_path):
+    kept = []
+    steps = [
+        touch("first", then=lambda: kept.append("first")),
+        touch("bad", fails=True, then=lambda: kept.append("bad")),
+        touch("behind-bad", ["bad"]),
+        touch("behind-that", ["behind-bad"]),
+        touch("second", ["first"], whole=True, then=lambda: kept.append("second")),
+    ]
+    with pytest.raises(UserError, match=r"bad: see .*logs/bad.log") as raised:
+        run_steps(steps, tmp_path, jobs=2)
+    assert "mend it and run again" in str(raised.value)
+    assert kept == ["first", "second"]
+    assert not (tmp_path / "behind-bad").exists()
+    assert not (tmp_path / "behind-that").exists()
+
+
+def cell(series, seed, accuracies, flops):
+    """Accuracy of two fine-tuned models at each number of updates; `flops` an update."""
+    method = "standard" if series == "standard" else "mini"
+    found = [
+        Result("libreoffice", "de", "accuracy", {"accuracy": value + shift}, 380, "m", f"{series}/de-step-{updates}",
+               model, "test", Learned(series, method, updates, updates, updates * flops, updates))
+        for updates, value in accuracies.items()
+        for model, shift in ((0, -0.01), (1, 0.01))
+    ]  # fmt: skip
+    facts = {"series": series, "language": "de", "seed": seed}
+    return Ledger("cell", f"{series}-de-s{seed}", facts, RunRecord(Path("x"), {}, {}, []), found, {})
+
+
+def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(study):
+    ledgers = [
+        cell("standard", 0, {0: 0.2, 10: 0.6}, 100.0),
+        cell("mini", 0, {0: 0.2, 10: 0.5}, 10.0),
+        cell("mini", 1, {0: 0.2, 10: 0.4}, 10.0),
+        cell("then", 0, {10: 0.5, 11: 0.6}, 20.0),
+        cell("then", 1, {10: 0.4, 11: 0.62}, 20.0),
+    ]
+    record = pooled(study, ledgers)
+    ends = {mean.learned.series: mean for mean in means(record.results) if mean.learned.updates >= 10}
+    assert ends["mini"].mean == pytest.approx(0.45)
+    assert ends["mini"].seeds == 4
+    (then,) = [curve for curve in curves([record]) if curve.series == "then"]
+    assert [point.learned.updates for point in then.points] == [0, 10, 11]
+    assert then.points[-1].mean == pytest.approx(0.61)
+    found = speed_ups(reached(curves([record])))
+    key = ("libreoffice", "de", "mini", 0.9, "flops")
+    assert found[key] is None
+    # Standard needs 9 updates of 100 for 90% of its gain; the curriculum reaches it between its 10th and 11th.
+    assert found["libreoffice", "de", "then", 0.9, "flops"] > 1
+    assert found["libreoffice", "average", "then", 0.9, "flops"] == found["libreoffice", "de", "then", 0.9, "flops"]
+    low, high, share = bootstrap(record, "libreoffice", rounds=100)["libreoffice", "de", "then", 0.9, "flops"]
+    assert low <= found["libreoffice", "de", "then", 0.9, "flops"] <= high
+    assert share == 1.0
+
+
+def test_torn_ledgers_are_named(tmp_path):
+    (tmp_path / "mini-de-s0.json").write_text('{"kind": "cell"')
+    with pytest.raises(UserError, match=r"mini-de-s0.json: not a ledger of the study"):
+        read_ledger(tmp_path / "mini-de-s0.json")
