@@ -348,7 +348,7 @@ def _page(done: list[dict]) -> str:
     return "\n".join(
         [
             heading("Faults", ["torch", "deepspeed"]),
-            f"{len(done)} runs of {UPDATES} updates, {RANKS} ranks, ZeRO 1 to 3, a checkpoint every {SAVE_EVERY}; each",
+            f"{len(done)} runs of {UPDATES} updates, {RANKS} ranks, ZeRO 1 to 3, saving every {SAVE_EVERY}; each",
             "met one fault at a random update and was then started again. Exact: the last checkpoint (weights,",
             "moments, steps of all ranks) equals that of an uninterrupted run, bit for bit; where a loss was no number:",
             "exactly that update was left out. Updates lost: from the last one logged to the checkpoint that the run",
