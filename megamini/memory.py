@@ -58,10 +58,10 @@ def model_states(
     )
 
 
-def checkpoint_bytes(trainable: int, frozen: int, precision: Precision) -> int:
-    """Bytes of one DeepSpeed checkpoint, all ranks' files together: weights, fp32 master weights, Adam's moments."""
-    width = _bytes_per_weight(precision)
-    return (trainable + frozen) * width + trainable * (_MOMENT_BYTES + (_MASTER_BYTES if width < 4 else 0))
+def checkpoint_bytes(trainable: int) -> int:
+    """Bytes of one checkpoint, all ranks' files together: fp32 weights and Adam's two moments, whatever the precision
+    and the stage (`training.shards`)."""
+    return trainable * (_MASTER_BYTES + _MOMENT_BYTES)
 
 
 @dataclass(frozen=True)

@@ -350,7 +350,7 @@ def _page(done: list[dict]) -> str:
             heading("Faults", ["torch", "deepspeed"]),
             f"{len(done)} runs of {UPDATES} updates, {RANKS} ranks, ZeRO 1 to 3, saving every {SAVE_EVERY}; each",
             "met one fault at a random update and was then started again. Exact: the last checkpoint (weights,",
-            "moments, steps of all ranks) equals that of an uninterrupted run, bit for bit; where a loss was no number:",
+            "moments, steps of all ranks) equals that of an uninterrupted run, bit for bit; where a loss was NaN:",
             "exactly that update was left out. Updates lost: from the last one logged to the checkpoint that the run",
             "went on from; a damaged newest checkpoint costs the interval before it too.",
             "",
