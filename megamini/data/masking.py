@@ -33,7 +33,12 @@ class MaskingRule:
 
     def masked_per_block(self, block_length: int) -> int:
         """M, the number of predicted positions in every full block."""
-        return max(1, round(self.share * (block_length - 2)))
+        return masked_per_block(self.share, block_length)
+
+
+def masked_per_block(share: float, block_length: int) -> int:
+    """round(share x (block length - 2)), at least 1: the beginning and the end of a block are never predicted."""
+    return max(1, round(share * (block_length - 2)))
 
 
 @dataclass(frozen=True)

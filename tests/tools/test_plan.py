@@ -1,0 +1,150 @@
+"""Plans: the page regenerates byte for byte, numbers by hand, the JSON is one that the launcher takes, bad input."""
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megamini.config import load_recipe
+from megamini.errors import UserError
+from megamini.training.deepspeed_config import check_combination, read_deepspeed_json
+from tools.planning.clusters import GB, GPUS, Cluster, find_gpu
+from tools.planning.memory_plan import Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
+from tools.planning.subject import subject_of
+from tools.planning.time_plan import break_even, communicated_bytes, times_of
+
+ROOT = Path(__file__).parents[2]
+A100 = GPUS["a100-80gb"]
+
+
+def subject(name: str = "base", vocab_size: int = 50_000, **overrides: object):
+    changes = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+    return subject_of(load_recipe(ROOT / f"launch/recipes/{name}/minijoint.yaml", changes), vocab_size, 512)
+
+
+def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["tools/plan.py", *arguments])
+    try:
+        runpy.run_path(str(ROOT / "tools/plan.py"), run_name="__main__")
+        status = 0
+    except SystemExit as ended:
+        status = ended.code
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_the_page_is_the_one_of_the_code():
+    page = runpy.run_path(str(ROOT / "tools/plan.py"))["page"]()
+    assert page == (ROOT / "docs/plans.md").read_text(encoding="utf-8"), "run python tools/plan.py --page docs/plans.md"
+    summary = page[page.index("| recipe") : page.index("\n\n## ")]
+    assert summary in (ROOT / "README.md").read_text(encoding="utf-8"), "README.md: replace the summary of the plans"
+
+
+SHAPES = [("base", 50_000, 0.125), ("large", 50_000, 0.357), ("xl", 250_002, 3.5), ("xxl", 250_002, 10.7)]
+
+
+@pytest.mark.parametrize(("name", "vocab_size", "billions"), SHAPES)
+def test_parameters_are_those_of_the_published_shapes(name, vocab_size, billions):
+    assert sum(subject(name, vocab_size).parameters.values()) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_model_states_by_hand():
+    """bf16, ZeRO-2 on 4 GPUs: 2 bytes of weights, 4 of summed gradients and 12 of optimizer a parameter."""
+    run = subject()
+    count = run.trainable
+    size = bytes_of(run, Cluster("", A100, 4), Layout(2, False, False, 8, 64))
+    assert size.weights == 2 * count
+    assert size.gradients == pytest.approx(4 * count / 4)
+    assert size.optimizer == pytest.approx(12 * count / 4)
+    assert size.buffers == 2 * 2 * count, "buckets no larger than the model"
+    offloaded = bytes_of(run, Cluster("", A100, 4), Layout(3, True, False, 8, 64))
+    assert (offloaded.weights, offloaded.optimizer) == (0, 0)
+    assert offloaded.host == pytest.approx(14 * count / 4, rel=1e-6)
+
+
+def test_the_least_sharding_that_fits_is_taken():
+    small = replace(A100, memory=6 * GB)
+    cluster = Cluster("", small, 8)
+    chosen, every = smallest_that_fits(subject(), cluster), layouts(subject(), cluster)
+    before = every[: every.index(chosen)]
+    assert all(bytes_of(subject(), cluster, layout).total > cluster.budget for layout in before)
+    assert bytes_of(subject(), cluster, chosen).total <= cluster.budget
+    larger = replace(chosen, micro_batch=2 * chosen.micro_batch, accumulation=chosen.accumulation // 2)
+    assert chosen.micro_batch == 64 or bytes_of(subject(), cluster, larger).total > cluster.budget
+    assert chosen.micro_batch * chosen.accumulation * 8 == 2048
+
+
+@pytest.mark.parametrize("gpus", [1, 8, 64])
+@pytest.mark.parametrize("memory", [24, 80])
+@pytest.mark.parametrize(("name", "vocab_size"), [("base", 50_000), ("xl", 250_002)])
+def test_the_json_is_one_that_the_launcher_takes(name, vocab_size, memory, gpus, tmp_path):
+    run, cluster = subject(name, vocab_size), Cluster("", replace(A100, memory=memory * GB), gpus)
+    try:
+        layout = smallest_that_fits(run, cluster)
+    except UserError as error:
+        assert name == "xl"
+        assert f"no layout fits {gpus} GPUs of {memory} GB" in str(error)
+        return
+    (tmp_path / "zero.json").write_text(json.dumps(deepspeed_json(run, layout)))
+    values = read_deepspeed_json(tmp_path / "zero.json")
+    assert values["zero_optimization"]["stage"] == layout.stage
+    if gpus > 1:
+        check_combination(values, "bf16")
+
+
+def test_communication_by_hand():
+    """Rajbhandari et al. 2020, section 7: two models at stage 1, one and a half times that at stage 3."""
+    run, cluster = subject(), Cluster("", A100, 2)
+    model = 2 * run.trainable / 2
+    volume = {stage: communicated_bytes(run, cluster, Layout(stage, False, False, 8, 4)) for stage in (1, 2, 3)}
+    assert volume == {1: 2 * model, 2: 5 * model, 3: 12 * model}
+    assert times_of(run, cluster, Layout(1, False, False, 8, 4)).communication == pytest.approx(2 * model / 300e9)
+    assert Cluster("", A100, 64).slowest_link == 25e9
+
+
+def test_time_follows_from_flops():
+    run, cluster = subject(), Cluster("", A100, 8, utilisation=0.5)
+    times = times_of(run, cluster, Layout(1, False, False, 64, 4))
+    flops = run.flops_per_update() * run.updates
+    assert times.gpu_hours == pytest.approx(flops / (0.5 * 312e12) / 3600)
+    assert times.days == pytest.approx(times.gpu_hours / 8 / 24)
+
+
+def test_break_even_by_hand():
+    found = break_even(subject())
+    assert found.standard / found.mini == pytest.approx(2.56, rel=0.02), "METHOD's arithmetic at 4 of 12 layers"
+    assert found.languages == pytest.approx(found.extra / (found.standard - found.mini))
+    half = break_even(subject(schedule__duration="62500 updates"))
+    assert half.languages == pytest.approx(found.languages / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["launch/recipes/base/minijoint.yaml", "--gpu", "a100-80"], "--gpu a100-80: not known; did you mean 'a100-"),
+        (["launch/recipes/base/minijoint.yaml", "--gpus", "0"], "--gpus 0: must be above 0"),
+        (["launch/recipes/base/minijoint.yaml", "--utilisation", "40"], "--utilisation 40.0: a share above 0"),
+        (["launch/recipes/base/minijoint.yaml", "--gpus", "7"], "cannot be divided over 7 ranks"),
+        (["launch/recipes/xxl/minijoint.yaml", "--gpus", "1", "--gpu-memory", "8"], "no layout fits 1 GPUs of 8 GB"),
+        (["launch/recipes/base/minijoint.yaml", "--gpu", "v100-32gb"], "training.precision: bf16: V100-SXM2 has none"),
+        (["launch/recipes/base/minijoin.yaml"], "minijoin.yaml"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(arguments, words, monkeypatch, capsys):
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_plan_is_printed_and_its_json_written(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "zero.json"
+    arguments = ["launch/recipes/large/minijoint.yaml", "--gpus", "4", "--gpu-memory", "16", "--write", str(path)]
+    status, out, _ = run(monkeypatch, capsys, *arguments)
+    assert status == 0
+    assert "Least sharding that fits: **ZeRO-" in out
+    assert json.loads(path.read_text()) == read_deepspeed_json(path)
+    assert find_gpu("h100").peak("bf16") == 989.4e12

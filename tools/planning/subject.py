@@ -1,0 +1,76 @@
+"""What is planned: a recipe's shape and lengths, with or without its data at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megamini.compute import parameter_counts, trainable_parameters, training_flops
+from megamini.config import Recipe, duration_in_updates
+from megamini.data.blocks import load_manifest
+from megamini.data.masking import masked_per_block
+from megamini.models.build import body_config
+from megamini.shape import BodyShape, ExitShape
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Stands in for a tokenizer that is not trained yet: its size, and special tokens where RoBERTa has them."""
+
+    pieces: int
+    bos_token_id: int = 0
+    cls_token_id: int = 0
+    pad_token_id: int = 1
+    eos_token_id: int = 2
+    sep_token_id: int = 2
+
+    def __len__(self) -> int:
+        return self.pieces
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pretraining run on paper."""
+
+    recipe: Recipe
+    shape: BodyShape
+    exits: tuple[ExitShape, ...]
+    block_length: int
+    masked: int
+    """Masked positions of a block."""
+
+    @property
+    def method(self) -> str:
+        return self.recipe.objective.method
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        return parameter_counts(self.shape, self.method, self.exits)
+
+    @property
+    def trainable(self) -> int:
+        return trainable_parameters(self.shape, self.method, self.exits)
+
+    @property
+    def tokens_per_update(self) -> int:
+        return self.recipe.training.global_batch * self.block_length
+
+    @property
+    def updates(self) -> int:
+        return duration_in_updates(self.recipe.schedule.duration, self.tokens_per_update)
+
+    def flops_per_update(self, method: str | None = None, exits: tuple[ExitShape, ...] | None = None) -> int:
+        """Model FLOPs of one update; of another method than the recipe's, for comparison."""
+        of = training_flops(
+            self.shape, self.block_length, self.masked, method or self.method, self.exits if exits is None else exits
+        )
+        return of * self.recipe.training.global_batch
+
+
+def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
+    """The run of a recipe. Its data decide vocabulary and block length where they are there, else the arguments."""
+    if (Path(recipe.data.path) / "manifest.json").is_file():
+        manifest = load_manifest(recipe.data.path)
+        vocab_size, block_length = manifest["vocab_size"], manifest["block_length"]
+    config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
+    exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
+    masked = masked_per_block(recipe.objective.mask_share, block_length)
+    return Subject(recipe, BodyShape.from_config(config), exits, block_length, masked)

@@ -1,0 +1,75 @@
+"""Days, GPU-hours and communication of a run, and after how many languages its second head has paid."""
+
+from dataclasses import dataclass
+
+from megamini.compute import training_flops
+from megamini.shape import only_exit
+from tools.planning.clusters import Cluster
+from tools.planning.memory_plan import Layout
+from tools.planning.subject import Subject
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """compute, communication: seconds of one update, were the other not there. days: of the whole run by compute."""
+
+    compute: float
+    communication: float
+    days: float
+    gpu_hours: float
+
+
+def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> float:
+    """Bytes that each GPU sends for one update, by ring collectives.
+
+    Rajbhandari et al. 2020 (section 7): reduce-scatter of the gradients and all-gather of the weights are one model
+    each, at stages 0 to 2 once an update; stage 2 reduces after every micro-batch, and stage 3 also gathers the weights
+    for every forward and every backward pass.
+    """
+    width = 4 if subject.recipe.training.precision == "fp32" else 2
+    model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
+    if layout.stage <= 1:
+        return 2 * model
+    if layout.stage == 2:
+        return (layout.accumulation + 1) * model
+    return 3 * layout.accumulation * model
+
+
+def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
+    """By formula; `cluster.utilisation` is an assumption, not a measurement."""
+    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation * cluster.gpus
+    compute = subject.flops_per_update() / rate
+    communication = communicated_bytes(subject, cluster, layout) / cluster.slowest_link
+    seconds = compute * subject.updates
+    return Times(compute, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """FLOPs. extra: what the exits add to pretraining. standard, mini: of learning one language, either way."""
+
+    extra: float
+    standard: float
+    mini: float
+
+    @property
+    def languages(self) -> float:
+        """After how many languages the exits have paid for themselves."""
+        return self.extra / (self.standard - self.mini)
+
+
+def break_even(subject: Subject) -> BreakEven | None:
+    """With as many tokens a language as the published schedule takes (125,000 updates of 2,048 x 512), whatever the
+    pretraining; None for a recipe without exactly one exit. A fresh bridge is paid for as MiniPost's pretraining."""
+    if subject.method != "minijoint" or len(subject.exits) != 1:
+        return None
+    blocks = 125_000 * 2_048 * 512 / subject.block_length
+    exits = (only_exit(subject.exits),)
+
+    def language(method: str) -> float:
+        return blocks * training_flops(subject.shape, subject.block_length, subject.masked, method, exits)
+
+    extra = (subject.flops_per_update() - subject.flops_per_update("mlm", ())) * subject.updates
+    return BreakEven(extra, language("standard"), language("mini"))
