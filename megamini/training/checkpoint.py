@@ -15,7 +15,7 @@ from megamini.training.background_save import BackgroundSave, flush_directory, o
 from megamini.training.engines import Engine
 from megamini.training.identity import check_identity
 from megamini.training.manifest import first_difference, read_manifest, write_manifest
-from megamini.training.shards import Shards
+from megamini.training.shards import Shards, Slice
 from megamini.training.state import TrainState
 from megamini.training.telemetry import write_atomically
 
@@ -36,11 +36,20 @@ class Checkpoints:
         self._save: BackgroundSave | None = None
 
     def begin(self, engine: Engine, state: TrainState) -> None:
-        """Start to write a checkpoint of the moment, which later updates do not touch. *All ranks.*
+        """Start to write a copy of the moment, which later updates do not touch; `finish` waits for it. *All ranks.*
 
         Where the one before is still being written, that is waited for. Raises `UserError` where it failed.
         """
         self.finish(engine)
+        self._start(engine, state, [one.snapshot() for one in engine.slices()])
+
+    def save(self, engine: Engine, state: TrainState) -> None:
+        """Write a checkpoint from where the state lies, without a copy, and wait for it. *All ranks.*"""
+        self.finish(engine)
+        self._start(engine, state, engine.slices())
+        self.finish(engine)
+
+    def _start(self, engine: Engine, state: TrainState, slices: list[Slice]) -> None:
         name = f"step-{state.update:08d}"
         aside, final = self.directory / f".{name}.writing", self.directory / name
         with one_line_for_a_full_disk(final):
@@ -49,7 +58,6 @@ class Checkpoints:
                     shutil.rmtree(unfinished)
                 aside.mkdir(parents=True)
         engine.gather_objects(None)  # all ranks: the folder is there
-        slices = [one.snapshot() for one in engine.slices()]
         content = {"state": state.state_dict(), "identity": self._identity, "scaler": engine.scaler_state()}
         self._save = BackgroundSave(aside, engine.rank, engine.world_size, slices)
         self._save.start(lambda files: self._publish(aside, final, state.update, {**content, "files": files}))
@@ -74,11 +82,6 @@ class Checkpoints:
         """Stop waiting for other ranks, as the run ends early; what is not complete does not count."""
         if self._save is not None:
             self._save.abandon()
-
-    def save(self, engine: Engine, state: TrainState) -> None:
-        """Write a checkpoint and wait for it. *All ranks.*"""
-        self.begin(engine, state)
-        self.finish(engine)
 
     def resume(self, engine: Engine, say: Callable[[str], None]) -> TrainState | None:
         """Load the newest complete checkpoint, saying which, and why others were skipped. *All ranks.*

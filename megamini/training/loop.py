@@ -112,9 +112,8 @@ def train(
         setup.after_update(engine, state)
         if saving or done:
             telemetry.flush()
-            checkpoints.begin(engine, state)
-            if done or asked_to_stop or not recipe.checkpoint.in_background:
-                checkpoints.finish(engine)
+            waiting = done or asked_to_stop or not recipe.checkpoint.in_background
+            (checkpoints.save if waiting else checkpoints.begin)(engine, state)
             watchdog.alive(f"the save after update {state.update}")
             telemetry.write_ledger(ledger(engine, state))
         window.started += time.perf_counter() - paused

@@ -47,13 +47,16 @@ def test_steps_are_those_that_open_cells_need(study, tmp_path):
     steps = Steps(study, tmp_path, tmp_path / "ledgers", None, 2)
     post = [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
     names = [step.name for step in steps.of(post)]
-    assert names == ["text", "data-en", "data-de", "pretrain-plain", "tasks-plain", "pretrain-bridge", "post-de-s0"]
+    assert names == [
+        "text", "data-en", "data-de", "pretrain-plain", "tasks-plain", "pretrain-bridge", "learn-post-de-s0",
+        "post-de-s0",
+    ]  # fmt: skip
     (tmp_path / "ledgers").mkdir()
     (tmp_path / "ledgers" / "post-de-s0.json").write_text("{}")
     assert steps.of(post) == [], "what has a ledger needs nothing"
     by_name = {step.name: step for step in steps.of(cells_of(study))}
-    assert "mini-de-s0" in by_name["then-de-s0"].needs
-    assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["then-de-s0"].commands[0]
+    assert "learn-mini-de-s0" in by_name["learn-then-de-s0"].needs
+    assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["learn-then-de-s0"].commands[0]
     for step in by_name.values():
         assert set(step.needs) <= by_name.keys()
 

@@ -45,7 +45,7 @@ class Steps:
             self._text(languages),
             *(self._data(language) for language in languages),
             *(step for name in names for step in self._primary(name)),
-            *(self._cell(cell) for cell in missing),
+            *(step for cell in missing for step in self._cell(cell)),
         ]
 
     def _ledger(self, name: str) -> Path:
@@ -121,8 +121,9 @@ class Steps:
         run = self._work / "runs" / f"pretrain-{name}"
         write_ledger(self._ledger(f"primary-{name}"), "primary", {"primary": name}, run, evaluation)
 
-    def _cell(self, cell: Cell) -> Step:
-        series, name, language = self._study.series[cell.series], cell.name, cell.language
+    def _cell(self, cell: Cell) -> list[Step]:
+        """The language learned, and then evaluated."""
+        series, name, language, runs = self._study.series[cell.series], cell.name, cell.language, self._work / "runs"
         before = f"{series.after}-{language}-s{cell.seed}" if series.after else None
         start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
         adapt = self._recipe(
@@ -130,6 +131,9 @@ class Steps:
             f"adaptation.primary=models/{series.primary}", f"data.path=data/{language}", f"training.seed={cell.seed}",
             *start, *series.changes,
         )  # fmt: skip
+        needs = [f"data-{language}", f"pretrain-{series.primary}", f"pretrain-{primary_in(series.source)}"]
+        pack = runs / name / "packs" / language / "pack.json"
+        learning = Step(f"learn-{name}", [adapt], pack.is_file, [*needs, *([f"learn-{before}"] if before else [])])
         evaluate = self._recipe(
             "evaluate", f"name=evaluate-{name}", f"model.finetuned=runs/tasks-{series.primary}",
             f"model.primary=models/{series.primary}", f"packs={{{cell.series}: runs/{name}/packs/{language}-step-*}}",
@@ -138,16 +142,15 @@ class Steps:
             "measures.retrieval.files=text/libreoffice-help.{language}.jsonl",
             *(self._tags("test", language) if language in UD_LANGUAGES else []),
         )  # fmt: skip
-        needs = [f"data-{language}", f"tasks-{series.primary}", f"pretrain-{primary_in(series.source)}"]
         facts = {"series": cell.series, "language": language, "seed": cell.seed}
-        runs = self._work / "runs"
-        return Step(
+        evaluation = Step(
             name,
-            [adapt, evaluate],
+            [evaluate],
             self._ledger(name).is_file,
-            [*needs, *([before] if before else [])],
+            [learning.name, f"tasks-{series.primary}"],
             then=lambda: write_ledger(self._ledger(name), "cell", facts, runs / name, runs / f"evaluate-{name}"),
         )
+        return [learning, evaluation]
 
     def _recipe(self, entry: str, *changes: str) -> list[str]:
         """A command line of launch/ with the study's recipe of that name."""
