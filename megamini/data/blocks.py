@@ -5,6 +5,7 @@ memory-maps. `manifest.json` names the shards of both splits; it is written last
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ FORMAT = 1
 SPLITS = ("train", "validation")
 SHARD_BLOCKS = 2**20
 BATCH_BLOCKS = 2**14
+_MOST_OPEN_FILES = 128  # of a reader; systems allow a process about a thousand
 BATCH_TOKENS = 2**23  # long blocks: fewer of them a record batch, so that a batch stays near 16 MiB
 
 
@@ -203,7 +205,7 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
 class Blocks:
     """The blocks of one split, read at random: `read(indices)`.
 
-    Opening reads the manifest and checks that each shard is there in full size; a shard is mapped when first touched.
+    Opening reads the manifest and checks that each shard is there in full size; a shard is indexed when first touched.
     May be pickled and forked. Raises UserError for a bad manifest and a missing or truncated shard.
     """
 
@@ -216,7 +218,8 @@ class Blocks:
         self.dtype = token_dtype(self.manifest["vocab_size"])
         self._shards = self.manifest["splits"][split]["shards"]
         self._ends = np.cumsum([0, *(shard["blocks"] for shard in self._shards)])[1:]
-        self._mapped: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
+        self._indexed: dict[int, _IndexedShard] = {}
+        self._files: dict[int, io.FileIO] = {}
         for shard in self._shards:
             self._check(shard)
 
@@ -231,36 +234,26 @@ class Blocks:
         out = np.empty((len(indices), self.block_length), self.dtype)
         shards = np.searchsorted(self._ends, indices, side="right")
         for row, (index, shard) in enumerate(zip(indices.tolist(), shards.tolist(), strict=True)):
-            starts, batches = self._map(shard)
             local = index - int(self._ends[shard]) + self._shards[shard]["blocks"]
-            batch = int(np.searchsorted(starts, local, side="right")) - 1
-            out[row] = batches[batch][local - int(starts[batch])]
+            indexed = self._index(shard)
+            out[row] = indexed.read(local, self._file(shard, indexed.path))
         return out
 
-    def _map(self, shard: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """(first block of each record batch, the batches as zero-copy arrays [n, L]) of a shard."""
-        if shard not in self._mapped:
-            self._mapped[shard] = self._open(self._shards[shard])
-        return self._mapped[shard]
+    def _index(self, shard: int) -> "_IndexedShard":
+        if shard not in self._indexed:
+            entry = self._shards[shard]
+            self._check(entry)
+            path = self.directory / entry["file"]
+            self._indexed[shard] = _IndexedShard(path, entry, self.block_length, self.dtype)
+        return self._indexed[shard]
 
-    def _open(self, shard: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
-        self._check(shard)
-        path = self.directory / shard["file"]
-        try:
-            # The mapping outlives the file handle, so thousands of shards do not use up the open files.
-            with pa.memory_map(str(path)) as source:
-                columns = [batch.column("input_ids") for batch in pa.ipc.open_stream(source)]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(f"{path}: not a shard of blocks: {error}; make the data again") from None
-        batches = [
-            column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), self.block_length) for column in columns
-        ]
-        starts = np.cumsum([0, *(len(batch) for batch in batches)])
-        if starts[-1] != shard["blocks"]:
-            raise UserError(
-                f"{path}: holds {starts[-1]} blocks, the manifest says {shard['blocks']}; make the data again"
-            )
-        return starts[:-1], batches
+    def _file(self, shard: int, path: Path) -> io.FileIO:
+        """The open file of a shard; the one that was opened first makes room for it."""
+        if shard not in self._files:
+            while len(self._files) >= _MOST_OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[shard] = path.open("rb", buffering=0)
+        return self._files[shard]
 
     def _check(self, shard: dict[str, Any]) -> None:
         path = self.directory / shard["file"]
@@ -274,4 +267,42 @@ class Blocks:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}}
+        return {**self.__dict__, "_indexed": {}, "_files": {}}
+
+
+class _IndexedShard:
+    """Where each record batch of a shard lies in its file, and nothing else, so that thousands of shards cost a few
+    kilobytes each. The file is mapped to find that out, and read without a mapping: pages of the whole corpus would
+    pile up in the resident memory of every loader process."""
+
+    def __init__(self, path: Path, shard: dict[str, Any], block_length: int, dtype: np.dtype):
+        self.path, self._block_length, self._dtype = path, block_length, dtype
+        try:
+            with pa.memory_map(str(path)) as source:
+                content = source.read_buffer()
+                columns = [batch.column("input_ids") for batch in pa.ipc.open_stream(content)]
+                offsets = [_address(column) - content.address for column in columns]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(f"{path}: not a shard of blocks: {error}; make the data again") from None
+        counts = np.cumsum([0, *(len(column) for column in columns)])
+        if counts[-1] != shard["blocks"]:
+            raise UserError(
+                f"{path}: holds {counts[-1]} blocks, the manifest says {shard['blocks']}; make the data again"
+            )
+        self._starts, self._offsets = counts[:-1], np.array(offsets, np.int64)
+
+    def read(self, number: int, file: io.FileIO) -> np.ndarray:
+        """Ids [L] of a block of this shard, from its open `file`."""
+        batch = int(np.searchsorted(self._starts, number, side="right")) - 1
+        size = self._block_length * self._dtype.itemsize
+        start = int(self._offsets[batch]) + (number - int(self._starts[batch])) * size
+        content = os.pread(file.fileno(), size, start)
+        if len(content) < size:
+            raise UserError(f"{self.path}: ends early, truncated while it was read; make the data again")
+        return np.frombuffer(content, self._dtype)
+
+
+def _address(column: pa.FixedSizeListArray) -> int:
+    """Where the ids of a record batch begin in memory."""
+    ids = column.flatten()
+    return ids.buffers()[1].address + ids.offset * ids.type.byte_width

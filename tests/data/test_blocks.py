@@ -123,15 +123,23 @@ def test_start_up_does_not_grow_with_the_corpus(tmp_path):
         data.read(np.array([10**9 - 1]))
 
 
+def open_shards():
+    links = (path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return sorted(name for name in links if name.endswith(".arrow"))
+
+
 @pytest.mark.usefixtures("small_shards")
-def test_maps_shards_when_touched_and_keeps_no_file_open(tmp_path):
+def test_opens_shards_when_touched_and_few_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST_OPEN_FILES", 3)
     write_data(tmp_path)
     data = Blocks(tmp_path, "train")
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert open_shards() == []
     data.read(np.array([0]))
-    assert "00000.arrow" in (maps := Path("/proc/self/maps").read_text()) and "00001.arrow" not in maps
-    data.read(np.arange(100))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_shards() == ["00000.arrow"]
+    whole = data.read(np.arange(100))
+    assert open_shards() == ["00002.arrow", "00003.arrow", "00004.arrow"]
+    np.testing.assert_array_equal(data.read(np.arange(100)[::-1]), whole[::-1])
+    assert ".arrow" not in Path("/proc/self/maps").read_text()
 
 
 class AsDataset(Dataset):
