@@ -30,7 +30,7 @@ class BackgroundSave:
     def __init__(self, folder: Path, rank: int, ranks: int, slices: Sequence[Slice]) -> None:
         self._folder, self._rank, self._ranks, self._slices = folder, rank, ranks, slices
         self._abandoned = threading.Event()
-        self._error: UserError | None = None
+        self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, publish: Callable[[list[dict[str, Any]]], None]) -> None:
@@ -39,12 +39,12 @@ class BackgroundSave:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for this rank's part, on rank 0 for the whole. Raises UserError where it failed."""
+        """Wait for this rank's part, on rank 0 for the whole. Raises what it failed of, a UserError for a full disk."""
         self._thread.join()
         self.look()
 
     def look(self) -> None:
-        """Raise UserError where it has failed so far."""
+        """Raise what it has failed of so far."""
         if self._error is not None:
             raise self._error
 
@@ -64,9 +64,9 @@ class BackgroundSave:
                     files = self._files_of_all_ranks()
                     if not self._abandoned.is_set():
                         publish(files)
-        except UserError as error:
+        except Exception as error:  # of any kind: the thread's end would go unnoticed
             self._error = error
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UserError):
                 write_atomically(self._note(self._rank), json.dumps({"error": str(error)}))
 
     def _note(self, rank: int) -> Path:

@@ -17,8 +17,9 @@ def tensors_of(weight: torch.Tensor, state: dict[str, Any]) -> dict[str, torch.T
 
 
 def as_step(count: Any) -> torch.Tensor:
-    """AdamW's count of steps, a tensor or (DeepSpeed's CPU Adam) a number, as fp32 [1]."""
-    return torch.as_tensor(count, dtype=torch.float32).reshape(1)
+    """AdamW's count of steps, a tensor or (DeepSpeed's CPU Adam) a number, as fp32 [1]. A copy, since many slices of
+    one rank have the same, and safetensors writes no memory twice."""
+    return torch.as_tensor(count, dtype=torch.float32).reshape(1).clone()
 
 
 def load_whole(shards: Shards, name: str, weight: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:

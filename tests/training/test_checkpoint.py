@@ -300,6 +300,15 @@ def test_a_rank_that_cannot_write_is_named_by_all(folder: Path, monkeypatch: pyt
     assert resume(folder)[0].update == 4
 
 
+def test_an_error_of_any_kind_is_no_silent_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(directory: Path, rank: int, slices: list[Slice]) -> None:
+        raise RuntimeError("some tensors share memory")
+
+    monkeypatch.setattr(background_save, "write_slices", write)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save(folder, 4)
+
+
 def test_a_save_does_not_see_later_updates(folder: Path) -> None:
     def work(engine: HalfEngine) -> None:
         checkpoints = Checkpoints(folder, 9, IDENTITY)
