@@ -1,0 +1,180 @@
+"""Pretraining beside the transformers recipe for masked-LM and a plain PyTorch loop: seconds of an update, utilisation.
+
+python tools/benchmarks/pretraining.py                            # base shape, writes pretraining.md beside this file
+python tools/benchmarks/pretraining.py --layers 3 --hidden 64 --vocab 500 --rounds 3 --out /tmp/page.md   # a try
+
+All candidates take turns in each round: ours with mlm and with minijoint, each in fp32 and bf16; the library's Trainer
+with `RobertaForMaskedLM` and logits at all positions, in fp32 and under bf16 autocast; the same model in a plain loop.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch.utils.data import TensorDataset
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+
+from megamini.compute import BodyShape, ExitShape, measured_matmul_rate, training_flops
+from megamini.config import Recipe
+from megamini.data.batches import Batch
+from megamini.models.masked_lm import PrimaryModel
+from megamini.training.engines import PlainEngine
+from tools.benchmarks.page import heading, table
+from tools.benchmarks.updates import (
+    BLOCK_LENGTH,
+    BLOCKS,
+    MASKED,
+    interleaved,
+    parse,
+    random_batch,
+    ratio,
+    roberta_config,
+    spread,
+    update_options,
+)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+METHODS = ("mlm", "minijoint")
+
+
+def main() -> None:
+    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md")))
+    torch.manual_seed(0)
+    batch = random_batch(options.vocab)
+    updates: dict[str, Callable[[], object]] = {}
+    for precision in PRECISIONS:
+        for method in METHODS:
+            updates[f"ours, {method}, {precision}"] = partial(
+                _update, pretraining_engine(options, method, precision), batch
+            )
+        updates[f"Trainer, {precision}"] = _trainer_update(options, batch, precision)
+    updates["plain loop, fp32"] = _plain_update(options, batch)
+    rates = {name: measured_matmul_rate("cpu", dtype, seconds=2.0) for name, dtype in PRECISIONS.items()}
+    page = _page(options, interleaved(updates, options.rounds), rates)
+    print(page)
+    options.out.write_text(page, encoding="utf-8")
+
+
+def pretraining_engine(options: argparse.Namespace, method: str, precision: str) -> PlainEngine:
+    exits = [options.exit] if method == "minijoint" else []
+    recipe = Recipe.model_validate(
+        {
+            "name": method,
+            "model": {"family": "roberta", "exits": exits},
+            "data": {"path": "none"},
+            "objective": {"method": method},
+            "optimizer": {"learning_rate": 1e-4},
+            "schedule": {"duration": "1 updates", "warmup": "1 updates"},
+            "training": {"global_batch": BLOCKS, "micro_batch": BLOCKS, "precision": precision},
+        }
+    )
+    model = PrimaryModel(AutoModelForMaskedLM.from_config(roberta_config(options)), exits)
+    return PlainEngine(model, recipe.optimizer, recipe.training, accumulation=1, device=torch.device("cpu"))
+
+
+def _update(engine: PlainEngine, batch: Batch) -> None:
+    engine.forward_backward(batch)
+    engine.step(1e-4)
+
+
+def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
+    """What the recipe's collator makes: labels everywhere, -100 where nothing is predicted, and a mask of ones."""
+    labels = torch.full((batch.input_ids.numel(),), -100)
+    labels[batch.positions] = batch.labels
+    return {
+        "input_ids": batch.input_ids,
+        "labels": labels.view_as(batch.input_ids),
+        "attention_mask": torch.ones_like(batch.input_ids),
+    }
+
+
+def _trainer_update(options: argparse.Namespace, batch: Batch, precision: str) -> Callable[[], None]:
+    """The inner loop of the library's Trainer, step by step: forward and backward, clipping, optimizer, schedule."""
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BLOCKS, max_steps=1000, bf16=precision == "bf16",
+        use_cpu=True, report_to=[], optim="adamw_torch_fused",
+    )  # fmt: skip
+    model = AutoModelForMaskedLM.from_config(roberta_config(options))
+    trainer = Trainer(model, arguments, train_dataset=TensorDataset(torch.zeros(1)))
+    trainer.create_optimizer_and_scheduler(arguments.max_steps)
+    model, optimizer = trainer.accelerator.prepare(model, trainer.optimizer)
+    trainer.current_gradient_accumulation_steps = 1  # what its train() sets
+    inputs = _inputs(batch)
+
+    def update() -> None:
+        trainer.training_step(model, dict(inputs))
+        trainer.accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+        optimizer.step()
+        trainer.lr_scheduler.step()
+        model.zero_grad()
+
+    return update
+
+
+def _plain_update(options: argparse.Namespace, batch: Batch) -> Callable[[], None]:
+    model = AutoModelForMaskedLM.from_config(roberta_config(options)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    inputs = _inputs(batch)
+
+    def update() -> None:
+        model(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: dict[str, float]) -> str:
+    shape, exits = BodyShape.from_config(roberta_config(options)), (ExitShape(options.exit),)
+    flops = {
+        "mlm": BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "mlm"),
+        "minijoint": BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "minijoint", exits),
+    }
+    tokens = BLOCKS * BLOCK_LENGTH
+    rows = []
+    for (name, *cells), times in zip(spread(seconds), seconds.values(), strict=True):
+        median = sorted(times)[len(times) // 2]
+        ours = name.split(", ")[1] if name.startswith("ours") else "mlm"
+        precision = name.rpartition(", ")[2]
+        rows.append([name, *cells, f"{tokens / median:,.0f}", f"{flops[ours] / median / rates[precision]:.2f}"])
+    pairs = {
+        "pretraining tokens/s, mlm, over the Trainer recipe, fp32": ("Trainer, fp32", "ours, mlm, fp32"),
+        "the same, bf16": ("Trainer, bf16", "ours, mlm, bf16"),
+        "ours in bf16 over theirs in fp32": ("Trainer, fp32", "ours, mlm, bf16"),
+        "over a plain loop, fp32": ("plain loop, fp32", "ours, mlm, fp32"),
+        "ours in bf16 over ours in fp32": ("ours, mlm, fp32", "ours, mlm, bf16"),
+        "minijoint over mlm, step time, fp32": ("ours, minijoint, fp32", "ours, mlm, fp32"),
+        "minijoint over mlm, step time, bf16": ("ours, minijoint, bf16", "ours, mlm, bf16"),
+    }
+    ratios = [[name, *(f"{value:.3f}" for value in ratio(seconds, *pair))] for name, pair in pairs.items()]
+    measured = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+    return "\n".join(
+        [
+            heading("Pretraining", ["torch", "transformers", "accelerate"]),
+            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, exit after",
+            f"{options.exit} layers; {tokens:,} tokens an update in blocks of {BLOCK_LENGTH}, {MASKED} masked in each;",
+            f"dropout 0.1; forward, backward, clipping and AdamW in one process with {torch.get_num_threads()} threads;",
+            f"{options.rounds} interleaved rounds. Seconds an update; utilisation is model FLOPs (ours by method,",
+            "theirs as mlm) over this machine's matrix-multiply rate, measured before:",
+            f"{measured}.",
+            "",
+            table(["candidate", "median", "fastest", "slowest", "tokens/s", "utilisation"], rows),
+            table(["ratio", "of medians", "median of the rounds' ratios"], ratios),
+            f"By the FLOPs formula, minijoint over mlm: {flops['minijoint'] / flops['mlm']:.3f}.",
+            "",
+            "Caveat: random tokens, since only shapes matter here; whatever else runs on the machine shows in the",
+            "slowest column.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
