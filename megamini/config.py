@@ -42,6 +42,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Layers = Annotated[tuple[Positive, ...], Field(strict=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Paths = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Section(BaseModel):
@@ -84,12 +85,28 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Prepared text: a folder written by `tools/prepare_data.py`."""
+    """Prepared text: folders written by `tools/prepare_data.py`."""
 
-    path: str
-    """Data directory (tokenizer, train/, validation/, manifest.json)."""
+    path: str | Paths
+    """Data directory (tokenizer, train/, validation/, manifest.json), or a list of them, with one tokenizer and block
+    length (prepare them with --tokenizer), of which every update reads."""
+    weights: Numbers | None = None
+    """Shares of the data directories in an update, in any unit; unset: by their numbers of blocks."""
     workers: NotNegative = 2
     """Processes per rank that make batches ahead of the step; 0 makes them in the step's own process."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSection":
+        if len(set(self.paths)) < len(self.paths):
+            raise ValueError("data.path names a data directory twice; give it a larger weight in data.weights")
+        if self.weights is not None and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
+            raise ValueError(f"data.weights needs {len(self.paths)} positive numbers, one for each data directory")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All data directories."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class ForgettingSection(Section):

@@ -12,6 +12,7 @@ from megamini.config import (
     MaskingSection,
     NotNegative,
     OptimizerSection,
+    Paths,
     Positive,
     RunRecipe,
     ScheduleSection,
@@ -21,8 +22,6 @@ from megamini.config import (
     TrainingSection,
 )
 from megamini.recipe_file import read_recipe
-
-Paths = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class TargetDataSection(Section):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule, mask_blocks
-from megamini.data.order import blocks_of_order
+from megamini.data.order import blocks_at
 from megamini.errors import UserError
 
 # Validation is masked by one fixed draw, which no training epoch shares.
@@ -96,7 +96,11 @@ class TrainingMicroBatches(MicroBatches):
     def __getitem__(self, number: int) -> Batch:
         update, step = divmod(number, self.plan.accumulation)
         start = update * self.plan.global_batch + (step * self.plan.world_size + self.rank) * self.plan.micro_batch
-        epochs, numbers = blocks_of_order(start, start + self.plan.micro_batch, len(self.blocks), self.rule.seed)
+        return self.at(np.arange(start, start + self.plan.micro_batch, dtype=np.int64))
+
+    def at(self, positions: np.ndarray) -> Batch:
+        """The batch of the blocks at any positions, int64, of the endless order."""
+        epochs, numbers = blocks_at(positions, len(self.blocks), self.rule.seed)
         return _make_batch(self.blocks.read(numbers), numbers, epochs, self.rule)
 
 
@@ -107,13 +111,17 @@ class SideBySide(MicroBatches):
         self.texts, self.plan = texts, texts[0].plan
 
     def __getitem__(self, number: int) -> Batch:
-        batches = [text[number] for text in self.texts]
-        offsets = np.cumsum([0, *(batch.input_ids.numel() for batch in batches)])
-        return Batch(
-            input_ids=torch.cat([batch.input_ids for batch in batches]),
-            positions=torch.cat([b.positions + int(offset) for b, offset in zip(batches, offsets, strict=False)]),
-            labels=torch.cat([batch.labels for batch in batches]),
-        )
+        return joined([text[number] for text in self.texts])
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One training batch of the blocks of all, which have one length."""
+    offsets = np.cumsum([0, *(batch.input_ids.numel() for batch in batches)])
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        positions=torch.cat([b.positions + int(offset) for b, offset in zip(batches, offsets, strict=False)]),
+        labels=torch.cat([batch.labels for batch in batches]),
+    )
 
 
 def training_loader(

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +171,12 @@ def fingerprint_of(value: Any) -> str:
     """SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint_of_all(manifests: Sequence[dict[str, Any]], weights: Sequence[float] | None) -> str:
+    """That of one data directory, or of several together with the weights that a recipe gives them."""
+    fingerprints = [manifest["fingerprint"] for manifest in manifests]
+    return fingerprints[0] if len(fingerprints) == 1 else fingerprint_of([fingerprints, weights and list(weights)])
 
 
 def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:

@@ -27,7 +27,12 @@ def permute(positions: np.ndarray, size: int, seed: int, epoch: int | np.ndarray
 
 def blocks_of_order(start: int, stop: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(epoch, block), each int64, at the positions start..stop-1 of the endless order that runs epoch after epoch."""
-    epoch, position = np.divmod(np.arange(start, stop, dtype=np.int64), size)
+    return blocks_at(np.arange(start, stop, dtype=np.int64), size, seed)
+
+
+def blocks_at(positions: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(epoch, block), each int64, at any positions of the endless order, int64."""
+    epoch, position = np.divmod(positions, size)
     return epoch, permute(position, size, seed, epoch)
 
 

@@ -17,14 +17,15 @@ def describe(run: LoadedRun, exit_layer: int | None) -> dict[str, Any]:
         "role": "primary model" if exit_layer is None else "mini-model",
         "exit": exit_layer,
         **({"bridge_layers": bridge} if (bridge := run.recipe.model.bridge_layers) else {}),
-        "language": run.data_manifest["language"],
+        "language": ", ".join(_languages(run)),
         "updates": _state(run)["update"],
     }
 
 
 def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
-    state, language = _state(run), run.data_manifest["language"]
+    state, languages = _state(run), _languages(run)
+    shown = languages[0] if len(languages) == 1 else f"[{', '.join(languages)}]"
     head = "primary" if description["exit"] is None else f"exit_{description['exit']}"
     what = "the primary model"
     if description["exit"] is not None:
@@ -39,11 +40,11 @@ def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
         "seconds": f"{state['seconds']:,.0f}",
         "skipped updates": state["skipped"],
     } | _last_validation(run, head)
-    sources = [_source_line(source) for source in run.data_manifest["sources"]]
+    sources = [_source_line(source) for manifest in run.data_manifests for source in manifest["sources"]]
     return "\n".join(
         [
             "---",
-            f"language: {language}",
+            f"language: {shown}",
             "library_name: transformers",
             "pipeline_tag: fill-mask",
             "tags: [masked-lm, mini-model-adaptation]",
@@ -51,8 +52,8 @@ def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
             "",
             f"# {run.recipe.name}: {description['role']}",
             "",
-            f"A masked language model of `{language}`, {what}, pretrained with megamini (Mini-Model Adaptation, "
-            "Marchisio et al. 2023). Plain `transformers` loads it:",
+            f"A masked language model of {', '.join(languages)}, {what}, pretrained with megamini (Mini-Model "
+            "Adaptation, Marchisio et al. 2023). Plain `transformers` loads it:",
             "",
             "```python",
             "from transformers import pipeline",
@@ -75,6 +76,10 @@ def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _languages(run: LoadedRun) -> list[str]:
+    return [manifest["language"] for manifest in run.data_manifests]
 
 
 def _state(run: LoadedRun) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from megamini.compute import (
 )
 from megamini.config import Recipe
 from megamini.data.batches import MicroBatches, TrainingMicroBatches, plan_batches
+from megamini.data.blocks import fingerprint_of_all
+from megamini.data.mixture import MixedMicroBatches, Shares
+from megamini.errors import UserError
 from megamini.models.build import model_config
 from megamini.training.engines import Engine
 from megamini.training.forgetting import build_forgetting
@@ -32,8 +35,14 @@ class PretrainingSetup(RunSetup):
     """A checked recipe of `launch/pretrain.py`."""
 
     recipe: Recipe
-    text: Text
+    texts: tuple[Text, ...]
     shape: BodyShape
+    shares: Shares
+
+    @property
+    def text(self) -> Text:
+        """The first one; tokenizer, block length and masking are those of all."""
+        return self.texts[0]
 
     @property
     def exits(self) -> tuple[ExitShape, ...]:
@@ -55,15 +64,23 @@ class PretrainingSetup(RunSetup):
         return Cost(self.tokens_per_update, self.flops_per_update)
 
     def identity(self) -> dict[str, Any]:
-        return identity_of(self.recipe, self.text.fingerprint)
+        manifests = [text.train.manifest for text in self.texts]
+        return identity_of(self.recipe, fingerprint_of_all(manifests, self.recipe.data.weights))
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        return TrainingMicroBatches(self.text.train, self.text.masking, self.batches, rank)
+        own = [TrainingMicroBatches(text.train, text.masking, self.batches, rank) for text in self.texts]
+        return own[0] if len(own) == 1 else MixedMicroBatches(own, self.shares, self.batches, rank)
 
     def validate(self, engine: Engine) -> dict[str, float]:
         most_blocks = self.recipe.telemetry.validation_blocks
         heads = engine.model.head_names
-        values = measure(engine, self.text, heads, engine.evaluate, most_blocks, self.batches.micro_batch)
+        each = [
+            measure(engine, text, heads, engine.evaluate, most_blocks, self.batches.micro_batch) for text in self.texts
+        ]
+        values = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+        if len(each) > 1:
+            for text, one in zip(self.texts, each, strict=True):
+                values |= {f"{name}_{text.language}": value for name, value in one.items()}
         return {f"validation/{name}": value for name, value in values.items()}
 
     def plan(self) -> str:
@@ -91,7 +108,7 @@ class PretrainingSetup(RunSetup):
             workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
         )
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
-        blocks = len(self.text.train)
+        blocks = sum(len(text.train) for text in self.texts)
         groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
         trained = "" if trainable == total else f"; {trainable:,} train"
         stage_bytes = ", ".join(f"ZeRO-{stage} {in_bytes(size)}" for stage, size in enumerate(states))
@@ -115,7 +132,10 @@ class PretrainingSetup(RunSetup):
 
 def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
-    text = open_text(recipe.data.path, recipe.objective, recipe.training.seed)
+    texts = tuple(open_text(path, recipe.objective, recipe.training.seed) for path in recipe.data.paths)
+    text = texts[0]
+    for other in texts[1:]:
+        _check_same(text, other)
     batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * text.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
@@ -134,6 +154,21 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
             text.tokenizer.pad_token_id,
             config.initializer_range,
         ),
-        text=text,
+        texts=texts,
         shape=BodyShape.from_config(config),
+        shares=Shares(recipe.data.weights or [len(one.train) for one in texts], batches.global_batch),
     )
+
+
+def _check_same(text: Text, other: Text) -> None:
+    """Raise `UserError` where two texts cannot be read by one model, or together in one batch."""
+    both = f"{text.path} and {other.path}"
+    if text.train.manifest["tokenizer_fingerprint"] != other.train.manifest["tokenizer_fingerprint"]:
+        raise UserError(f"data.path: {both} have different tokenizers; prepare the second with --tokenizer {text.path}")
+    if text.block_length != other.block_length:
+        raise UserError(
+            f"data.path: {both} have blocks of {text.block_length} and {other.block_length}; prepare one of them again "
+            "with the other's --block-length"
+        )
+    if text.language == other.language:
+        raise UserError(f"data.path: {both} are both of language '{text.language}'; prepare them together as one")

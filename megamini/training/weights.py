@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from megamini.config import Recipe, load_recipe
-from megamini.data.blocks import load_manifest
+from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import build_primary
@@ -26,7 +26,8 @@ class LoadedRun:
     model: PrimaryModel
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
-    data_manifest: dict[str, Any]
+    data_manifests: list[dict[str, Any]]
+    """Of each data directory."""
     directory: Path
     checkpoint: Path
 
@@ -50,15 +51,18 @@ def load_run(path: Path) -> LoadedRun:
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
     recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
-    manifest = load_manifest(recipe.data.path)
+    manifests = [load_manifest(path) for path in recipe.data.paths]
     written = read_manifest(checkpoint)[0]
-    check_identity(identity_of(recipe, manifest["fingerprint"]), written["identity"], checkpoint)
-    tokenizer = load_tokenizer(recipe.data.path)
-    if fingerprint(tokenizer) != manifest["tokenizer_fingerprint"]:
-        raise UserError(f"{recipe.data.path}: the tokenizer there is not the one that {directory} was trained with")
-    model = build_primary(recipe, tokenizer, manifest["block_length"])
+    check_identity(
+        identity_of(recipe, fingerprint_of_all(manifests, recipe.data.weights)), written["identity"], checkpoint
+    )
+    first = recipe.data.paths[0]
+    tokenizer = load_tokenizer(first)
+    if fingerprint(tokenizer) != manifests[0]["tokenizer_fingerprint"]:
+        raise UserError(f"{first}: the tokenizer there is not the one that {directory} was trained with")
+    model = build_primary(recipe, tokenizer, manifests[0]["block_length"])
     _load_weights(model, checkpoint)
-    return LoadedRun(model.eval(), tokenizer, recipe, manifest, directory, checkpoint)
+    return LoadedRun(model.eval(), tokenizer, recipe, manifests, directory, checkpoint)
 
 
 def _checked(path: Path) -> Path:

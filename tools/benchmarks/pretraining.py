@@ -160,7 +160,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
             heading("Pretraining", ["torch", "transformers", "accelerate"]),
             f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, exit after",
             f"{options.exit} layers; {tokens:,} tokens an update in blocks of {BLOCK_LENGTH}, {MASKED} masked in each;",
-            f"dropout 0.1; forward, backward, clipping and AdamW in one process with {torch.get_num_threads()} threads;",
+            f"dropout 0.1; forward, backward, clipping, AdamW in one process with {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. Seconds an update; utilisation is model FLOPs (ours by method,",
             "theirs as mlm) over this machine's matrix-multiply rate, measured before:",
             f"{measured}.",

@@ -74,7 +74,7 @@ def _page(
         [
             heading("What a checkpoint costs the step", ["torch", "safetensors"]),
             f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
-            f"{options.precision}; a checkpoint of {size / 1e9:.2f} GB; one process with {torch.get_num_threads()} threads;",
+            f"{options.precision}; a checkpoint of {size / 1e9:.2f} GB; {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. Seconds:",
             "",
             table(["", "median", "fastest", "slowest"], rows),

@@ -67,8 +67,9 @@ class Subject:
 
 def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     """The run of a recipe. Its data decide vocabulary and block length where they are there, else the arguments."""
-    if (Path(recipe.data.path) / "manifest.json").is_file():
-        manifest = load_manifest(recipe.data.path)
+    first = recipe.data.paths[0]
+    if (Path(first) / "manifest.json").is_file():
+        manifest = load_manifest(first)
         vocab_size, block_length = manifest["vocab_size"], manifest["block_length"]
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
