@@ -69,6 +69,28 @@ def test_speed_up_by_hand(record):
     assert rows["mini", "de", 0.99].speed_up["flops"] is None, "0.595 is below 0.596"
 
 
+def test_a_series_that_is_there_at_once(record):
+    """Where a better start already has what standard ends with, no learning was needed at all."""
+    record.results[:] = [
+        result("de", series, method, updates, value, 0)
+        for series, method, points in (("standard", "standard", STANDARD), ("better", "mini", {0: 0.7, 10: 0.8}))
+        for updates, value in points.items()
+    ]
+    rows = {(row.curve.series, row.share): row for row in reached(curves([record]))}
+    assert rows["better", 0.99].costs["flops"] == 0
+    assert rows["better", 0.99].speed_up["flops"] == math.inf
+
+
+def test_the_reference_is_chosen_by_name(record):
+    other = [result("de", "other", "standard", updates, value + 0.1, 0) for updates, value in STANDARD.items()]
+    record.results.extend(other)
+    targets = {
+        name: next(row.target for row in reached(curves([record]), name) if row.curve.language == "de")
+        for name in ("standard", "other")
+    }
+    assert targets["other"] == pytest.approx(targets["standard"] + 0.1)
+
+
 def test_averages_are_geometric_and_need_every_language(record):
     rows = [row for row in reached(curves([record])) if row.curve.series == "mini"]
     at_90 = [row for row in rows if row.share == 0.9]

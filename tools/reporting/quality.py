@@ -1,5 +1,6 @@
 """Quality against compute: how much a series of packs must learn to reach what standard adaptation reaches."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -89,14 +90,16 @@ def cost_to_reach(points: Sequence[tuple[float, float]], target: float, sign: in
     return None
 
 
-def reached(of: Sequence[Curve]) -> list[Reached]:
+def reached(of: Sequence[Curve], reference: str = "standard") -> list[Reached]:
     """For each task and language with a standard series: every series at every share of standard's best gain.
+
+    `reference`: name of that series, where there are several.
 
     The gain is over the untrained pack (0 updates): target = untrained + share x (standard's best - untrained). Where
     no pack is untrained the target is a share of standard's best itself; bits per byte then have no target.
     """
     rows = []
-    for standard in _references(of):
+    for standard in _references(of, reference):
         start = standard.points[0] if standard.points[0].learned.updates == 0 else None
         if start is None and standard.sign < 0:
             continue
@@ -109,14 +112,14 @@ def reached(of: Sequence[Curve]) -> list[Reached]:
     return rows
 
 
-def _references(of: Sequence[Curve]) -> list[Curve]:
-    """The standard series of each task and language; of several, such as that of a small model, the one of that
-    name."""
+def _references(of: Sequence[Curve], reference: str) -> list[Curve]:
+    """The standard series of each task and language; of several, such as that of a small model, the one called
+    `reference`."""
     found: dict[tuple[str, str], list[Curve]] = {}
     for curve in of:
         if curve.method == "standard":
             found.setdefault((curve.task, curve.language), []).append(curve)
-    named = ([curve for curve in several if curve.series == "standard"] or several for several in found.values())
+    named = ([curve for curve in several if curve.series == reference] or several for several in found.values())
     return [several[0] for several in named if len(several) == 1]
 
 
@@ -125,8 +128,14 @@ def _reached(curve: Curve, standard: Curve, share: float, origin: float) -> Reac
     own, theirs = (
         {cost: cost_to_reach(one.against(cost), target, one.sign) for cost in COSTS} for one in (curve, standard)
     )
-    speed_up = {cost: theirs[cost] / own[cost] if own[cost] and theirs[cost] else None for cost in COSTS}
-    return Reached(curve, share, target, own, speed_up)
+    return Reached(curve, share, target, own, {cost: _ratio(theirs[cost], own[cost]) for cost in COSTS})
+
+
+def _ratio(theirs: float | None, own: float | None) -> float | None:
+    """Infinite where a series is there before it has learned anything."""
+    if own is None or not theirs:
+        return None
+    return theirs / own if own else math.inf
 
 
 def average_speed_up(rows: Sequence[Reached], cost: str) -> float | None:

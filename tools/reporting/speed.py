@@ -1,5 +1,6 @@
 """Quality against compute in tables and plots: standard, MiniJoint, MiniPost and small, side by side."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def _cost(value: float | None) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    if value is None:
+        return "-"
+    return "at once" if math.isinf(value) else f"{value:.2f}"
 
 
 def _plot(task: str, language: str, of: list[Curve], records: Sequence[EvaluationRecord], out: Path) -> Path:

@@ -52,6 +52,8 @@ class SeriesSection(Section):
     """What is learned over: `PRIMARY`, or `PRIMARY-exit-N`."""
     method: Literal["standard", "mini"]
     """As in a recipe of launch/adapt.py."""
+    start: str
+    """From where its rows start: series are held against the standard one of the same start."""
     changes: Changes = ()
     """Overrides of recipes/adapt.yaml."""
     after: str | None = None

@@ -65,7 +65,7 @@ def speed_ups(rows: Sequence[Reached]) -> dict[Key, float | None]:
 
 
 def bootstrap(
-    record: EvaluationRecord, task: str, rounds: int = 500, seed: int = 0
+    record: EvaluationRecord, task: str, reference: str, rounds: int = 500, seed: int = 0
 ) -> dict[Key, tuple[float, float, float]]:
     """(low, high, share of rounds that reach) of each speed-up on a task: 95% percentile interval over resampled
     adaptation seeds and fine-tuned models. A round in which the target is not reached counts as a speed-up of 0."""
@@ -74,7 +74,7 @@ def bootstrap(
     values: dict[Key, list[float]] = {}
     for _ in range(rounds):
         chosen = replace_results(record, _resampled(results, generator))
-        for key, value in speed_ups(reached(curves([chosen]))).items():
+        for key, value in speed_ups(reached(curves([chosen]), reference)).items():
             values.setdefault(key, []).append(value or 0.0)
     return {key: _interval(found, rounds) for key, found in values.items()}
 

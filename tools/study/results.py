@@ -30,7 +30,6 @@ def main() -> None:
     if not any(one.kind == "cell" for one in ledgers):
         raise UserError(f"{options.ledgers}: holds no ledger of a cell; run tools/study/run.py first")
     record = pooled(study, ledgers)
-    languages = list(dict.fromkeys(result.language for result in record.results if result.learned))
     plots = options.out.parent / "plots"
     with writing(options.out):
         plots.mkdir(parents=True, exist_ok=True)
@@ -39,8 +38,8 @@ def main() -> None:
             "made_with": sections.made_with(ledgers),
             "primaries": sections.primaries(ledgers),
             "series": sections.series_table(study, record),
-            "transfer": sections.transfer(record, languages),
-            "headline": sections.headline(record, study, sections.HEADLINE),
+            "transfer": sections.transfer(record, study),
+            "headline": sections.headline(record, study),
             "amortised": sections.amortised(ledgers, record, study),
             "at_the_end": sections.at_the_end(record, study),
             "plots": sections.plots(record, study, plots),

@@ -1,5 +1,6 @@
 """The sections of RESULTS.md, each computed from ledgers alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +8,13 @@ from pathlib import Path
 from megamini.downstream.results import means, spread
 from tools.reporting.evaluation import EvaluationRecord, interval
 from tools.reporting.plots import new_plot, save_plot
-from tools.reporting.quality import SHARES, Curve, curves, reached
+from tools.reporting.quality import COSTS, SHARES, Curve, curves, reached
 from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
-from tools.study.pooling import Key, best_of, bootstrap, speed_ups
+from tools.study.pooling import Key, best_of, bootstrap, replace_results, speed_ups
 
 HEADLINE = "libreoffice"
-REFERENCE = "standard"
 AMORTISED_OVER = (1, 5, 14)
 
 
@@ -71,61 +71,86 @@ def primaries(ledgers: Sequence[Ledger]) -> str:
     )
 
 
-def transfer(record: EvaluationRecord, languages: Sequence[str]) -> str:
+def references(study: Study) -> dict[str, str]:
+    """Start to the series of standard adaptation from there."""
+    return {
+        series.start: name
+        for name, series in study.series.items()
+        if series.method == "standard" and series.after is None and series.source == series.primary
+    }
+
+
+def transfer(record: EvaluationRecord, study: Study) -> str:
     """Is transfer real: standard adaptation beside the lines that need no language model."""
     summary = [mean for mean in means(record.results) if mean.task == HEADLINE]
-    lines = {(mean.language, mean.pack): mean for mean in summary if mean.learned is None}
-    of, rows, beats = curves([record]), [], 0
-    for language in languages:
-        curve = best_of(of, HEADLINE, language, REFERENCE)
-        if curve is None:
-            continue
-        first, last = curve.points[0], curve.points[-1]
-        low, high = interval(last)
-        surface = lines[language, "surface"].mean
-        beats += low > surface
-        rows.append(
-            [language, _percent(surface), _percent(first.mean),
-             f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
-             _percent(lines[language, "in-language"].mean), "yes" if low > surface else "no"]
-        )  # fmt: skip
-    titles = [
-        "language",
-        "surface",
-        "untrained",
-        "standard, at the end",
-        "in-language",
-        "beats surface by more than its interval",
-    ]
-    verdict = (
-        f"Standard adaptation beats the surface line by more than its interval in {beats} of {len(rows)} languages."
-    )
+    lines = {(mean.language, mean.pack): mean.mean for mean in summary if mean.learned is None}
+    of, rows, verdicts = curves([record]), [], []
+    for start, series in references(study).items():
+        own = [curve for curve in of if curve.task == HEADLINE and curve.series == series]
+        beats = 0
+        for curve in own:
+            first, last = curve.points[0], curve.points[-1]
+            low, high = interval(last)
+            surface = lines[curve.language, "surface"]
+            beats += low > surface
+            rows.append(
+                [series, curve.language, _percent(surface), _percent(first.mean),
+                 f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
+                 _percent(lines[curve.language, "in-language"]), "yes" if low > surface else "no"]
+            )  # fmt: skip
+        if own:
+            verdicts.append(f"{beats} of {len(own)} languages from `{start}`")
+    titles = ["series", "language", "surface", "untrained", "at the end", "in-language", "above surface"]
+    verdict = "Standard adaptation beats the surface line by more than its interval in " + ", ".join(verdicts) + "."
     return f"{table(titles, rows)}\n\n{verdict}"
 
 
-def headline(record: EvaluationRecord, study: Study, task: str) -> str:
-    """Speed-up at 90, 95 and 99% of standard's best, with intervals, for every series."""
-    found = speed_ups(reached(curves([record])))
-    sure = bootstrap(record, task)
-    series = [name for name in study.series if any(key[0] == task and key[2] == name for key in found)]
+def headline(record: EvaluationRecord, study: Study) -> str:
+    """Speed-up at 90, 95 and 99% of standard's best, with intervals: each series against the standard one of its start,
+    then all against the best standard one."""
+    of = curves([record])
     parts = []
-    for cost in ("flops", "seconds"):
-        rows = [
-            [name, language, *(_cell(found, sure, (task, language, name, share, cost)) for share in SHARES)]
-            for name in series
-            for language in dict.fromkeys(key[1] for key in found if key[0] == task and key[2] == name)
-        ]
-        unit = {"flops": "FLOPs", "seconds": "seconds"}[cost]
-        parts.append(table(["series", "language", *(f"{share:.0%}: speed-up in {unit}" for share in SHARES)], rows))
-    return "\n\n".join(parts)
+    for start, reference in references(study).items():
+        series = [name for name in study.series if study.series[name].start == start]
+        if any(curve.series == reference for curve in of):
+            parts += [f"### Against `{reference}`, from the same start", "", _speed_ups(record, series, reference), ""]
+    best = _best_reference(of, study)
+    every = list(study.series)
+    return "\n".join([*parts, f"### All against `{best}`, the best standard one", "", _speed_ups(record, every, best)])
+
+
+def _best_reference(of: list[Curve], study: Study) -> str:
+    """The standard series with the highest average at its best."""
+    averages = {}
+    for reference in references(study).values():
+        if own := [curve.best for curve in of if curve.task == HEADLINE and curve.series == reference]:
+            averages[reference] = sum(own) / len(own)
+    return max(averages, key=averages.get)
+
+
+def _speed_ups(record: EvaluationRecord, series: list[str], reference: str) -> str:
+    chosen = [result for result in record.results if result.learned and result.learned.series in (*series, reference)]
+    record = replace_results(record, chosen)
+    found = speed_ups(reached(curves([record]), reference))
+    sure = bootstrap(record, HEADLINE, reference)
+    rows = [
+        [name, language]
+        + [_cell(found, sure, (HEADLINE, language, name, share, cost)) for cost in COSTS for share in SHARES]
+        for name in series
+        if name != reference
+        for language in dict.fromkeys(key[1] for key in found if key[0] == HEADLINE and key[2] == name)
+    ]
+    return table(["series", "language", *(f"{share:.0%}, {cost}" for cost in COSTS for share in SHARES)], rows)
 
 
 def _cell(found: dict[Key, float | None], sure: dict[Key, tuple[float, float, float]], key: Key) -> str:
     value = found.get(key)
     low, high, reaching = sure.get(key, (0.0, 0.0, 0.0))
     if value is None:
-        return f"not reached ({reaching:.0%} of resamplings do)"
-    return f"**{value:.2f}** [{low:.2f}, {high:.2f}]"
+        return f"- ({reaching:.0%})"
+    if math.isinf(value):
+        return "**at once**"
+    return f"**{value:.2f}** [{low:.2f}, {'∞' if math.isinf(high) else f'{high:.2f}'}]"
 
 
 def at_the_end(record: EvaluationRecord, study: Study) -> str:
@@ -145,11 +170,12 @@ def at_the_end(record: EvaluationRecord, study: Study) -> str:
 
 
 def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study) -> str:
-    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of standard's best."""
+    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of the best standard one."""
     primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
     needs: dict[str, list[float]] = {}
-    for row in reached(curves([record])):
-        if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"]:
+    of = curves([record])
+    for row in reached(of, _best_reference(of, study)):
+        if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
             needs.setdefault(row.curve.series, []).append(row.costs["flops"])
     rows = []
     for name, series in study.series.items():
