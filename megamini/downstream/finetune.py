@@ -79,6 +79,12 @@ class Ranks:
         if distributed.is_initialized():
             distributed.barrier()
 
+    def leave(self) -> None:
+        """All ranks: end the process group while all are there; its threads must not meet the end of the process."""
+        self.wait_for_all()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
 
 def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) -> None:
     """Fine-tune every task with every seed, and write a folder for each and their results. All ranks.
@@ -108,6 +114,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
                 write_results(recipe.run_directory, results, table_of(results, job.section.language))
     if ranks.rank == 0:
         _print_summary(recipe.run_directory, results)
+    ranks.leave()
 
 
 def plan(recipe: FinetuneRecipe) -> str:

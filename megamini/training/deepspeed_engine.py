@@ -49,6 +49,12 @@ def start_process_group() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def end_process_group() -> None:
+    """All ranks: leave the group while all are there; its threads must not meet the end of the process."""
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
 def on_cpu() -> bool:
     """Whether DeepSpeed's accelerator is the CPU."""
     return get_accelerator().device_name() == "cpu"

@@ -57,7 +57,13 @@ def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
     """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
     from megamini.training.deepspeed_config import merge
-    from megamini.training.deepspeed_engine import DeepSpeedEngine, check_zero_section, on_cpu, start_process_group
+    from megamini.training.deepspeed_engine import (
+        DeepSpeedEngine,
+        check_zero_section,
+        end_process_group,
+        on_cpu,
+        start_process_group,
+    )
 
     check_zero_section(values, source)
     rank, world_size = start_process_group()
@@ -66,6 +72,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     with claimed(setup) if rank == 0 else nullcontext():
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, DeepSpeedEngine(model, recipe, config), config)
+        end_process_group()
 
 
 @contextmanager

@@ -82,14 +82,16 @@ def _locks() -> Finding:
 
 def _together(found: list[Finding]) -> tuple[int, list[Finding]]:
     """Join the ranks that the launcher started, or be alone."""
-    from megamini.training.deepspeed_engine import on_cpu, start_process_group
+    from megamini.training.deepspeed_engine import end_process_group, on_cpu, start_process_group
 
     rank, ranks = start_process_group()
     accelerator = "CPU; for a GPU install its build of PyTorch and unset DS_ACCELERATOR" if on_cpu() else _gpu_name()
     found = [*found, Finding("accelerator", True, accelerator)]
     found.append(_attempt("collective", lambda: _sum_over_ranks(rank, ranks)))
     found.append(_attempt("clocks", _skew))
-    return rank, _of_all_ranks(found, ranks)
+    found = _of_all_ranks(found, ranks)
+    end_process_group()
+    return rank, found
 
 
 def _gpu_name() -> str:
