@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from megamini.downstream.results import Learned, Result, means
+from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
-from tools.reporting.quality import curves, reached
+from tools.reporting.quality import Curve, curves, reached
 from tools.reporting.runs import RunRecord
+from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
-from tools.study.ledger import Ledger, read_ledger
-from tools.study.pooling import bootstrap, pooled, speed_ups
+from tools.study.ledger import Ledger, read_ledger, read_ledgers
+from tools.study.pooling import MEAN, bootstrap, pooled, speed_ups, with_mean
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
 
+STUDY = Path("tools/study")
 SMALL = """
 text: {sources: [debian-handbook], source_language: en, vocab_size: 4000, block_length: 64}
 primaries:
@@ -131,7 +133,10 @@ def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(stud
     assert found[key] is None
     # Standard needs 9 updates of 100 for 90% of its gain; the curriculum reaches it between its 10th and 11th.
     assert found["libreoffice", "de", "then", 0.9, "flops"] > 1
-    assert found["libreoffice", "average", "then", 0.9, "flops"] == found["libreoffice", "de", "then", 0.9, "flops"]
+    assert (
+        found["libreoffice", "average speed-up", "then", 0.9, "flops"]
+        == found["libreoffice", "de", "then", 0.9, "flops"]
+    )
     low, high, share = bootstrap(record, "libreoffice", "standard", rounds=100)[
         "libreoffice", "de", "then", 0.9, "flops"
     ]
@@ -139,7 +144,39 @@ def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(stud
     assert share == 1.0
 
 
+def test_the_mean_of_languages_is_one_more_language():
+    def curve(language, series, method, accuracies, flops):
+        points = tuple(
+            Mean("t", language, None, "accuracy", value, None, 1, 100, Learned(series, method, u, u, u * flops, u))
+            for u, value in accuracies.items()
+        )
+        return Curve("t", language, "accuracy", series, method, points)
+
+    of = [
+        curve("de", "standard", "standard", {0: 0.2, 10: 0.6}, 100.0),
+        curve("it", "standard", "standard", {0: 0.4, 10: 0.6}, 100.0),
+        curve("de", "mini", "mini", {0: 0.2, 10: 0.5, 20: 0.5}, 10.0),
+        curve("it", "mini", "mini", {0: 0.4, 10: 0.7}, 10.0),
+        curve("de", "alone", "mini", {0: 0.2, 10: 0.6}, 10.0),
+    ]
+    means = {one.series: one for one in with_mean(of, "standard") if one.language == MEAN}
+    assert means.keys() == {"standard", "mini"}, "a series without all languages has no mean"
+    assert [point.mean for point in means["mini"].points] == pytest.approx([0.3, 0.6])
+    found = speed_ups(reached(with_mean(of, "standard"), "standard"))
+    assert found["t", MEAN, "mini", 0.95, "flops"] == pytest.approx(10.0)
+    assert found["t", "average speed-up", "mini", 0.95, "flops"] is None, "German is not reached"
+
+
 def test_torn_ledgers_are_named(tmp_path):
     (tmp_path / "mini-de-s0.json").write_text('{"kind": "cell"')
     with pytest.raises(UserError, match=r"mini-de-s0.json: not a ledger of the study"):
         read_ledger(tmp_path / "mini-de-s0.json")
+
+
+def test_the_page_is_what_the_ledgers_say(tmp_path, monkeypatch):
+    """RESULTS.md as committed is regenerated from the ledgers as committed, byte for byte."""
+    assert read_ledgers(STUDY / "ledgers")
+    monkeypatch.setattr(sys, "argv", ["results.py", "--out", str(tmp_path / "RESULTS.md")])
+    results_command.main()
+    assert (tmp_path / "RESULTS.md").read_text() == (STUDY / "RESULTS.md").read_text()
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {path.name for path in (STUDY / "plots").iterdir()}

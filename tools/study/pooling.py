@@ -50,17 +50,50 @@ def _renamed(result: Result, series: str, seed: tuple) -> Result:
     return replace(result, pack=f"{series}/{result.language}-{learned.updates:08d}", learned=learned, seed=seed)
 
 
+MEAN = "mean of languages"
+
+
+def with_mean(of: Sequence[Curve], reference: str) -> list[Curve]:
+    """The curves, and for each series that has all languages of the reference the mean of their accuracies at equal
+    updates, as one more language."""
+    wanted = {
+        task: {c.language for c in of if (c.task, c.series) == (task, reference)} for task in {c.task for c in of}
+    }
+    groups: dict[tuple[str, str], list[Curve]] = {}
+    for curve in of:
+        if curve.language in wanted[curve.task]:
+            groups.setdefault((curve.task, curve.series), []).append(curve)
+    means = []
+    for (task, _), members in groups.items():
+        shared = set.intersection(*({point.learned.updates for point in curve.points} for curve in members))
+        if len(members) == len(wanted[task]) > 1 and len(shared) > 1:
+            means.append(_mean_curve(members, sorted(shared)))
+    return [*of, *means]
+
+
+def _mean_curve(members: Sequence[Curve], updates: Sequence[int]) -> Curve:
+    points = []
+    for update in updates:
+        at = [next(point for point in curve.points if point.learned.updates == update) for curve in members]
+        costs = {key: sum(getattr(p.learned, key) for p in at) / len(at) for key in ("flops", "seconds")}
+        learned = replace(at[0].learned, **costs)
+        mean = sum(point.mean for point in at) / len(at)
+        points.append(replace(at[0], language=MEAN, mean=mean, deviation=None, learned=learned))
+    return replace(members[0], language=MEAN, points=tuple(points))
+
+
 def speed_ups(rows: Sequence[Reached]) -> dict[Key, float | None]:
-    """Speed-up of every row, and the geometric mean over languages under the language `average`."""
+    """Speed-up of every row, and the geometric mean over languages under the language `average speed-up`."""
     found: dict[Key, float | None] = {}
     groups: dict[tuple[str, str, float], list[Reached]] = {}
     for row in rows:
-        groups.setdefault((row.curve.task, row.curve.series, row.share), []).append(row)
+        if row.curve.language != MEAN:
+            groups.setdefault((row.curve.task, row.curve.series, row.share), []).append(row)
         for cost, value in row.speed_up.items():
             found[row.curve.task, row.curve.language, row.curve.series, row.share, cost] = value
     for (task, series, share), members in groups.items():
         for cost in members[0].speed_up:
-            found[task, "average", series, share, cost] = average_speed_up(members, cost)
+            found[task, "average speed-up", series, share, cost] = average_speed_up(members, cost)
     return found
 
 
@@ -74,7 +107,7 @@ def bootstrap(
     values: dict[Key, list[float]] = {}
     for _ in range(rounds):
         chosen = replace_results(record, _resampled(results, generator))
-        for key, value in speed_ups(reached(curves([chosen]), reference)).items():
+        for key, value in speed_ups(reached(with_mean(curves([chosen]), reference), reference)).items():
             values.setdefault(key, []).append(value or 0.0)
     return {key: _interval(found, rounds) for key, found in values.items()}
 
