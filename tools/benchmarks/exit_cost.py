@@ -12,14 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from transformers import AutoModelForMaskedLM
 
 from megamini.compute import BodyShape, ExitShape, training_flops
-from megamini.config import Recipe
-from megamini.data.batches import Batch
-from megamini.models.masked_lm import PrimaryModel
-from megamini.training.engines import PlainEngine
 from tools.benchmarks.page import heading, table
+from tools.benchmarks.pretraining import METHODS, pretraining_engine, pretraining_update
 from tools.benchmarks.updates import (
     BLOCK_LENGTH,
     BLOCKS,
@@ -38,32 +34,13 @@ def main() -> None:
     options = parse(update_options(__doc__, Path(__file__).with_suffix(".md")))
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
-    updates = {method: partial(_update, _engine(options, method), batch) for method in ("mlm", "minijoint")}
+    updates = {
+        method: partial(pretraining_update, pretraining_engine(options, method, options.precision), batch)
+        for method in METHODS
+    }
     page = _page(options, interleaved(updates, options.rounds))
     print(page)
     options.out.write_text(page, encoding="utf-8")
-
-
-def _engine(options: argparse.Namespace, method: str) -> PlainEngine:
-    exits = [options.exit] if method == "minijoint" else []
-    recipe = Recipe.model_validate(
-        {
-            "name": method,
-            "model": {"family": "roberta", "exits": exits},
-            "data": {"path": "none"},
-            "objective": {"method": method},
-            "optimizer": {"learning_rate": 1e-4},
-            "schedule": {"duration": "1 updates", "warmup": "1 updates"},
-            "training": {"global_batch": BLOCKS, "micro_batch": BLOCKS, "precision": options.precision},
-        }
-    )
-    model = PrimaryModel(AutoModelForMaskedLM.from_config(roberta_config(options)), exits)
-    return PlainEngine(model, recipe.optimizer, recipe.training, accumulation=1, device=torch.device("cpu"))
-
-
-def _update(engine: PlainEngine, batch: Batch) -> None:
-    engine.forward_backward(batch)
-    engine.step(1e-4)
 
 
 def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:

@@ -51,7 +51,7 @@ def main() -> None:
     for precision in PRECISIONS:
         for method in METHODS:
             updates[f"ours, {method}, {precision}"] = partial(
-                _update, pretraining_engine(options, method, precision), batch
+                pretraining_update, pretraining_engine(options, method, precision), batch
             )
         updates[f"Trainer, {precision}"] = _trainer_update(options, batch, precision)
     updates["plain loop, fp32"] = _plain_update(options, batch)
@@ -78,7 +78,7 @@ def pretraining_engine(options: argparse.Namespace, method: str, precision: str)
     return PlainEngine(model, recipe.optimizer, recipe.training, accumulation=1, device=torch.device("cpu"))
 
 
-def _update(engine: PlainEngine, batch: Batch) -> None:
+def pretraining_update(engine: PlainEngine, batch: Batch) -> None:
     engine.forward_backward(batch)
     engine.step(1e-4)
 

@@ -20,7 +20,7 @@ import torch
 from megamini.training.checkpoint import Checkpoints
 from megamini.training.state import TrainState
 from tools.benchmarks.page import heading, table
-from tools.benchmarks.pretraining import pretraining_engine
+from tools.benchmarks.pretraining import pretraining_engine, pretraining_update
 from tools.benchmarks.updates import parse, random_batch, update_options
 
 
@@ -35,8 +35,7 @@ def main() -> None:
 
     def update() -> float:
         started = time.perf_counter()
-        engine.forward_backward(batch)
-        engine.step(1e-4)
+        pretraining_update(engine, batch)
         return time.perf_counter() - started
 
     update()  # the first one allocates
