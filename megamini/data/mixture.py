@@ -53,4 +53,3 @@ class MixedMicroBatches(MicroBatches):
                 parts.append(text.at(start + np.array(own, np.int64) - first))
             first += end - start
         return joined(parts)
-

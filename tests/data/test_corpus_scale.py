@@ -64,7 +64,8 @@ def corpus(folder: Path, shard: tuple[Path, dict], links: int) -> Path:
         name = f"train/{number:05d}.arrow"
         (folder / name).symlink_to(path)
         shards.append({**entry, "file": name})
-    manifest = {"format": FORMAT, "block_length": BLOCK_LENGTH, "vocab_size": 1000, "splits": {"train": {"shards": shards}}}
+    splits = {"train": {"shards": shards}}
+    manifest = {"format": FORMAT, "block_length": BLOCK_LENGTH, "vocab_size": 1000, "splits": splits}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": fingerprint_of(manifest)}))
     return folder
 

@@ -1,4 +1,4 @@
-"""Several texts in one run: shares are kept exactly, each text runs in its own order, and ranks only divide the work."""
+"""Several texts in one run: shares are kept exactly, each text has its own order, and ranks only divide the work."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_far_out_they_are_exact():
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    with pytest.raises(UserError, match="training.global_batch: 2 blocks are too few for 4 data directories"):
+    with pytest.raises(UserError, match=r"training\.global_batch: 2 blocks are too few for 4 data directories"):
         Shares((1, 1, 1, 1), 2)
 
 
