@@ -60,7 +60,6 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     from megamini.training.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
-        end_process_group,
         on_cpu,
         start_process_group,
     )
@@ -72,7 +71,6 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     with claimed(setup) if rank == 0 else nullcontext():
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, DeepSpeedEngine(model, recipe, config), config)
-        end_process_group()
 
 
 @contextmanager
