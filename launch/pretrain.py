@@ -46,10 +46,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
     elif "RANK" in os.environ or arguments.deepspeed_config:
-        from megamini.training.deepspeed_engine import end_process_group
-
         pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")
-        end_process_group()
     else:
         pretrain_plain(recipe)
 
