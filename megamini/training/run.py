@@ -57,12 +57,7 @@ def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
     """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
     from megamini.training.deepspeed_config import merge
-    from megamini.training.deepspeed_engine import (
-        DeepSpeedEngine,
-        check_zero_section,
-        on_cpu,
-        start_process_group,
-    )
+    from megamini.training.deepspeed_engine import DeepSpeedEngine, check_zero_section, on_cpu, start_process_group
 
     check_zero_section(values, source)
     rank, world_size = start_process_group()
