@@ -57,8 +57,8 @@ def test_a_pack_says_what_it_is_and_its_losses_are_those_of_the_plugged_models(s
     ledger = json.loads((run / "compute.json").read_text())
     assert pack.details["ledger"]["tokens"] == ledger["tokens"] == UPDATES * 8 * 32
     assert pack.details["ledger"]["flops"] == ledger["flops"]
-    assert pack.details["settings"]["adaptation"]["initialise"] == "overlap"
-    assert pack.details["starting_point"]["kind"] == "overlap"
+    assert pack.details["settings"]["adaptation"]["initialise"] == "focus"
+    assert pack.details["starting_point"]["kind"] == "focus"
 
     scalars = read_scalars(run)
     text = open_text(str(shop.target("de")), load_adaptation_recipe(shop.folder / "mini.yaml").objective, 0)
@@ -256,7 +256,7 @@ def test_without_deepspeed(shop: Workshop) -> None:
 
 def test_dry_run_and_usage(shop: Workshop, tmp_path: Path) -> None:
     printed = shop.command(adapt, shop.recipe("planned", {}), "--dry-run")
-    assert "x less than over the 3 layers of the primary model" in printed and "initialise: overlap" in printed
+    assert "x less than over the 3 layers of the primary model" in printed and "initialise: focus" in printed
     assert not (shop.folder / "planned").exists()
     assert "launch/recipes/quickstart/adapt_mini.yaml" in shop.command(adapt)
 
