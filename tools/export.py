@@ -39,20 +39,26 @@ def main() -> None:
 
 
 def _export_run(arguments: argparse.Namespace) -> None:
-    from megamini.models.mini_model import extract_mini_model
+    from megamini.models.mini_model import mini_outline
     from megamini.training.model_card import describe, model_card
-    from megamini.training.weights import load_run
+    from megamini.training.weights import open_run
 
-    run, exit_layer = load_run(arguments.source), arguments.exit
+    run, exit_layer = open_run(arguments.source), arguments.exit
+    model, sources = run.outline.model, {}
     if run.recipe.objective.method == "minipost":
         (only,) = run.recipe.model.exits
         if exit_layer not in (None, only):
             raise UserError(f"--exit {exit_layer}: the run is the mini-model of layer {only}")
-        model, exit_layer = run.model.model, only
-    else:
-        model = run.model.model if exit_layer is None else extract_mini_model(run.model, exit_layer)
+        exit_layer = only
+    elif exit_layer is not None:
+        model, sources = mini_outline(run.outline, exit_layer)
     description = describe(run, exit_layer)
-    _write(arguments, model, run.tokenizer, description, model_card(run, description), run.checkpoint.name)
+    card = model_card(run, description)
+
+    def read(name: str):
+        return run.read(sources.get(name, f"model.{name}"))
+
+    _write(arguments, model, run.tokenizer, description, card, run.checkpoint.name, read)
 
 
 def _export_folder(arguments: argparse.Namespace) -> None:
@@ -67,18 +73,22 @@ def _export_folder(arguments: argparse.Namespace) -> None:
     _write(arguments, model, tokenizer, description, "", arguments.source.name)
 
 
-def _write(arguments, model, tokenizer, description, card, origin) -> None:
+def _write(arguments, model, tokenizer, description, card, origin, read=None) -> None:
+    """`read`: as for `export_checkpoint`."""
     from megamini.models.export import export_checkpoint
 
     if arguments.pack is not None:
         from megamini.adaptation.language_pack import LanguagePack, plug
         from megamini.adaptation.plugged_export import plugged_card
+        from megamini.models.mini_model import with_weights
 
+        if read is not None:
+            model, read = with_weights(model, read), None
         pack = LanguagePack.load(arguments.pack)
         tokenizer = plug(model, tokenizer, pack)
         description = {**description, "plugged": pack.language}
         card = plugged_card(description, pack)
-    export_checkpoint(model, tokenizer, arguments.out, description, card)
+    export_checkpoint(model, tokenizer, arguments.out, description, card, read)
     language = f", {description['plugged']} plugged in" if arguments.pack else ""
     layers = model.config.num_hidden_layers
     print(f"{arguments.out}: {layers} layers from {origin}{language}, verified with plain transformers")

@@ -11,7 +11,8 @@ from megamini.config import ModelSection, Recipe
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
-from megamini.models.mini_model import bridged_mini_model
+from megamini.models.materialise import Place, materialise
+from megamini.models.mini_model import bridged_mini_model, mini_config
 from megamini.models.pretrained import load_config, load_masked_lm
 
 # What the data decides: a recipe that sets one of these could contradict it.
@@ -24,13 +25,17 @@ _OF_DECODERS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
-def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
+def build_primary(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int, place: Place | None = None
+) -> PrimaryModel:
     """What the recipe trains, with fp32 weights on the CPU, the same on every rank for the same seed.
+
+    From scratch it is built part by part, and `place` may take each away, so that no rank ever holds the whole model;
+    from a checkpoint it is read as a whole.
 
     The primary model with its exits; with minipost the bridged mini-model alone. What the method leaves as it is wants
     no gradient. Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
     """
-    method = recipe.objective.method
     if recipe.model.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise UserError(
             "model.attention: flash_attention_2 needs a GPU and the package flash-attn; one is missing here, use sdpa"
@@ -39,11 +44,32 @@ def build_primary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_leng
     config = model_config(recipe.model, tokenizer, block_length)
     if recipe.model.from_checkpoint:
         where = f"model.from_checkpoint: {recipe.model.from_checkpoint}"
-        model = load_masked_lm(recipe.model.from_checkpoint, config, recipe.model.attention, where, method == "head")
-    else:
-        model = AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
-    if method == "minipost":
-        model = bridged_mini_model(model, recipe.model.exits[0], recipe.model.bridge_layers)
+        fresh_head = recipe.objective.method == "head"
+        model = load_masked_lm(recipe.model.from_checkpoint, config, recipe.model.attention, where, fresh_head)
+        if recipe.objective.method == "minipost":
+            model = bridged_mini_model(model, recipe.model.exits[0], recipe.model.bridge_layers)
+        return _with_exits(model, recipe)
+    primary = _with_exits(_without_memory(config, recipe), recipe)
+    materialise(primary, primary.model, primary.family.layer_list(primary.model), place)
+    return primary
+
+
+def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
+    """`build_primary` without weights, on the meta device: what there is, by which name and of which shape."""
+    config = model_config(recipe.model, tokenizer, block_length)
+    if recipe.objective.method == "minipost":
+        config = mini_config(config, recipe.model.exits[0] + recipe.model.bridge_layers)
+    return _with_exits(_without_memory(config, recipe), recipe)
+
+
+def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
+
+
+def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
+    """The model with what the recipe adds, and what it leaves as it is without a gradient."""
+    method = recipe.objective.method
     _freeze(model, method, recipe.model.exits)
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.

@@ -1,57 +1,118 @@
-"""Write a model as an ordinary checkpoint of `transformers`, and prove that it is one before calling it done."""
+"""Write a model as an ordinary checkpoint of `transformers`, and prove that it is one before calling it done.
 
+Tensors are written, and read back, one file of a few gigabytes at a time: a model need not fit into memory.
+"""
+
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from megamini.data.tokenizer import encoder
 from megamini.errors import UserError, writing
-from megamini.models.lineage import declared_lineage, lineage_of
+from megamini.models.lineage import declared_lineage, lineage
 from megamini.models.masked_lm import assert_tied
 
+Read = Callable[[str], torch.Tensor]
+
 _PROBE = "The quick brown fox; Übermäßig große Häuser, déjà vu. Привет, мир! 你好 123"
+_FILE_BYTES = 2 * 2**30
+_LOADED_BYTES = 8 * 2**30  # of a model that is also loaded as a whole once it is written
 
 
 def export_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path, description: dict, card: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    description: dict,
+    card: str,
+    read: Read | None = None,
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer and model card into `out`, which must not exist.
 
-    `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack plugged in keeps the
-    lineage that it declares. What was written is loaded again with plain `transformers`: nothing missing or unexpected,
-    embeddings tied, equal outputs and token ids; else `UserError`.
+    read: gives the tensors of a `model` that lies on the meta device, by the names of its state dict; unset, they are
+    the model's own. `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack
+    plugged in keeps the lineage that it declares. What was written is read again: every tensor that plain
+    `transformers` expects and no other, equal bit for bit, equal token ids; and, but for models of more than 8 GiB,
+    loaded: nothing missing or unexpected, embeddings tied, equal outputs. Else `UserError`.
     """
     if out.exists():
         raise UserError(f"{out} exists already; give another folder, or remove it")
     if model.get_output_embeddings() is not None:
         assert_tied(model)
-    lineage = declared_lineage(model) or lineage_of(model, tokenizer)
-    model.config.megamini = {**description, "lineage": lineage}
+    read = read or model.state_dict().__getitem__
+    matrix = model.get_input_embeddings().weight
+    of_matrix = next(name for name, parameter in model.named_parameters() if parameter is matrix)
+    own = declared_lineage(model) or lineage(read(of_matrix), tokenizer)
+    model.config.megamini = {**description, "lineage": own}
     aside = out.with_name(f".{out.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     with writing(out):
         aside.mkdir(parents=True)
-        model.save_pretrained(aside)
+        _write_weights(model, read, aside)
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(card, encoding="utf-8")
-    _verify(model, tokenizer, aside)
+    _verify(model, tokenizer, aside, read)
     aside.rename(out)
 
 
-def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a checkpoint of the model holds: its state dict, but each tied tensor once."""
+    return {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
+
+
+def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:
+    """`config.json` and the weights, as the library's `save_pretrained` lays them out."""
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = "float32"
+    model.config.save_pretrained(directory)
+    plan = split_torch_state_dict_into_shards(
+        saved_tensors(model), filename_pattern="model{suffix}.safetensors", max_shard_size=_FILE_BYTES
+    )
+    for file, names in tqdm(plan.filename_to_tensors.items(), "writing", unit="file", disable=not plan.is_sharded):
+        save_file({name: read(name).contiguous() for name in names}, directory / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, read: Read) -> None:
     """Raise `UserError` unless plain `transformers` gets back what was written."""
+    expected, found = saved_tensors(model), set()
+    files = sorted(directory.glob("*.safetensors"))
+    for path in tqdm(files, "reading again", unit="file", disable=len(files) == 1):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                found.add(name)
+                if name not in expected or not torch.equal(file.get_tensor(name), read(name)):
+                    raise UserError(f"{path}: '{name}' is not what was to be written")
+    if lost := expected.keys() - found:
+        raise UserError(f"{directory}: the exported checkpoint lacks '{min(lost)}'")
+    loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    ids = encoder(tokenizer).encode(_PROBE).ids
+    if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
+        raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run")
+    if sum(path.stat().st_size for path in files) <= _LOADED_BYTES:
+        _verify_loaded(model, ids, directory)
+
+
+def _verify_loaded(model: PreTrainedModel, ids: list[int], directory: Path) -> None:
     again, report = type(model).from_pretrained(directory, output_loading_info=True, trust_remote_code=False)
     problems = [f"{kind}: {sorted(names)[0]}" for kind, names in report.items() if names]
     if problems:
         raise UserError(f"{directory}: the exported checkpoint does not load cleanly: {'; '.join(problems)}")
     if again.get_output_embeddings() is not None:
         assert_tied(again)
-    loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    ids = encoder(tokenizer).encode(_PROBE).ids
-    if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
-        raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run")
+    if model.device.type == "meta":
+        return  # no outputs to compare with
     probe = torch.tensor([ids[: min(len(ids), model.config.max_position_embeddings // 2)]])
     with torch.no_grad():
         # The first output: logits of a masked LM or a classifier, start logits of a reader.

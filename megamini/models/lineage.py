@@ -16,10 +16,12 @@ def embedding_fingerprint(matrix: torch.Tensor) -> str:
 
 def lineage_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The lineage recorded under `megamini` in an exported `config.json`."""
-    return {
-        "embeddings_sha256": embedding_fingerprint(model.get_input_embeddings().weight),
-        "tokenizer_sha256": fingerprint(tokenizer),
-    }
+    return lineage(model.get_input_embeddings().weight, tokenizer)
+
+
+def lineage(matrix: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The lineage of a model with this token embedding matrix [V, d]."""
+    return {"embeddings_sha256": embedding_fingerprint(matrix), "tokenizer_sha256": fingerprint(tokenizer)}
 
 
 def declared_lineage(model: PreTrainedModel) -> dict[str, str] | None:

@@ -1,9 +1,9 @@
 """Mini-models as ordinary models of `transformers`: of an exit (MiniJoint), or with a bridge to the head (MiniPost)."""
 
 import copy
+from collections.abc import Callable
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from megamini.errors import UserError
@@ -22,21 +22,40 @@ def mini_config(config: PretrainedConfig, layers: int) -> PretrainedConfig:
 
 def extract_mini_model(primary: PrimaryModel, layer: int) -> PreTrainedModel:
     """A model of its own with the weights of the exit after `layer`; `UserError` where there is no such exit."""
+    mini, sources = mini_outline(primary, layer)
+    weights = primary.state_dict()
+    return with_weights(mini, lambda name: weights[sources[name]])
+
+
+def with_weights(outline: PreTrainedModel, read: Callable[[str], torch.Tensor]) -> PreTrainedModel:
+    """A model of its own from an outline on the meta device and what gives the tensors of its state dict by name."""
+    model = type(outline)(outline.config)
+    model.load_state_dict({name: read(name) for name in model.state_dict()})
+    model.tie_weights()
+    assert_tied(model)
+    return model.eval()
+
+
+def mini_outline(primary: PrimaryModel, layer: int) -> tuple[PreTrainedModel, dict[str, str]]:
+    """The mini-model of the exit after `layer` without weights, on the meta device, and for each tensor of its state
+    dict the name of the one in the primary model's. Raises `UserError` where there is no such exit."""
     if layer not in primary.exit_layers:
         there_are = ", ".join(map(str, primary.exit_layers)) or "none"
         raise UserError(f"--exit {layer}: the model has no exit there; its exits are after layers: {there_are}")
-    family, exit_ = primary.family, primary.exits[str(layer)]
-    replaced: dict[str, nn.Module] = dict(zip(family.transform, exit_.transform, strict=True))
+    family, exit_ = primary.family, f"exits.{layer}"
+    replaced = {name: f"{exit_}.transform.{number}" for number, name in enumerate(family.transform)}
     if family.final_norm:
-        replaced[family.final_norm] = exit_.norm
-    own = {
-        f"{prefix}.{name}": tensor
-        for prefix, module in replaced.items()
-        for name, tensor in module.state_dict().items()
-    }
-    mini = type(primary.model)(mini_config(primary.model.config, layer))
-    _load_bottom(mini, primary.model, layer, own)
-    return mini.eval()
+        replaced[family.final_norm] = f"{exit_}.norm"
+    with torch.device("meta"):
+        mini = type(primary.model)(mini_config(primary.model.config, layer))
+
+    def source(name: str) -> str:
+        for prefix, ours in replaced.items():
+            if name.startswith(f"{prefix}."):
+                return f"{ours}.{name.removeprefix(f'{prefix}.')}"
+        return f"model.{name}"
+
+    return mini, {name: source(name) for name in mini.state_dict()}
 
 
 def bridged_mini_model(model: PreTrainedModel, layer: int, bridge_layers: int) -> PreTrainedModel:
@@ -54,19 +73,19 @@ def bridged_mini_model(model: PreTrainedModel, layer: int, bridge_layers: int) -
         )
     attention = model.config._attn_implementation
     mini = type(model)._from_config(mini_config(model.config, layer + bridge_layers), attn_implementation=attention)
-    _load_bottom(mini, model, layer, {})
+    _load_bottom(mini, model, layer)
     return mini
 
 
-def _load_bottom(mini: PreTrainedModel, model: PreTrainedModel, layer: int, own: dict[str, torch.Tensor]) -> None:
-    """Copy all but the layers from number `layer` on; tensors in `own` take the place of the model's."""
+def _load_bottom(mini: PreTrainedModel, model: PreTrainedModel, layer: int) -> None:
+    """Copy all but the layers from number `layer` on."""
     above = f"{family_of(model.config).layers}."
     weights = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if name in mini.state_dict() and not (name.startswith(above) and _number(name, above) >= layer)
     }
-    missing, unexpected = mini.load_state_dict(weights | own, strict=False)
+    missing, unexpected = mini.load_state_dict(weights, strict=False)
     fresh = [name for name in missing if not (name.startswith(above) and _number(name, above) >= layer)]
     assert not fresh and not unexpected, f"not copied: {fresh or unexpected}"
     mini.tie_weights()

@@ -10,6 +10,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.partition_parameters import is_zero_param
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from pydantic import ValidationError
 from torch import distributed, nn
@@ -18,6 +19,7 @@ from megamini.config import Recipe
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
 from megamini.models.masked_lm import PrimaryModel
+from megamini.models.materialise import Place
 from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import zero_stage
 from megamini.training.engines import StepResult
@@ -30,6 +32,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distribu
 
 # What DeepSpeed's dynamic loss scaler (fp16) goes by.
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+_LOW_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -71,6 +75,19 @@ def check_zero_section(values: dict[str, Any], path: str) -> None:
             hint = did_you_mean(key, DeepSpeedZeroConfig.model_fields)
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{hint}") from None
         raise UserError(f"{path}: zero_optimization.{key}: {problem['msg']}, not {problem['input']!r}") from None
+
+
+def partitioner(config: dict[str, Any]) -> Place:
+    """For a model in the making under ZeRO-3: leave this rank its share of a part that is complete. All ranks."""
+    precision = next((dtype for key, dtype in _LOW_PRECISIONS.items() if config[key]["enabled"]), torch.float32)
+
+    def place(part: nn.Module) -> None:
+        for parameter in part.parameters():
+            if not is_zero_param(parameter):  # a tied one has had its turn
+                parameter.data = parameter.data.to(precision)
+        deepspeed.zero.Init(module=part, config_dict_or_path=config)
+
+    return place
 
 
 class DeepSpeedEngine:

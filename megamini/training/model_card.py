@@ -6,10 +6,10 @@ from typing import Any
 
 from megamini.training.manifest import MANIFEST
 from megamini.training.telemetry import read_metrics
-from megamini.training.weights import LoadedRun
+from megamini.training.weights import RunCheckpoint
 
 
-def describe(run: LoadedRun, exit_layer: int | None) -> dict[str, Any]:
+def describe(run: RunCheckpoint, exit_layer: int | None) -> dict[str, Any]:
     """What `config.json` keeps of where a checkpoint comes from."""
     return {
         "run": run.recipe.name,
@@ -22,7 +22,7 @@ def describe(run: LoadedRun, exit_layer: int | None) -> dict[str, Any]:
     }
 
 
-def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
+def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
     state, languages = _state(run), _languages(run)
     shown = languages[0] if len(languages) == 1 else f"[{', '.join(languages)}]"
@@ -78,15 +78,15 @@ def model_card(run: LoadedRun, description: dict[str, Any]) -> str:
     )
 
 
-def _languages(run: LoadedRun) -> list[str]:
+def _languages(run: RunCheckpoint) -> list[str]:
     return [manifest["language"] for manifest in run.data_manifests]
 
 
-def _state(run: LoadedRun) -> dict[str, Any]:
+def _state(run: RunCheckpoint) -> dict[str, Any]:
     return json.loads((run.checkpoint / MANIFEST).read_text(encoding="utf-8"))["state"]
 
 
-def _last_validation(run: LoadedRun, head: str) -> dict[str, str]:
+def _last_validation(run: RunCheckpoint, head: str) -> dict[str, str]:
     """Loss and bits per byte of the head at the last validation up to the checkpoint, if there was one."""
     metrics: Path = run.directory / "metrics.jsonl"
     update = _state(run)["update"]

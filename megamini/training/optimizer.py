@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from megamini.config import OptimizerSection
 from megamini.training.trained_model import TrainedModel
@@ -17,10 +18,15 @@ def parameter_groups(model: TrainedModel, weight_decay: float) -> list[dict[str,
     others = [p for p in model.parameters() if p.requires_grad and not any(p is token for token in tokens)]
     groups = [
         {"params": tokens, "weight_decay": weight_decay},
-        {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if _dimensions(p) >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in others if _dimensions(p) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter, where ZeRO-3 has left this rank a flat share of it."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def adamw_settings(section: OptimizerSection) -> dict[str, Any]:

@@ -56,15 +56,22 @@ def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
     """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
-    from megamini.training.deepspeed_config import merge
-    from megamini.training.deepspeed_engine import DeepSpeedEngine, check_zero_section, on_cpu, start_process_group
+    from megamini.training.deepspeed_config import merge, zero_stage
+    from megamini.training.deepspeed_engine import (
+        DeepSpeedEngine,
+        check_zero_section,
+        on_cpu,
+        partitioner,
+        start_process_group,
+    )
 
     check_zero_section(values, source)
     rank, world_size = start_process_group()
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
     with claimed(setup) if rank == 0 else nullcontext():
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
+        place = partitioner(config) if zero_stage(config) == 3 else None
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
         execute(setup, DeepSpeedEngine(model, recipe, config), config)
 
 

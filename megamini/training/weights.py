@@ -1,17 +1,20 @@
 """The primary model of a run with the weights of a checkpoint, from the plain engine or any ZeRO stage, in fp32."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from megamini.config import Recipe, load_recipe
 from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
-from megamini.models.build import build_primary
+from megamini.models.build import build_primary, outline_of
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.training.checkpoint import is_checkpoint, newest_first
 from megamini.training.identity import check_identity, identity_of
@@ -20,16 +23,60 @@ from megamini.training.shards import WEIGHT, Shards
 
 
 @dataclass(frozen=True)
-class LoadedRun:
-    """A run's primary model as of one checkpoint."""
+class RunCheckpoint:
+    """A run as of one checkpoint, whose weights can be read one by one."""
 
-    model: PrimaryModel
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
     data_manifests: list[dict[str, Any]]
     """Of each data directory."""
     directory: Path
     checkpoint: Path
+
+    def build(self) -> PrimaryModel:
+        """The run's model as it was before its first update."""
+        return build_primary(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
+
+    @cached_property
+    def outline(self) -> PrimaryModel:
+        """The run's model without weights, on the meta device."""
+        return outline_of(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor of the model's state dict, fp32, as of the checkpoint. Raises `UserError` where there is none."""
+        parameter = self._parameters[name]
+        first_name = self._first_names[id(parameter)]
+        if not parameter.requires_grad:
+            return self._untrained[first_name]
+        return self._shards.read(WEIGHT, first_name, 0, parameter.numel()).reshape(parameter.shape)
+
+    @cached_property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.outline.named_parameters(remove_duplicate=False))
+
+    @cached_property
+    def _first_names(self) -> dict[int, str]:
+        """The name by which a checkpoint holds a tied parameter."""
+        return {id(parameter): name for name, parameter in self.outline.named_parameters()}
+
+    @cached_property
+    def _untrained(self) -> Mapping[str, torch.Tensor]:
+        """What the run's method leaves as it is, read from its source as a whole: checkpoints hold what trains."""
+        return dict(self.build().named_parameters())
+
+    @cached_property
+    def _shards(self) -> Shards:
+        shards = Shards(self.checkpoint)
+        if unexpected := shards.names() - {name for name, p in self._parameters.items() if p.requires_grad}:
+            raise UserError(f"{self.checkpoint}: holds '{min(unexpected)}', which the recipe's model has not")
+        return shards
+
+
+@dataclass(frozen=True)
+class LoadedRun(RunCheckpoint):
+    """A run's primary model as of one checkpoint."""
+
+    model: PrimaryModel
 
 
 def is_run(path: Path) -> bool:
@@ -42,7 +89,19 @@ def _run_directory(path: Path) -> Path:
 
 
 def load_run(path: Path) -> LoadedRun:
-    """The model of a run directory (its newest complete checkpoint) or of one checkpoint in it.
+    """The model of a run directory (its newest complete checkpoint) or of one checkpoint in it; see `open_run`."""
+    run = open_run(path)
+    model = run.build()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # a tied matrix appears once
+            if parameter.requires_grad:
+                parameter.copy_(run.read(name))
+    assert_tied(model.model)
+    return LoadedRun(run.tokenizer, run.recipe, run.data_manifests, run.directory, run.checkpoint, model.eval())
+
+
+def open_run(path: Path) -> RunCheckpoint:
+    """A run directory's newest complete checkpoint, or one checkpoint in it.
 
     Only what its manifest verifies is read. Raises `UserError` for anything else than a run made here.
     """
@@ -60,9 +119,7 @@ def load_run(path: Path) -> LoadedRun:
     tokenizer = load_tokenizer(first)
     if fingerprint(tokenizer) != manifests[0]["tokenizer_fingerprint"]:
         raise UserError(f"{first}: the tokenizer there is not the one that {directory} was trained with")
-    model = build_primary(recipe, tokenizer, manifests[0]["block_length"])
-    _load_weights(model, checkpoint)
-    return LoadedRun(model.eval(), tokenizer, recipe, manifests, directory, checkpoint)
+    return RunCheckpoint(tokenizer, recipe, manifests, directory, checkpoint)
 
 
 def _checked(path: Path) -> Path:
@@ -80,15 +137,3 @@ def _newest_complete(directory: Path) -> Path:
             return path
         problems.append(f"{path.name}: {problem}")
     raise UserError(f"{directory}: no complete checkpoint there{': ' if problems else ''}{'; '.join(problems)}")
-
-
-def _load_weights(model: PrimaryModel, checkpoint: Path) -> None:
-    """Overwrite all that trains; every one must be there, and nothing else. The rest is that of the run's source."""
-    shards = Shards(checkpoint)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied matrix appears once
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(shards.read(WEIGHT, name, 0, parameter.numel()).reshape(parameter.shape))
-    if unexpected := shards.names() - trained.keys():
-        raise UserError(f"{checkpoint}: holds '{min(unexpected)}', which the recipe's model has not")
-    assert_tied(model.model)

@@ -1,0 +1,67 @@
+"""A model built without memory gets its first weights part by part, so that nobody needs room for all of it."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+Place = Callable[[nn.Module], None]
+
+
+def materialise(root: nn.Module, model: PreTrainedModel, layers: nn.ModuleList, place: Place | None = None) -> None:
+    """Give what lies on the meta device below `root` memory on the CPU and the library's initial weights.
+
+    root: `model`, or a module around it with further parts, which are initialised as the model's are. The parts: what
+    holds the token embeddings, then, in the order of the tree, each of the model's encoder `layers` and whatever lies
+    beside them. `place` is called with each as soon as it is complete, and may take its parameters elsewhere (ZeRO-3
+    leaves a rank its share). The values come from PyTorch's generator and do not depend on `place`; parameters that
+    are one stay one.
+    """
+    fresh: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    embeddings = model.get_input_embeddings()
+    parts = list(_parts(root, model, layers))
+    (first,) = (turn for turn in parts if not turn.around and embeddings in turn.part.modules())
+    for part, owner, around in [first, *(turn for turn in parts if turn is not first)]:
+        for module in [part] if around else part.modules():
+            _allocate(module, fresh)
+        if around:
+            owner._init_weights(part)  # all below it is initialised already
+        else:
+            part.apply(owner._init_weights)
+        # The library's own mark: the output projection's turn must not draw the tied matrix again.
+        embeddings.weight._is_hf_initialized = True
+        if place:
+            place(part)
+
+
+class _Turn(NamedTuple):
+    """A module, the model by whose rules it is initialised, and whether it is one around the layers, whose children
+    have turns of their own before it."""
+
+    part: nn.Module
+    owner: PreTrainedModel
+    around: bool
+
+
+def _parts(module: nn.Module, owner: PreTrainedModel, layers: nn.ModuleList) -> Iterator[_Turn]:
+    owner = module if isinstance(module, PreTrainedModel) else owner
+    around = any(inner is layers for inner in module.modules())
+    if around:
+        for child in module.children():
+            yield from _parts(child, owner, layers)
+    yield _Turn(module, owner, around)
+
+
+def _allocate(module: nn.Module, fresh: dict[int, tuple[nn.Parameter, nn.Parameter]]) -> None:
+    """Memory for a module's own tensors. fresh: by the id of a parameter without memory, itself and its successor."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_meta:
+            if id(parameter) not in fresh:
+                empty = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+                fresh[id(parameter)] = (parameter, empty)
+            module._parameters[name] = fresh[id(parameter)][1]
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.is_meta:
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")

@@ -1,0 +1,62 @@
+"""A model that is built part by part: the library's own initial weights, whoever takes the parts away."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM
+
+from megamini.models.build import build_primary
+from megamini.models.masked_lm import PrimaryModel
+from tests.models import bodies
+
+
+def build(family: str, place=None) -> PrimaryModel:
+    recipe = bodies.small_recipe((1, 3), family=family, config=bodies.SIZES | bodies.EXTRA.get(family, {}))
+    return build_primary(recipe, bodies.small_tokenizer(), bodies.LENGTH, place)
+
+
+@pytest.mark.parametrize("family", bodies.FAMILIES)
+def test_weights_are_drawn_as_the_library_draws_them(family):
+    primary = build(family)
+    reference = PrimaryModel(AutoModelForMaskedLM.from_config(primary.model.config), (1, 3))
+    expected = dict(reference.named_parameters())
+    assert expected.keys() == dict(primary.named_parameters()).keys()
+    for name, parameter in primary.named_parameters():
+        drawn, theirs = (one.detach().double() for one in (parameter, expected[name]))
+        assert not parameter.is_meta and drawn.shape == theirs.shape
+        # Equal where the library writes a constant; else the deviations of two draws of n numbers, five sigma apart.
+        bound = 5 * theirs.std().item() / theirs.numel() ** 0.5 if theirs.numel() > 1 else 0.0
+        assert abs(drawn.std().item() - theirs.std().item()) <= bound, name
+        assert abs(drawn.mean().item() - theirs.mean().item()) <= 2 * bound, name
+    for (name, buffer), (_, theirs) in zip(primary.named_buffers(), reference.named_buffers(), strict=True):
+        assert torch.equal(buffer, theirs), name
+    pad = primary.model.config.pad_token_id
+    assert torch.equal(primary.token_embeddings[pad] == 0, reference.token_embeddings[pad] == 0)
+
+
+@pytest.mark.parametrize("family", bodies.FAMILIES)
+def test_parts_can_be_taken_away_and_are_the_same(family):
+    """As ZeRO-3 does: what has had its turn holds no numbers any more, and none of it is needed or touched again."""
+    whole = dict(build(family).named_parameters())
+    taken: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
+    most = [0]
+
+    def take(part: nn.Module) -> None:
+        at_once = 0
+        for parameter in part.parameters():
+            if id(parameter) not in taken:
+                at_once += parameter.numel()
+                taken[id(parameter)] = (parameter, parameter.data)
+                parameter.data = torch.empty(0)
+        most[0] = max(most[0], at_once)
+
+    primary = build(family, take)
+    for name, parameter in primary.named_parameters():
+        assert parameter.numel() == 0 and torch.equal(taken[id(parameter)][1], whole[name]), name
+    assert len(taken) == len(whole)
+    embeddings = primary.model.base_model.embeddings
+    in_embeddings = sum(taken[id(parameter)][1].numel() for parameter in embeddings.parameters())
+    a_layer = primary.family.layer_list(primary.model)[1]
+    in_a_layer = sum(taken[id(parameter)][1].numel() for parameter in a_layer.parameters())
+    assert most[0] == max(in_embeddings, in_a_layer), "never more than one part at a time"
+    assert primary.model.get_output_embeddings().weight is primary.token_embeddings
