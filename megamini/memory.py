@@ -21,7 +21,7 @@ class ModelStates:
     weights: int
     gradients: int
     optimizer: int
-    """Adam's two moments, and the fp32 master weights where the weights are low precision."""
+    """Adam's two moments, and the fp32 master weights where there are any."""
 
     @property
     def total(self) -> int:
@@ -40,7 +40,8 @@ def model_states(
 
     Rajbhandari et al. 2020 (ZeRO, sections 3.1 and 5): mixed precision holds 2 + 2 + 12 bytes per parameter (weights,
     gradients; fp32 master and Adam's moments); stage 1 partitions the optimizer, 2 the gradients too, 3 the weights
-    too. In fp32 there is no master: 4 + 4 + 8. Autocast over fp32 weights holds what fp32 does.
+    too. In fp32 a single process has no master: 4 + 4 + 8; DeepSpeed 0.19.8 keeps one of fp32 weights too from stage 1
+    on. Autocast over fp32 weights holds what fp32 does.
 
     `fp32_gradients`: DeepSpeed sums gradients in the weights' precision unless `data_types.grad_accum_dtype` is fp32;
     they then take 4 bytes, and the low-precision ones that backward makes are taken as released at once.
@@ -48,7 +49,7 @@ def model_states(
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO stage {stage}: stages are 0 to 3")
     width = _bytes_per_weight(precision)
-    optimizer = trainable * (_MOMENT_BYTES + (_MASTER_BYTES if width < 4 else 0))
+    optimizer = trainable * (_MOMENT_BYTES + (_MASTER_BYTES if width < 4 or stage >= 1 else 0))
     gradients = trainable * (4 if fp32_gradients else width)
     weights = (trainable + frozen) * width
     return ModelStates(

@@ -1,6 +1,6 @@
 """Write a model as an ordinary checkpoint of `transformers`, and prove that it is one before calling it done.
 
-Tensors are written, and read back, one file of a few gigabytes at a time: a model need not fit into memory.
+Tensors are written, and read back, one file of a gigabyte at a time: a model need not fit into memory.
 """
 
 import json
@@ -24,8 +24,8 @@ from megamini.models.masked_lm import assert_tied
 Read = Callable[[str], torch.Tensor]
 
 _PROBE = "The quick brown fox; Übermäßig große Häuser, déjà vu. Привет, мир! 你好 123"
-_FILE_BYTES = 2 * 2**30
-_LOADED_BYTES = 8 * 2**30  # of a model that is also loaded as a whole once it is written
+_FILE_BYTES = 2**30
+_LOADED_BYTES = 2 * 2**30  # of a model that is also loaded as a whole once it is written
 
 
 def export_checkpoint(
@@ -41,7 +41,7 @@ def export_checkpoint(
     read: gives the tensors of a `model` that lies on the meta device, by the names of its state dict; unset, they are
     the model's own. `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack
     plugged in keeps the lineage that it declares. What was written is read again: every tensor that plain
-    `transformers` expects and no other, equal bit for bit, equal token ids; and, but for models of more than 8 GiB,
+    `transformers` expects and no other, equal bit for bit, equal token ids; and, but for models of more than 2 GiB,
     loaded: nothing missing or unexpected, embeddings tied, equal outputs. Else `UserError`.
     """
     if out.exists():

@@ -19,6 +19,7 @@ from megamini.errors import UserError
 WEIGHT = "weight"
 STEP = "step"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+_MAPPED_BYTES = 256 * 2**20  # read from files before they are let go: pages that were read count as resident memory
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Shards:
         # (kind, name) -> starts, in order, and beside them (number of elements, file).
         self._pieces: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
         self._open: dict[Path, safe_open] = {}
+        self._bytes_read = 0
         if own in files:
             self._list(own)
 
@@ -101,6 +103,10 @@ class Shards:
 
     def _assembled(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """What the files listed so far have of it, if they have it whole."""
+        self._bytes_read += 4 * numel
+        if self._bytes_read > _MAPPED_BYTES:
+            self._open.clear()
+            self._bytes_read = 0
         pieces = self._pieces.get((kind, name), [])
         parts, at, end = [], start, start + numel
         row = max(0, bisect.bisect_right(pieces, start, key=lambda piece: piece[0]) - 1)

@@ -27,15 +27,21 @@ class Cost:
 
 def cost_of(call: Callable[[], int]) -> Cost:
     """Cost of `call`, which returns the bytes of its result; these are left out of the peak. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory starts anew from here
-    resident = _status_bytes("VmRSS")
+    start_peak()
+    resident = status_bytes("VmRSS")
     clock, processor = time.perf_counter(), time.process_time()
     returned = call()
     processor, clock = time.process_time() - processor, time.perf_counter() - clock
-    return Cost(processor, clock, max(0, _status_bytes("VmHWM") - resident - returned))
+    return Cost(processor, clock, max(0, status_bytes("VmHWM") - resident - returned))
 
 
-def _status_bytes(key: str) -> int:
+def start_peak() -> None:
+    """The peak of this process's resident memory (VmHWM) starts anew from here. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status_bytes(key: str) -> int:
+    """A figure of `/proc/self/status`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 

@@ -1,0 +1,173 @@
+"""Resident memory of every rank while a big body is built, trained, saved and exported under ZeRO-3.
+
+python tools/benchmarks/big_body.py --data data/quickstart-en --work DIR      # 1B parameters, 4 ranks; 20 GiB of memory
+
+Real commands: `deepspeed launch/pretrain.py` for three updates with a validation and a checkpoint, then
+`tools/export.py`. Each rank notes the peak of its resident memory in every phase. Linux only.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import yaml
+
+from tools.benchmarks.page import ROOT, heading, start_peak, status_bytes, table
+
+PHASES = ("before it", "building", "engine", "training")
+NOTES = "BIG_BODY_NOTES"
+# Small buckets: DeepSpeed's default lets a rank gather a billion parameters at a time, which is all of this body.
+ZERO = {
+    "stage": 3,
+    "sub_group_size": 20_000_000,
+    "reduce_bucket_size": 20_000_000,
+    "stage3_prefetch_bucket_size": 20_000_000,
+    "stage3_max_live_parameters": 100_000_000,
+    "stage3_max_reuse_distance": 0,
+}
+
+
+def main() -> None:
+    if NOTES in os.environ:
+        _as_a_rank(Path(os.environ[NOTES]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a data directory, such as the quickstart's")
+    add("--work", type=Path, required=True, help="folder for the run; 12 bytes a parameter, and 4 for the export")
+    add("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="page to write")
+    add("--ranks", type=int, default=4)
+    add("--layers", type=int, default=20)
+    add("--hidden", type=int, default=2048)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    notes = options.work / "notes"
+    notes.mkdir(exist_ok=True)
+    _command(options, notes)
+    export = [sys.executable, "tools/export.py", options.work / "run", options.work / "export"]
+    process = subprocess.Popen([str(part) for part in export], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit("the export failed")
+    exported = usage.ru_maxrss * 1024
+    ranks = [json.loads(path.read_text()) for path in sorted(notes.glob("*.json"))]
+    page = _page(options, ranks, exported)
+    print(page)
+    options.out.write_text(page, encoding="utf-8")
+
+
+def _command(options: argparse.Namespace, notes: Path) -> None:
+    recipe = {
+        "name": "run",
+        "model": {
+            "family": "xlm-roberta-xl",
+            "config": {
+                "num_hidden_layers": options.layers,
+                "hidden_size": options.hidden,
+                "num_attention_heads": 16,
+                "intermediate_size": 4 * options.hidden,
+            },
+            "exits": [options.layers // 3],
+        },
+        "data": {"path": str(options.data.resolve()), "workers": 0},
+        "objective": {"method": "minijoint"},
+        "optimizer": {"learning_rate": 1e-5},
+        "schedule": {"duration": "3 updates", "warmup": "1 updates"},
+        "training": {
+            "global_batch": options.ranks, "micro_batch": 1, "precision": "bf16", "runs": str(options.work.resolve()),
+            "activation_checkpointing": True,
+        },
+        "telemetry": {
+            "every": 1, "validate_every": "3 updates", "validation_blocks": options.ranks, "peak_tflops": 1.0,
+        },
+        "checkpoint": {"in_background": False},
+    }  # fmt: skip
+    (options.work / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    # Gradients are kept in bf16 as well: in fp32 the states of this body do not fit beside one another here.
+    json_values = {"zero_optimization": ZERO, "data_types": {"grad_accum_dtype": "bf16"}}
+    (options.work / "deepspeed.json").write_text(json.dumps(json_values))
+    command = ["deepspeed", "--num_gpus", str(options.ranks), __file__, str(options.work / "recipe.yaml"),
+               "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
+    environment = os.environ | {NOTES: str(notes.resolve()), "OMP_NUM_THREADS": "1"}
+    with (options.work / "log.txt").open("w") as log:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"the run failed: {options.work / 'log.txt'}")
+
+
+def _as_a_rank(notes: Path) -> None:
+    """`launch/pretrain.py` with a look at the peak of resident memory in every phase."""
+    from megamini.training import deepspeed_engine, run
+
+    peaks: dict[str, int] = {}
+
+    def watched(phase: str, call: Callable) -> Callable:
+        def watching(*arguments, **named):
+            if not peaks:
+                peaks[PHASES[0]] = status_bytes("VmRSS")
+            start_peak()
+            try:
+                return call(*arguments, **named)
+            finally:
+                peaks[phase] = status_bytes("VmHWM")
+                (notes / f"{os.environ['RANK']}.json").write_text(json.dumps(peaks))
+
+        return watching
+
+    run.build_primary = watched("building", run.build_primary)
+    deepspeed_engine.DeepSpeedEngine = watched("engine", deepspeed_engine.DeepSpeedEngine)
+    run.execute = watched("training", run.execute)
+    runpy.run_path(str(ROOT / "launch/pretrain.py"), run_name="__main__")
+
+
+def _page(options: argparse.Namespace, ranks: list[dict[str, int]], exported: int) -> str:
+    parameters = _parameters(options.work / "export")
+    whole = 4 * parameters
+    states = 16 * parameters / options.ranks  # weights and gradients in bf16; master copies, two moments in fp32
+    most = {phase: max(rank[phase] for rank in ranks) for phase in PHASES}
+    rows = [[phase, _gib(most[phase]), _gib(most[phase] - most[PHASES[0]])] for phase in PHASES]
+    rows.append(["export (one process)", _gib(exported), ""])
+    return "\n".join(
+        [
+            heading("Memory of a rank with a big body", ["torch", "deepspeed"]),
+            f"{parameters / 1e9:.2f}B parameters (XLM-R XL's shape, {options.layers} layers, d {options.hidden}), an",
+            f"exit, ZeRO-3 on {options.ranks} ranks, bf16. Whole model in fp32: **{_gib(whole)}**. A rank's own",
+            f"share of the states of training: {_gib(states)}. Peak of resident memory, the largest of all ranks:",
+            "",
+            table(["phase", "resident", "above the process before it"], rows),
+            "Training: three updates, a validation, a checkpoint. AdamW's fp32 states alone are 12 bytes a parameter,",
+            f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks: what training holds beyond its",
+            "share is what a rank gathers at a time.",
+            "",
+        ]
+    )
+
+
+def _parameters(folder: Path) -> int:
+    """Of the exported model, from the files' headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                size = 1
+                for length in file.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    return total
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+if __name__ == "__main__":
+    main()
