@@ -14,6 +14,7 @@ from deepspeed.runtime.zero.partition_parameters import is_zero_param
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from pydantic import ValidationError
 from torch import distributed, nn
+from torch.distributed import distributed_c10d
 
 from megamini.config import Recipe
 from megamini.data.batches import Batch
@@ -35,7 +36,10 @@ _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 _LOW_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+# How long ranks wait for one another: at the start, where some build kernels or read far files, and from the first
+# update on, when it is for the watchdog to speak first (`training.hang_minutes`).
+_AT_THE_START = timedelta(minutes=60)
+_BEHIND_THE_WATCHDOG = timedelta(minutes=1)
 
 
 def start_process_group() -> tuple[int, int]:
@@ -49,7 +53,7 @@ def start_process_group() -> tuple[int, int]:
         if "OMP_NUM_THREADS" not in os.environ:
             local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
-    deepspeed.init_distributed(timeout=_COLLECTIVE_TIMEOUT, verbose=False)
+    deepspeed.init_distributed(timeout=_AT_THE_START, verbose=False)
     return distributed.get_rank(), distributed.get_world_size()
 
 
@@ -99,6 +103,8 @@ class DeepSpeedEngine:
         self.world_size = distributed.get_world_size()
         self._stage = zero_stage(config)
         self._clip_norm = recipe.optimizer.clip_norm
+        hang = recipe.training.hang_minutes
+        self._patience = hang and timedelta(minutes=hang) + _BEHIND_THE_WATCHDOG
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
@@ -120,6 +126,9 @@ class DeepSpeedEngine:
         return losses.mean(1)
 
     def step(self, learning_rate: float) -> StepResult:
+        if self._patience and self._engine.global_steps:  # the first update is behind us
+            _wait_at_most(self._patience)
+            self._patience = None
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self._stage == 0:
@@ -200,6 +209,12 @@ class DeepSpeedEngine:
             owner = optimizer.sub_group_to_group_id
             return [flat for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat) if owner[i] == group]
         return [optimizer.single_partition_of_fp32_groups[group]]
+
+
+def _wait_at_most(timeout: timedelta) -> None:
+    """For collectives of every group that this rank is in; DeepSpeed makes some without a timeout of their own."""
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[str, Any]) -> torch.optim.Optimizer:

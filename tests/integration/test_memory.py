@@ -44,8 +44,8 @@ def test_every_stage_and_number_of_ranks(stage, ranks, precision, lab: Lab, tmp_
 def check(stage: int, ranks: int, precision: str, lab: Lab, folder: Path, record_property) -> None:
     case = Case("xlm-roberta-xl", stage, precision=precision, ranks=ranks)
     recipe = case.recipe(lab.data(), folder)
-    recipe["model"]["config"] |= {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
-    recipe["schedule"] |= {"duration": "3 updates", "warmup": "1 updates"}
+    recipe["model"]["config"] |= {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 48}
+    recipe["schedule"] |= {"duration": "2 updates", "warmup": "1 updates"}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": stage, **ZERO}}))
     arguments = [str(folder), str(folder / "recipe.yaml"), "--deepspeed_config", str(folder / "deepspeed.json")]

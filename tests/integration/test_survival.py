@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from megamini.data.batches import TrainingMicroBatches
 from megamini.models.build import build_primary
-from megamini.training.watchdog import TRY_AGAIN
+from megamini.training import deepspeed_engine
+from megamini.training.watchdog import TRY_AGAIN, Watchdog
 from megamini.training.weights import load_run
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab
@@ -41,6 +43,27 @@ def test_a_stopped_rank_ends_the_run_with_stack_traces(lab: Lab, tmp_path: Path)
     (line,) = [line for line in printed[0].splitlines() if line.startswith("error: ")]
     assert "rank 0: nothing has moved for 0.1 minutes (training.hang_minutes) behind update" in line
     assert "loop.py" in printed[0].partition(line)[2], "where the main thread stands"
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_without_the_watchdog_a_collective_gives_up(stage: int, lab: Lab, tmp_path: Path) -> None:
+    """Long timeouts at the start, short ones once updates run; for a rank whose watchdog cannot speak."""
+    case = Case(stage=stage)
+    directory, arguments = command(case, lab, tmp_path, "training.hang_minutes=0.1", "schedule.duration=100000 updates")
+    with Ranks(pretrain_without_watchdog, arguments, 2, tmp_path / "logs") as ranks:
+        wait_for_update(directory, 3, ranks)
+        os.kill(ranks.pids[1], signal.SIGSTOP)
+        ranks.processes[0].join(60)
+        assert ranks.processes[0].exitcode not in (None, 0, TRY_AGAIN), ranks.printed(0)
+    assert "Timed out waiting 7000ms" in ranks.printed(0)
+
+
+def pretrain_without_watchdog(*arguments: str) -> None:
+    with (
+        mock.patch.object(Watchdog, "_watch", lambda self: None),
+        mock.patch.object(deepspeed_engine, "_BEHIND_THE_WATCHDOG", timedelta(seconds=1)),
+    ):
+        pretrain(*arguments)
 
 
 @pytest.mark.parametrize("case", [Case(stage=None, ranks=1), Case(stage=2)], ids=str)

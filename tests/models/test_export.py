@@ -1,5 +1,6 @@
 """A checkpoint is written tensor by tensor, in as many files as it takes, and read again before it is called one."""
 
+import copy
 import json
 
 import pytest
@@ -27,7 +28,7 @@ def outline(family):
     """A model and the same on the meta device."""
     model = bodies.small_model(family)
     with torch.device("meta"):
-        return model, AutoModelForMaskedLM.from_config(model.config)
+        return model, AutoModelForMaskedLM.from_config(copy.deepcopy(model.config))
 
 
 @pytest.mark.parametrize("family", bodies.FAMILIES)
