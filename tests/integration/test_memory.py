@@ -44,7 +44,7 @@ def test_every_stage_and_number_of_ranks(stage, ranks, precision, lab: Lab, tmp_
 def check(stage: int, ranks: int, precision: str, lab: Lab, folder: Path, record_property) -> None:
     case = Case("xlm-roberta-xl", stage, precision=precision, ranks=ranks)
     recipe = case.recipe(lab.data(), folder)
-    recipe["model"]["config"] |= {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 48}
+    recipe["model"]["config"] |= {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 16}
     recipe["schedule"] |= {"duration": "2 updates", "warmup": "1 updates"}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": stage, **ZERO}}))
@@ -64,12 +64,13 @@ def check(stage: int, ranks: int, precision: str, lab: Lab, folder: Path, record
 
 def pretrain_and_count(folder: str, *arguments: str) -> None:
     """The command. In the second update, when there are moments: the bytes of all tensors that are alive once all
-    gradients are there, before ranks have exchanged what they still hold of one another's."""
+    gradients are there. From stage 2 on, whole ones still on their way to their owners are no model states."""
     counts = []
     exchange = deepspeed.DeepSpeedEngine.allreduce_gradients
 
     def count_and_exchange(engine: deepspeed.DeepSpeedEngine, *more, **named):
-        counts.append(live_bytes())
+        on_their_way = engine.module.parameters() if engine.zero_optimization_stage() >= 2 else []
+        counts.append(live_bytes({id(p.grad) for p in on_their_way}))
         if len(counts) == 2:
             shapes = [getattr(p, "ds_shape", p.shape) for p in engine.module.parameters()]
             found = {"parameters": sum(shape.numel() for shape in shapes), "bytes": counts[-1]}
@@ -80,13 +81,13 @@ def pretrain_and_count(folder: str, *arguments: str) -> None:
         pretrain(*arguments)
 
 
-def live_bytes() -> int:
-    """Of all storages that a tensor of this process refers to, each once."""
+def live_bytes(but: set[int]) -> int:
+    """Of all storages that a tensor of this process refers to, each once, but those of the tensors with these ids."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
         if isinstance(thing, torch.Tensor) and not thing.is_meta:
             for tensor in (thing, thing.grad if thing.is_leaf else None):
-                if tensor is not None:
+                if tensor is not None and id(tensor) not in but:
                     storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
