@@ -28,8 +28,8 @@ ZERO = {
     "stage": 3,
     "sub_group_size": 20_000_000,
     "reduce_bucket_size": 20_000_000,
-    "stage3_prefetch_bucket_size": 20_000_000,
-    "stage3_max_live_parameters": 100_000_000,
+    "stage3_prefetch_bucket_size": 10_000_000,
+    "stage3_max_live_parameters": 60_000_000,
     "stage3_max_reuse_distance": 0,
 }
 
@@ -95,7 +95,11 @@ def _command(options: argparse.Namespace, notes: Path) -> None:
     (options.work / "deepspeed.json").write_text(json.dumps(json_values))
     command = ["deepspeed", "--num_gpus", str(options.ranks), __file__, str(options.work / "recipe.yaml"),
                "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
-    environment = os.environ | {NOTES: str(notes.resolve()), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        NOTES: str(notes.resolve()), "OMP_NUM_THREADS": "1",
+        # What is freed goes back at once: glibc would keep it, and holes between blocks that live, for later.
+        "MALLOC_MMAP_THRESHOLD_": "131072",
+    }  # fmt: skip
     with (options.work / "log.txt").open("w") as log:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
