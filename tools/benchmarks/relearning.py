@@ -22,6 +22,7 @@ from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
 from megamini.training.engines import PlainEngine
 from tools.benchmarks.page import heading, table
+from tools.benchmarks.pretraining import PRECISIONS
 from tools.benchmarks.updates import (
     BLOCK_LENGTH,
     BLOCKS,
@@ -35,31 +36,61 @@ from tools.benchmarks.updates import (
     update_options,
 )
 
-FULL, MINI, LIBRARY = "whole body", "mini-model", "the library's way"
+LANGUAGES = 3  # of the candidate that learns several side by side
 
 
 def main() -> None:
-    parser = update_options(__doc__, Path(__file__).with_suffix(".md"))
+    parser = update_options(__doc__, Path(__file__).with_suffix(".md"), precision=False)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of 4,096 tokens an update")
     options = parse(parser)
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
-    updates = {
-        FULL: partial(_update, _engine(options, options.layers), batch, options.accumulation),
-        MINI: partial(_update, _engine(options, options.exit), batch, options.accumulation),
-        LIBRARY: _library_update(options, batch),
-    }
+    updates: dict[str, Callable[[], None]] = {}
+    for precision in PRECISIONS:
+        for layers in depths(options) if precision == "fp32" else (options.layers, options.exit):
+            updates[_ours(layers, precision)] = partial(
+                _update, _engine(options, layers, precision), batch, options.accumulation
+            )
+        updates[_library(precision)] = _library_update(options, batch, precision)
+    together = _engine(options, options.exit, "fp32", LANGUAGES)
+    updates[_together(options)] = partial(_update, together, _for_languages(batch), options.accumulation)
     page = _page(options, interleaved(updates, options.rounds))
     print(page)
     options.out.write_text(page, encoding="utf-8")
 
 
-def _engine(options: argparse.Namespace, layers: int) -> PlainEngine:
+def depths(options: argparse.Namespace) -> list[int]:
+    """All layers, and mini-models of half as many layers as the exit, as many, and half as many more."""
+    return sorted({options.layers, options.exit // 2 or 1, options.exit, options.exit * 3 // 2}, reverse=True)
+
+
+def _ours(layers: int, precision: str) -> str:
+    return f"{layers} layers, {precision}"
+
+
+def _library(precision: str) -> str:
+    return f"the library's way, {precision}"
+
+
+def _together(options: argparse.Namespace) -> str:
+    return f"{options.exit} layers, fp32, {LANGUAGES} languages side by side"
+
+
+def _engine(options: argparse.Namespace, layers: int, precision: str, languages: int = 1) -> PlainEngine:
     body = AutoModelForMaskedLM.from_config(roberta_config(options, layers))
-    start = torch.randn(options.vocab, options.hidden) * 0.02, torch.zeros(options.vocab)
-    training = TrainingSection(global_batch=BLOCKS, micro_batch=BLOCKS, precision=options.precision)
-    model = RelearnModel(body, {"xx": start})
+    starts = {
+        f"x{number}": (torch.randn(options.vocab, options.hidden) * 0.02, torch.zeros(options.vocab))
+        for number in range(languages)
+    }
+    training = TrainingSection(global_batch=BLOCKS, micro_batch=BLOCKS, precision=precision)
+    model = RelearnModel(body, starts)
     return PlainEngine(model, OptimizerSection(learning_rate=1e-4), training, options.accumulation, torch.device("cpu"))
+
+
+def _for_languages(batch: Batch) -> Batch:
+    """The batch once for each language, behind one another."""
+    positions = [batch.positions + number * batch.input_ids.numel() for number in range(LANGUAGES)]
+    return Batch(batch.input_ids.repeat(LANGUAGES, 1), torch.cat(positions), batch.labels.repeat(LANGUAGES))
 
 
 def _update(engine: PlainEngine, batch: Batch, accumulation: int) -> None:
@@ -68,7 +99,7 @@ def _update(engine: PlainEngine, batch: Batch, accumulation: int) -> None:
     engine.step(1e-4)
 
 
-def _library_update(options: argparse.Namespace, batch: Batch) -> Callable[[], None]:
+def _library_update(options: argparse.Namespace, batch: Batch, precision: str) -> Callable[[], None]:
     """Body frozen, logits everywhere, AdamW: what one writes with plain transformers (bf16: by autocast)."""
     model = AutoModelForMaskedLM.from_config(roberta_config(options)).requires_grad_(False)
     trained = [model.get_input_embeddings().weight, model.get_output_embeddings().bias]
@@ -82,7 +113,7 @@ def _library_update(options: argparse.Namespace, batch: Batch) -> Callable[[], N
 
     def update() -> None:
         for _ in range(options.accumulation):
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 loss = model(input_ids=batch.input_ids, labels=labels).loss
             (loss / options.accumulation).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -97,25 +128,32 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
         training_flops(BodyShape.from_config(roberta_config(options, layers)), BLOCK_LENGTH, MASKED, "standard")
         for layers in (options.layers, options.exit)
     )
-    over_full, over_library = ratio(seconds, FULL, MINI), ratio(seconds, LIBRARY, MINI)
+    whole, small = _ours(options.layers, "fp32"), _ours(options.exit, "fp32")
+    pairs = {
+        "whole body over mini-model, fp32": (whole, small),
+        "whole body over mini-model, bf16": (_ours(options.layers, "bf16"), _ours(options.exit, "bf16")),
+        "the library's way over our mini-model, fp32": (_library("fp32"), small),
+        "the library's way over our mini-model, bf16": (_library("bf16"), _ours(options.exit, "bf16")),
+        "the library's way in fp32 over our mini-model in bf16": (_library("fp32"), _ours(options.exit, "bf16")),
+        f"{LANGUAGES} languages side by side over one alone": (_together(options), small),
+    }
+    ratios = [[name, *(f"{value:.2f}" for value in ratio(seconds, *pair))] for name, pair in pairs.items()]
     tokens = BLOCKS * BLOCK_LENGTH * options.accumulation
     return "\n".join(
         [
             heading(
                 "Learning a language: an update over the whole body and over a mini-model", ["torch", "transformers"]
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}; mini-model",
-            f"of {options.exit} layers. {tokens:,} tokens an update, in blocks of {BLOCK_LENGTH} with {MASKED} masked;",
-            f"{options.precision}, dropout 0.1; token matrix and output bias train: forward, backward, clipping, AdamW",
-            f"in one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds.",
-            "The library's way: `RobertaForMaskedLM` with frozen body and labels, logits at all positions. Seconds an",
-            "update:",
+            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}; mini-model:",
+            f"{options.exit} layers. {tokens:,} tokens an update and language, in blocks of {BLOCK_LENGTH} with",
+            f"{MASKED} masked; dropout 0.1; token matrix and output bias train: forward, backward, clipping, AdamW in",
+            f"one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. The library's",
+            "way: `RobertaForMaskedLM` with frozen body and labels, logits at all positions (bf16: autocast). Seconds",
+            "an update:",
             "",
             table(["over", "median", "fastest", "slowest"], spread(seconds)),
-            f"**Whole body over mini-model: {over_full[0]:.2f}** (ratio of medians; median of the rounds' ratios",
-            f"{over_full[1]:.2f}). By the FLOPs formula, without the optimizer: {full / mini:.2f}.",
-            "",
-            f"**The library's way over our mini-model: {over_library[0]:.2f}** (rounds: {over_library[1]:.2f}).",
+            table(["ratio", "of medians", "median of the rounds' ratios"], ratios),
+            f"By the FLOPs formula, without the optimizer, whole body over mini-model: {full / mini:.2f}.",
             "",
             "Caveat: random tokens, since only shapes matter here; whatever else runs on the machine shows in the",
             "slowest column.",

@@ -1,0 +1,87 @@
+"""Where the time of an update goes, by kind of operation, beside what the matrix products need at this machine's rate.
+
+python tools/benchmarks/where_time_goes.py          # base shape; writes where_time_goes.md beside this file
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from megamini.compute import BodyShape, ExitShape, measured_matmul_rate, training_flops
+from tools.benchmarks.page import heading, table
+from tools.benchmarks.pretraining import PRECISIONS, pretraining_engine, pretraining_update
+from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, MASKED, parse, random_batch, roberta_config, update_options
+
+# The first kind whose words are in an operation's name has its time; operations are counted without their parts.
+KINDS = {
+    "attention": ("flash_attention", "softmax"),
+    "matrix products": ("addmm", "aten::mm", "bmm", "mkldnn_linear", "aten::linear", "matmul"),
+    "optimizer": ("adamw", "Optimizer"),
+    "norms": ("layer_norm", "native_layer_norm"),
+    "GELU": ("gelu",),
+    "dropout": ("dropout", "bernoulli"),
+    "gradient norm and clipping": ("_foreach_norm", "vector_norm", "linalg", "_foreach_mul"),
+    "embedding, gather, scatter": ("embedding", "index", "scatter", "gather"),
+    "copies and casts": ("copy", "aten::to", "clone", "contiguous", "cat"),
+    "sums, products": ("add", "mul", "sum", "div", "sub", "exp", "log", "max", "fill", "zero"),
+}
+
+
+def main() -> None:
+    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), precision=False))
+    torch.manual_seed(0)
+    batch = random_batch(options.vocab)
+    pages = [heading("Where the time of an update goes", ["torch", "transformers"]), _about(options)]
+    for precision, dtype in PRECISIONS.items():
+        engine = pretraining_engine(options, "minijoint", precision)
+        pretraining_update(engine, batch)
+        rate = measured_matmul_rate("cpu", dtype, seconds=2.0)
+        started = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(options.rounds):
+                pretraining_update(engine, batch)
+        took = (time.perf_counter() - started) / options.rounds
+        pages.append(_section(options, precision, profiler, took, rate))
+    page = "\n".join(pages)
+    print(page)
+    options.out.write_text(page, encoding="utf-8")
+
+
+def _about(options: argparse.Namespace) -> str:
+    return (
+        f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint with\n"
+        f"an exit after {options.exit} layers; {BLOCKS * BLOCK_LENGTH:,} tokens an update; {torch.get_num_threads()} "
+        f"threads; mean of {options.rounds} updates\nunder PyTorch's profiler, which slows them a little.\n"
+    )
+
+
+def _section(options: argparse.Namespace, precision: str, profiler: profile, took: float, rate: float) -> str:
+    seconds: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "other")
+        seconds[kind] += event.self_cpu_time_total / 1e6 / options.rounds
+    seconds["Python, and between operations"] = max(0.0, took - seconds.total())
+    shape = BodyShape.from_config(roberta_config(options))
+    flops = BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "minijoint", (ExitShape(options.exit),))
+    rows = [[kind, f"{value:.2f}", f"{value / took:.1%}"] for kind, value in seconds.most_common()]
+    return "\n".join(
+        [
+            f"## {precision}: {took:.2f} s an update",
+            "",
+            f"Its matrix products and attention alone would take {flops / rate:.2f} s at the rate of this machine's",
+            f"matrix multiply, {rate / 1e9:,.0f} GFLOP/s.",
+            "",
+            table(["", "seconds", "share"], rows),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
