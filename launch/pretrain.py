@@ -32,6 +32,7 @@ def main() -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
+    from megamini.training.precision import settled
     from megamini.training.pretraining import build_setup
     from megamini.training.run import pretrain_deepspeed, pretrain_plain
 
@@ -42,6 +43,7 @@ def main() -> None:
 
             check_zero_section(values, arguments.deepspeed_config)
             check_combination(values, recipe.training.precision)
+        recipe = settled(recipe)
         setup = build_setup(recipe, arguments.ranks or int(os.environ.get("WORLD_SIZE", "1")))
         if os.environ.get("RANK", "0") == "0":
             print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")

@@ -205,8 +205,9 @@ class TrainingSection(Section):
     """Blocks per update, over all ranks and accumulation steps."""
     micro_batch: Positive
     """Most blocks that a rank runs at once; accumulation makes up the rest."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Precision of weights and activations; the optimizer keeps fp32 master copies."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "bf16"
+    """Precision of weights and activations; the optimizer keeps fp32 master copies. auto, for runs of one process:
+    bf16 where the machine gains by it, measured at the start on a CPU, else fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order of blocks, masks and dropout."""
     activation_checkpointing: bool = False

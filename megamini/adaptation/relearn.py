@@ -22,6 +22,7 @@ from megamini.errors import UserError
 from megamini.training.engines import PlainEngine
 from megamini.training.identity import describe_identity
 from megamini.training.loop import is_over
+from megamini.training.precision import settled
 from megamini.training.run import check_plain, claimed, execute, plain_engine
 from megamini.training.schedule import build_schedule
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
@@ -35,6 +36,7 @@ _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 def adapt(recipe: AdaptationRecipe) -> None:
     """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
+    recipe = settled(recipe)
     setup = build_setup(recipe)
     with claimed(setup):
         starts = {language: setup.starting_point(language) for language in setup.texts}

@@ -113,6 +113,8 @@ def zero_stage(values: dict[str, Any]) -> int:
 def check_combination(values: dict[str, Any], precision: str) -> None:
     """Raise `UserError` for a combination that DeepSpeed does not train correctly, on whatever device."""
     stage = zero_stage(values)
+    if precision == "auto":
+        raise UserError("training.precision: auto is for runs of one process; with DeepSpeed say bf16, fp16 or fp32")
     if precision != "fp32" and stage == 0:
         # Measured with DeepSpeed 0.19.8: the stage-0 low-precision optimizer starts with Adam's step at 1.
         raise UserError(f"training.precision: {precision} needs ZeRO stage 1 or higher; use ds_configs/zero1.json")

@@ -20,6 +20,7 @@ from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import Engine, PlainEngine
 from megamini.training.loop import is_over, ledger, train
+from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
 from megamini.training.setup import RunSetup
 from megamini.training.signals import StopFlag
@@ -35,7 +36,7 @@ _WAIT_FOR_OTHER_RUN = 120  # seconds
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
     check_plain(recipe)
-    setup = build_setup(recipe, world_size=1)
+    setup = build_setup(settled(recipe), world_size=1)
     with claimed(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))

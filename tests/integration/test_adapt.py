@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,7 +256,8 @@ def test_without_deepspeed(shop: Workshop) -> None:
 
 
 def test_dry_run_and_usage(shop: Workshop, tmp_path: Path) -> None:
-    printed = shop.command(adapt, shop.recipe("planned", {}), "--dry-run")
+    printed = shop.command(adapt, shop.recipe("planned", {}), "--dry-run", "training.precision=auto")
+    assert re.search(r"training.precision: auto is (fp32|bf16) here \(matrix products .* measured\)", printed)
     assert "x less than over the 3 layers of the primary model" in printed and "initialise: focus" in printed
     assert not (shop.folder / "planned").exists()
     assert "launch/recipes/quickstart/adapt_mini.yaml" in shop.command(adapt)
