@@ -38,15 +38,16 @@ def main() -> None:
 
     values = read_deepspeed_json(arguments.deepspeed_config) if arguments.deepspeed_config else DEFAULT
     if arguments.dry_run:
+        ranks = arguments.ranks or int(os.environ.get("WORLD_SIZE", "1"))
+        if arguments.deepspeed_config or ranks > 1:
+            check_combination(values, recipe.training.precision)
         if arguments.deepspeed_config:
             from megamini.training.deepspeed_engine import check_zero_section
 
             check_zero_section(values, arguments.deepspeed_config)
-            check_combination(values, recipe.training.precision)
-        recipe = settled(recipe)
-        setup = build_setup(recipe, arguments.ranks or int(os.environ.get("WORLD_SIZE", "1")))
+        setup = build_setup(settled(recipe), ranks)
         if os.environ.get("RANK", "0") == "0":
-            print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
+            print(f"{dump_recipe(setup.recipe)}\nplan\n{setup.plan()}")
     elif "RANK" in os.environ or arguments.deepspeed_config:
         pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")
     else:

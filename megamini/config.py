@@ -221,7 +221,7 @@ class TrainingSection(Section):
     spike: SpikeSection = SpikeSection()
     hang_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """End the process, with stack traces and status 75, when no update, validation or save has ended for this long;
-    null: never. The first update has at least 30 minutes."""
+    null: never, but for ranks that wait an hour for another. The first update has at least 30 minutes."""
 
 
 class CheckpointSection(Section):

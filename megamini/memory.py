@@ -40,8 +40,8 @@ def model_states(
 
     Rajbhandari et al. 2020 (ZeRO, sections 3.1 and 5): mixed precision holds 2 + 2 + 12 bytes per parameter (weights,
     gradients; fp32 master and Adam's moments); stage 1 partitions the optimizer, 2 the gradients too, 3 the weights
-    too. In fp32 a single process has no master: 4 + 4 + 8; DeepSpeed 0.19.8 keeps one of fp32 weights too from stage 1
-    on. Autocast over fp32 weights holds what fp32 does.
+    too. In fp32 stage 0 has no master, nor has a single process without DeepSpeed: 4 + 4 + 8; from stage 1 on DeepSpeed
+    0.19.8 keeps one of fp32 weights too. Autocast over fp32 weights holds what fp32 does.
 
     `fp32_gradients`: DeepSpeed sums gradients in the weights' precision unless `data_types.grad_accum_dtype` is fp32;
     they then take 4 bytes, and the low-precision ones that backward makes are taken as released at once.
@@ -151,7 +151,7 @@ def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: 
 
 
 def _bytes_per_weight(precision: Precision) -> int:
-    return 4 if precision == "fp32" else 2
+    return {"fp32": 4, "bf16": 2, "fp16": 2}[precision]
 
 
 def _share(count: int, ranks: int) -> int:

@@ -52,11 +52,14 @@ def main() -> None:
     import json
 
     from megamini.config import load_recipe
+    from megamini.training.deepspeed_config import DEFAULT, check_combination
     from tools.planning.memory_plan import deepspeed_json, smallest_that_fits
     from tools.planning.report import plan_report
     from tools.planning.subject import subject_of
 
-    subject = subject_of(load_recipe(options.recipe, options.overrides), options.vocab_size, options.block_length)
+    recipe = load_recipe(options.recipe, options.overrides)
+    check_combination(DEFAULT, recipe.training.precision)
+    subject = subject_of(recipe, options.vocab_size, options.block_length)
     cluster = _cluster(options)
     print(plan_report(subject, cluster))
     if options.write:

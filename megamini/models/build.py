@@ -64,7 +64,7 @@ def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length:
 
 def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention)
+        return AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention, dtype=torch.float32)
 
 
 def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:

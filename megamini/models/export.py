@@ -13,7 +13,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from megamini.data.tokenizer import encoder
@@ -25,7 +25,7 @@ Read = Callable[[str], torch.Tensor]
 
 _PROBE = "The quick brown fox; Übermäßig große Häuser, déjà vu. Привет, мир! 你好 123"
 _FILE_BYTES = 2**30
-_LOADED_BYTES = 2 * 2**30  # of a model that is also loaded as a whole once it is written
+_LOADED_BYTES = 2 * 2**30  # of an outline that is also loaded as a whole once it is written
 
 
 def export_checkpoint(
@@ -41,8 +41,9 @@ def export_checkpoint(
     read: gives the tensors of a `model` that lies on the meta device, by the names of its state dict; unset, they are
     the model's own. `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack
     plugged in keeps the lineage that it declares. What was written is read again: every tensor that plain
-    `transformers` expects and no other, equal bit for bit, equal token ids; and, but for models of more than 2 GiB,
-    loaded: nothing missing or unexpected, embeddings tied, equal outputs. Else `UserError`.
+    `transformers` expects of that `config.json`, in shape, and no other, equal bit for bit; embeddings tied, equal
+    token ids. Models in memory, and outlines of at most 2 GiB, are also loaded: nothing missing or unexpected, and for
+    a model in memory equal outputs. Else `UserError`.
     """
     if out.exists():
         raise UserError(f"{out} exists already; give another folder, or remove it")
@@ -86,21 +87,28 @@ def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:
 
 def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, read: Read) -> None:
     """Raise `UserError` unless plain `transformers` gets back what was written."""
-    expected, found = saved_tensors(model), set()
+    with torch.device("meta"):
+        reader = type(model)(AutoConfig.from_pretrained(directory, trust_remote_code=False))
+    if reader.get_output_embeddings() is not None:
+        assert_tied(reader)
+    expected, found = saved_tensors(reader), {}
     files = sorted(directory.glob("*.safetensors"))
     for path in tqdm(files, "reading again", unit="file", disable=len(files) == 1):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
-                found.add(name)
-                if name not in expected or not torch.equal(file.get_tensor(name), read(name)):
+                found[name] = path.name
+                written = file.get_tensor(name)
+                if name not in expected or written.shape != expected[name].shape or not written.equal(read(name)):
                     raise UserError(f"{path}: '{name}' is not what was to be written")
-    if lost := expected.keys() - found:
+    if lost := expected.keys() - found.keys():
         raise UserError(f"{directory}: the exported checkpoint lacks '{min(lost)}'")
+    if len(files) > 1 and json.loads((directory / SAFE_WEIGHTS_INDEX_NAME).read_text())["weight_map"] != found:
+        raise UserError(f"{directory}: {SAFE_WEIGHTS_INDEX_NAME} does not say where the tensors are")
     loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     ids = encoder(tokenizer).encode(_PROBE).ids
     if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
         raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run")
-    if sum(path.stat().st_size for path in files) <= _LOADED_BYTES:
+    if model.device.type != "meta" or sum(path.stat().st_size for path in files) <= _LOADED_BYTES:
         _verify_loaded(model, ids, directory)
 
 

@@ -23,15 +23,16 @@ def materialise(root: nn.Module, model: PreTrainedModel, layers: nn.ModuleList, 
     embeddings = model.get_input_embeddings()
     parts = list(_parts(root, model, layers))
     (first,) = (turn for turn in parts if not turn.around and embeddings in turn.part.modules())
-    for part, owner, around in [first, *(turn for turn in parts if turn is not first)]:
+    for number, (part, owner, around) in enumerate([first, *(turn for turn in parts if turn is not first)]):
         for module in [part] if around else part.modules():
             _allocate(module, fresh)
         if around:
             owner._init_weights(part)  # all below it is initialised already
         else:
             part.apply(owner._init_weights)
-        # The library's own mark: the output projection's turn must not draw the tied matrix again.
-        embeddings.weight._is_hf_initialized = True
+        if number == 0:
+            # The library's own mark: the output projection's turn must not draw the tied matrix again.
+            embeddings.weight._is_hf_initialized = True
         if place:
             place(part)
 

@@ -30,8 +30,9 @@ def extract_mini_model(primary: PrimaryModel, layer: int) -> PreTrainedModel:
 def with_weights(outline: PreTrainedModel, read: Callable[[str], torch.Tensor]) -> PreTrainedModel:
     """A model of its own from an outline on the meta device and what gives the tensors of its state dict by name."""
     model = type(outline)(outline.config)
-    model.load_state_dict({name: read(name) for name in model.state_dict()})
-    model.tie_weights()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(read(name))
     assert_tied(model)
     return model.eval()
 

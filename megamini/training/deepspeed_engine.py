@@ -23,9 +23,10 @@ from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place
 from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import zero_stage
-from megamini.training.engines import StepResult
+from megamini.training.engines import DTYPES, StepResult
 from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice
+from megamini.training.watchdog import START_MINUTES
 from megamini.training.zero_shards import state_under_zero
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
@@ -34,15 +35,13 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distribu
 # What DeepSpeed's dynamic loss scaler (fp16) goes by.
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
-_LOW_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 # How long ranks wait for one another: at the start, where some build kernels or read far files, and from the first
-# update on, when it is for the watchdog to speak first (`training.hang_minutes`).
+# update on, when it is always for the watchdog to speak first (`training.hang_minutes`).
 _AT_THE_START = timedelta(minutes=60)
-_BEHIND_THE_WATCHDOG = timedelta(minutes=1)
+_WHILE_RUNNING = timedelta(minutes=START_MINUTES + 1)
 
 
-def start_process_group() -> tuple[int, int]:
+def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks."""
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
@@ -53,7 +52,7 @@ def start_process_group() -> tuple[int, int]:
         if "OMP_NUM_THREADS" not in os.environ:
             local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
-    deepspeed.init_distributed(timeout=_AT_THE_START, verbose=False)
+    deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
     return distributed.get_rank(), distributed.get_world_size()
 
 
@@ -81,17 +80,29 @@ def check_zero_section(values: dict[str, Any], path: str) -> None:
         raise UserError(f"{path}: zero_optimization.{key}: {problem['msg']}, not {problem['input']!r}") from None
 
 
-def partitioner(config: dict[str, Any]) -> Place:
+def partitioner(recipe: Recipe, config: dict[str, Any]) -> Place:
     """For a model in the making under ZeRO-3: leave this rank its share of a part that is complete. All ranks."""
-    precision = next((dtype for key, dtype in _LOW_PRECISIONS.items() if config[key]["enabled"]), torch.float32)
+    placed: list[nn.Parameter] = []
 
     def place(part: nn.Module) -> None:
-        for parameter in part.parameters():
-            if not is_zero_param(parameter):  # a tied one has had its turn
-                parameter.data = parameter.data.to(precision)
-        deepspeed.zero.Init(module=part, config_dict_or_path=config)
+        move_buffers(part, get_accelerator().current_device_name())
+        fresh = [p for p in part.parameters() if not is_zero_param(p)]  # a tied one may have had its turn
+        for parameter in fresh:
+            parameter.data = parameter.data.to(DTYPES[recipe.training.precision])
+        if fresh and placed:  # as DeepSpeed does with what it finds whole: groups and swappers are made once
+            placed[0].convert_to_zero_parameters(param_list=fresh)
+        elif fresh:
+            deepspeed.zero.Init(module=part, config_dict_or_path=config)
+        placed.extend(fresh)
 
     return place
+
+
+def move_buffers(part: nn.Module, device: str) -> None:
+    """To where the model runs. DeepSpeed moves what comes in whole; of what is partitioned already, only parameters."""
+    for module in part.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 class DeepSpeedEngine:
@@ -104,7 +115,7 @@ class DeepSpeedEngine:
         self._stage = zero_stage(config)
         self._clip_norm = recipe.optimizer.clip_norm
         hang = recipe.training.hang_minutes
-        self._patience = hang and timedelta(minutes=hang) + _BEHIND_THE_WATCHDOG
+        self._patience = hang and _behind_the_watchdog(hang)
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
@@ -209,6 +220,10 @@ class DeepSpeedEngine:
             owner = optimizer.sub_group_to_group_id
             return [flat for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat) if owner[i] == group]
         return [optimizer.single_partition_of_fp32_groups[group]]
+
+
+def _behind_the_watchdog(hang_minutes: float | None) -> timedelta:
+    return max(_WHILE_RUNNING, timedelta(minutes=(hang_minutes or 0) + 1))
 
 
 def _wait_at_most(timeout: timedelta) -> None:

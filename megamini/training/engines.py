@@ -14,6 +14,9 @@ from megamini.training.shards import Shards, Slice
 from megamini.training.shards_of_optimizer import load_whole, tensors_of
 from megamini.training.trained_model import TrainedModel
 
+# Of weights and activations, by `training.precision`.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True)
 class StepResult:

@@ -1,5 +1,6 @@
 """`training.precision: auto`: what this machine is fastest in, settled when a run begins and kept to its end."""
 
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -7,6 +8,7 @@ import yaml
 
 from megamini.compute import measured_matmul_rate
 from megamini.config import RunRecipe
+from megamini.errors import UserError
 
 # How much faster bf16's matrix products must be on a CPU: its casts, norms and the optimizer's copies take some back.
 _GAIN = 1.25
@@ -24,7 +26,7 @@ def settled(recipe: AnyRecipe) -> AnyRecipe:
         return recipe
     begun = recipe.run_directory / "recipe.yaml"
     if begun.is_file():
-        precision, reason = yaml.safe_load(begun.read_text(encoding="utf-8"))["training"]["precision"], "as it began"
+        precision, reason = _precision_in(begun), "as it began"
     elif torch.cuda.is_available():
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
         reason = torch.cuda.get_device_name()
@@ -35,3 +37,10 @@ def settled(recipe: AnyRecipe) -> AnyRecipe:
     print(f"training.precision: auto is {precision} here ({reason})", flush=True)
     training = recipe.training.model_copy(update={"precision": precision})
     return recipe.model_copy(update={"training": training})
+
+
+def _precision_in(path: Path) -> str:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["training"]["precision"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        raise UserError(f"{path}: torn, or not the recipe of a run; choose another name, or remove the run") from None

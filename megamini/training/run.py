@@ -18,7 +18,7 @@ from megamini.data.batches import training_loader
 from megamini.errors import UserError, writing
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
-from megamini.training.engines import Engine, PlainEngine
+from megamini.training.engines import DTYPES, Engine, PlainEngine
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
@@ -35,8 +35,9 @@ _WAIT_FOR_OTHER_RUN = 120  # seconds
 
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
+    recipe = settled(recipe)
     check_plain(recipe)
-    setup = build_setup(settled(recipe), world_size=1)
+    setup = build_setup(recipe, world_size=1)
     with claimed(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))
@@ -67,11 +68,11 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     )
 
     check_zero_section(values, source)
-    rank, world_size = start_process_group()
+    rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
     with claimed(setup) if rank == 0 else nullcontext():
-        place = partitioner(config) if zero_stage(config) == 3 else None
+        place = partitioner(recipe, config) if zero_stage(config) == 3 else None
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
         execute(setup, DeepSpeedEngine(model, recipe, config), config)
 
@@ -188,7 +189,6 @@ def _peak_of_all_ranks(recipe: RunRecipe, engine: Engine) -> float:
         own = recipe.telemetry.peak_tflops * 1e12
     else:
         name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        own = peak_rate(name, precision) or measured_matmul_rate(engine.device, dtype)
+        own = peak_rate(name, precision) or measured_matmul_rate(engine.device, DTYPES[precision])
     # All ranks.
     return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=engine.device)).item()

@@ -103,10 +103,6 @@ class Shards:
 
     def _assembled(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """What the files listed so far have of it, if they have it whole."""
-        self._bytes_read += 4 * numel
-        if self._bytes_read > _MAPPED_BYTES:
-            self._open.clear()
-            self._bytes_read = 0
         pieces = self._pieces.get((kind, name), [])
         parts, at, end = [], start, start + numel
         row = max(0, bisect.bisect_right(pieces, start, key=lambda piece: piece[0]) - 1)
@@ -119,7 +115,15 @@ class Shards:
                 at = upto
         if at < end or not parts:
             return None
+        self._let_go_after(4 * numel)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _let_go_after(self, count: int) -> None:
+        """Close all files once enough bytes have been read from them; they are opened again where they are needed."""
+        self._bytes_read += count
+        if self._bytes_read > _MAPPED_BYTES:
+            self._open.clear()
+            self._bytes_read = 0
 
     def _file(self, path: Path) -> safe_open:
         if path not in self._open:

@@ -1,7 +1,7 @@
 """A run that hangs ends by itself: stack traces of every rank, and an exit status that says try again.
 
-Collectives of a lost rank, a stopped process or a dead network can wait for hours without any error (a group's timeout
-does not reach all groups that DeepSpeed makes), so each rank watches itself from a thread of its own.
+Collectives of a lost rank, a stopped process or a dead network can wait for hours without any error, and what they say
+then names no line of ours, so each rank watches itself from a thread of its own.
 """
 
 import faulthandler
@@ -14,7 +14,7 @@ from types import TracebackType
 # As in sysexits.h: a temporary failure, which a scheduler may requeue.
 TRY_AGAIN = 75
 # The first update may compile kernels.
-_START = 30 * 60.0  # seconds
+START_MINUTES = 30.0
 # All ranks notice within moments of each other; none may end the others, by its exit, before they have spoken.
 _LAST_WORDS = 5.0  # seconds
 
@@ -24,7 +24,7 @@ class Watchdog:
 
     def __init__(self, seconds: float | None, rank: int) -> None:
         self._seconds, self._rank = seconds, rank
-        self._deadline = time.monotonic() + max(seconds or 0.0, _START)
+        self._deadline = time.monotonic() + max(seconds or 0.0, 60 * START_MINUTES)
         self._last = "the start"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

@@ -43,7 +43,7 @@ class RunCheckpoint:
         return outline_of(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor of the model's state dict, fp32, as of the checkpoint. Raises `UserError` where there is none."""
+        """One tensor of the model's state dict, fp32, as of the checkpoint. Raises `UserError` where that lacks it."""
         parameter = self._parameters[name]
         first_name = self._first_names[id(parameter)]
         if not parameter.requires_grad:

@@ -61,7 +61,7 @@ def test_without_the_watchdog_a_collective_gives_up(stage: int, lab: Lab, tmp_pa
 def pretrain_without_watchdog(*arguments: str) -> None:
     with (
         mock.patch.object(Watchdog, "_watch", lambda self: None),
-        mock.patch.object(deepspeed_engine, "_BEHIND_THE_WATCHDOG", timedelta(seconds=1)),
+        mock.patch.object(deepspeed_engine, "_behind_the_watchdog", lambda hang: timedelta(minutes=hang, seconds=1)),
     ):
         pretrain(*arguments)
 

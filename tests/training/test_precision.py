@@ -48,3 +48,12 @@ def test_what_is_said_is_not_measured(tmp_path, monkeypatch):
 def test_deepspeed_wants_to_be_told():
     with pytest.raises(UserError, match="auto is for runs of one process"):
         check_combination({"zero_optimization": {"stage": 2}}, "auto")
+
+
+def test_a_torn_recipe_of_a_run_is_named(tmp_path):
+    asked = recipe(tmp_path)
+    asked.run_directory.mkdir()
+    for torn in ("", "training: {precis", "- 1", "\x00\xff"):
+        (asked.run_directory / "recipe.yaml").write_text(torn)
+        with pytest.raises(UserError, match=r"recipe\.yaml: torn"):
+            settled(asked)

@@ -47,6 +47,8 @@ def main() -> None:
     add("--layers", type=int, default=20)
     add("--hidden", type=int, default=2048)
     options = parser.parse_args()
+    if (options.work / "run").exists():
+        raise SystemExit(f"{options.work}: holds a run already, whose memory nobody has watched; give another folder")
     options.work.mkdir(parents=True, exist_ok=True)
     notes = options.work / "notes"
     notes.mkdir(exist_ok=True)
@@ -149,6 +151,10 @@ def _page(options: argparse.Namespace, ranks: list[dict[str, int]], exported: in
             "Training: three updates, a validation, a checkpoint. AdamW's fp32 states alone are 12 bytes a parameter,",
             f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks: what training holds beyond its",
             "share is what a rank gathers at a time.",
+            "",
+            "Set for this, and in no configuration that is shipped: buckets and live parameters that are small beside",
+            "the body (DeepSpeed's defaults let a rank gather all of this one), gradients kept in bf16, and",
+            "`MALLOC_MMAP_THRESHOLD_=131072`, without which the C library keeps what is freed (building: 2.0 GiB).",
             "",
         ]
     )

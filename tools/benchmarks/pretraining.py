@@ -44,7 +44,7 @@ METHODS = ("mlm", "minijoint")
 
 
 def main() -> None:
-    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), precision=False))
+    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False))
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
     updates: dict[str, Callable[[], object]] = {}

@@ -40,7 +40,7 @@ LANGUAGES = 3  # of the candidate that learns several side by side
 
 
 def main() -> None:
-    parser = update_options(__doc__, Path(__file__).with_suffix(".md"), precision=False)
+    parser = update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of 4,096 tokens an update")
     options = parse(parser)
     torch.manual_seed(0)
@@ -61,7 +61,8 @@ def main() -> None:
 
 def depths(options: argparse.Namespace) -> list[int]:
     """All layers, and mini-models of half as many layers as the exit, as many, and half as many more."""
-    return sorted({options.layers, options.exit // 2 or 1, options.exit, options.exit * 3 // 2}, reverse=True)
+    minis = {options.exit // 2 or 1, options.exit, min(options.exit * 3 // 2, options.layers)}
+    return sorted({options.layers, *minis}, reverse=True)
 
 
 def _ours(layers: int, precision: str) -> str:

@@ -7,6 +7,7 @@ Data are made from this project's own texts. Each round runs every command once,
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ def main() -> None:
 
 
 def _prepare(work: Path) -> None:
+    shutil.rmtree(work / "runs", ignore_errors=True)  # every run here begins anew
     work.mkdir(parents=True, exist_ok=True)
     text = [str(ROOT / "README.md"), str(ROOT / "launch/recipes/README.md")]
     prepare = ["tools/prepare_data.py", "--text", *text, "--language", "en", "--documents", "line", "--vocab-size",

@@ -14,13 +14,13 @@ from megamini.data.batches import Batch
 BLOCK_LENGTH, BLOCKS, MASKED = 128, 32, 19  # 4,096 tokens an update, round(15% of 126) masked in each block
 
 
-def update_options(description: str | None, page: Path, precision: bool = True) -> argparse.ArgumentParser:
-    """The options of a benchmark whose results go to `page`. precision: whether it is for the user to choose."""
+def update_options(description: str | None, page: Path, choose_precision: bool = True) -> argparse.ArgumentParser:
+    """The options of a benchmark whose results go to `page`. choose_precision: one, by an option."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"layers": 12, "hidden": 768, "vocab": 50_000, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--exit", type=int, help="layer of the mini-model (default: a third of the layers)")
-    if precision:
+    if choose_precision:
         parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--out", type=Path, default=page)
     return parser

@@ -35,7 +35,7 @@ KINDS = {
 
 
 def main() -> None:
-    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), precision=False))
+    options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False))
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
     pages = [heading("Where the time of an update goes", ["torch", "transformers"]), _about(options)]
