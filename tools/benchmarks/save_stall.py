@@ -1,6 +1,7 @@
 """What a checkpoint costs the step: seconds of an update with and without a save in flight, and of beginning one.
 
-python tools/benchmarks/save_stall.py                                # base shape, writes save_stall.md beside this file
+OMP_NUM_THREADS=1 python tools/benchmarks/save_stall.py    # base shape, a core left for the writer; save_stall.md
+python tools/benchmarks/save_stall.py --out tools/benchmarks/save_stall_2_threads.md    # none left
 python tools/benchmarks/save_stall.py --layers 3 --hidden 64 --vocab 500 --rounds 3 --out /tmp/save_stall.md    # a try
 
 One process; the checkpoint is written, hashed and flushed in a thread while updates go on.
