@@ -141,7 +141,7 @@ def run_in_process(entry: str, arguments: list[str], capfd) -> tuple[int, str]:
     capfd.readouterr()
     with (
         mock.patch.object(sys, "argv", [f"{entry}.py", *arguments]),
-        mock.patch.object(deepspeed_engine, "start_process_group", lambda: (0, 1)),
+        mock.patch.object(deepspeed_engine, "start_process_group", lambda *_: (0, 1)),
         pytest.raises(SystemExit) as ended,
     ):
         errors.run_command(module.main)
