@@ -11,9 +11,9 @@ from megamini.config import ModelSection, Recipe
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
-from megamini.models.materialise import Place, materialise
-from megamini.models.mini_model import bridged_mini_model, mini_config
-from megamini.models.pretrained import load_config, load_masked_lm
+from megamini.models.materialise import Place, Weights, materialise
+from megamini.models.mini_model import bottom_weights, mini_config
+from megamini.models.pretrained import load_config, load_masked_lm, stored_weights
 
 # What the data decides: a recipe that sets one of these could contradict it.
 _ROLES = ("pad", "bos", "eos", "cls", "sep")
@@ -30,8 +30,8 @@ def build_primary(
 ) -> PrimaryModel:
     """What the recipe trains, with fp32 weights on the CPU, the same on every rank for the same seed.
 
-    From scratch it is built part by part, and `place` may take each away, so that no rank ever holds the whole model;
-    from a checkpoint it is read as a whole.
+    It is built part by part, and `place` may take each away, so that no rank ever holds the whole model; from a
+    checkpoint too, if that has the names of the library's present version.
 
     The primary model with its exits; with minipost the bridged mini-model alone. What the method leaves as it is wants
     no gradient. Raises `UserError` for a configuration or checkpoint that does not fit the data or is not tied.
@@ -42,24 +42,40 @@ def build_primary(
         )
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)
-    if recipe.model.from_checkpoint:
-        where = f"model.from_checkpoint: {recipe.model.from_checkpoint}"
-        fresh_head = recipe.objective.method == "head"
-        model = load_masked_lm(recipe.model.from_checkpoint, config, recipe.model.attention, where, fresh_head)
-        if recipe.objective.method == "minipost":
-            model = bridged_mini_model(model, recipe.model.exits[0], recipe.model.bridge_layers)
-        return _with_exits(model, recipe)
-    primary = _with_exits(_without_memory(config, recipe), recipe)
-    materialise(primary, primary.model, primary.family.layer_list(primary.model), place)
+    weights = source_weights(recipe, config) if recipe.model.from_checkpoint else None
+    primary = _with_exits(_without_memory(_trained_config(recipe, config), recipe), recipe)
+    materialise(primary, primary.model, primary.family.layer_list(primary.model), place, weights)
     return primary
 
 
 def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
     """`build_primary` without weights, on the meta device: what there is, by which name and of which shape."""
     config = model_config(recipe.model, tokenizer, block_length)
-    if recipe.objective.method == "minipost":
-        config = mini_config(config, recipe.model.exits[0] + recipe.model.bridge_layers)
-    return _with_exits(_without_memory(config, recipe), recipe)
+    return _with_exits(_without_memory(_trained_config(recipe, config), recipe), recipe)
+
+
+def source_weights(recipe: Recipe, config: PretrainedConfig) -> Weights:
+    """The tensors of the recipe's checkpoint by the names of its masked-LM model; None for what is to be drawn instead.
+
+    They are read one by one where its files have the library's present names, else the library reads it as a whole.
+    Raises `UserError` for a checkpoint that is torn, not tied, or no masked-LM model.
+    """
+    checkpoint, method = recipe.model.from_checkpoint, recipe.objective.method
+    where = f"model.from_checkpoint: {checkpoint}"
+    weights = None
+    if method != "head":  # a checkpoint without a head is for the library
+        weights = stored_weights(checkpoint, _without_memory(config, recipe), where)
+    if weights is None:
+        model = load_masked_lm(checkpoint, config, recipe.model.attention, where, fresh_head=method == "head")
+        weights = model.state_dict().get
+    return bottom_weights(weights, family_of(config), recipe.model.exits[0]) if method == "minipost" else weights
+
+
+def _trained_config(recipe: Recipe, config: PretrainedConfig) -> PretrainedConfig:
+    """That of the model that trains: MiniPost's is the mini-model."""
+    if recipe.objective.method != "minipost":
+        return config
+    return mini_config(config, recipe.model.exits[0] + recipe.model.bridge_layers)
 
 
 def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:

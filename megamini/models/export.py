@@ -20,6 +20,7 @@ from megamini.data.tokenizer import encoder
 from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage
 from megamini.models.masked_lm import assert_tied
+from megamini.models.pretrained import saved_tensors
 
 Read = Callable[[str], torch.Tensor]
 
@@ -63,11 +64,6 @@ def export_checkpoint(
         (aside / "README.md").write_text(card, encoding="utf-8")
     _verify(model, tokenizer, aside, read)
     aside.rename(out)
-
-
-def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What a checkpoint of the model holds: its state dict, but each tied tensor once."""
-    return {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:

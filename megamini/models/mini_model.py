@@ -7,8 +7,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from megamini.errors import UserError
-from megamini.models.families import family_of
+from megamini.models.families import Family
 from megamini.models.masked_lm import PrimaryModel, assert_tied
+from megamini.models.materialise import Weights
 
 
 def mini_config(config: PretrainedConfig, layers: int) -> PretrainedConfig:
@@ -59,40 +60,15 @@ def mini_outline(primary: PrimaryModel, layer: int) -> tuple[PreTrainedModel, di
     return mini, {name: source(name) for name in mini.state_dict()}
 
 
-def bridged_mini_model(model: PreTrainedModel, layer: int, bridge_layers: int) -> PreTrainedModel:
-    """The bottom `layer` layers of `model`, `bridge_layers` fresh ones, and the model's own final norm and head.
+def bottom_weights(weights: Weights, family: Family, layer: int) -> Weights:
+    """Of a model's weights those of a bridged mini-model: all but the layers from number `layer` on, which are drawn.
 
-    Marchisio et al. 2023, MiniPost. The weights are copies; the fresh layers have the library's initial weights, drawn
-    from PyTorch's generator, and take the per-layer settings of the layers that they stand in for. Raises `UserError`
-    where the mini-model would be deeper than the model.
+    Marchisio et al. 2023, MiniPost: the bottom layers, fresh ones, the model's own final norm and head.
     """
-    layers = model.config.num_hidden_layers
-    if not 1 <= layer <= layers or layer + bridge_layers > layers:
-        raise UserError(
-            f"model.exits: a mini-model of {layer} layers and a bridge of {bridge_layers} does not fit into a body of "
-            f"{layers} layers"
-        )
-    attention = model.config._attn_implementation
-    mini = type(model)._from_config(mini_config(model.config, layer + bridge_layers), attn_implementation=attention)
-    _load_bottom(mini, model, layer)
-    return mini
+    layers = f"{family.layers}."
 
+    def read(name: str) -> torch.Tensor | None:
+        above = name.startswith(layers) and int(name.removeprefix(layers).split(".")[0]) >= layer
+        return None if above else weights(name)
 
-def _load_bottom(mini: PreTrainedModel, model: PreTrainedModel, layer: int) -> None:
-    """Copy all but the layers from number `layer` on."""
-    above = f"{family_of(model.config).layers}."
-    weights = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name in mini.state_dict() and not (name.startswith(above) and _number(name, above) >= layer)
-    }
-    missing, unexpected = mini.load_state_dict(weights, strict=False)
-    fresh = [name for name in missing if not (name.startswith(above) and _number(name, above) >= layer)]
-    assert not fresh and not unexpected, f"not copied: {fresh or unexpected}"
-    mini.tie_weights()
-    assert_tied(mini)
-
-
-def _number(name: str, prefix: str) -> int:
-    """The layer that a tensor belongs to."""
-    return int(name.removeprefix(prefix).split(".")[0])
+    return read

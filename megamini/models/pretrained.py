@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from megamini.data.files import is_missing_folder
 from megamini.errors import UserError
 from megamini.models.families import family_of
+from megamini.models.materialise import Weights
 
 
 def load_config(checkpoint: str, where: str, dropout: float | None) -> PretrainedConfig:
@@ -57,6 +58,25 @@ def load_masked_lm(
         raise UserError(f"{where}: misses {min(set(missing) - of_head)}, which is no part of the head")
     _refuse_untied_tensors(model, checkpoint, where)
     return model
+
+
+def stored_weights(checkpoint: str, outline: PreTrainedModel, where: str) -> Weights | None:
+    """What reads a checkpoint's tensors one by one, by the names in the state dict of `outline`, on the meta device.
+
+    None where its files do not hold all of these in their shapes: older names, other prefixes and torn files are for
+    the library. Raises `UserError`, which begins with `where`, for weights that are not tied.
+    """
+    files = _files_of_tensors(checkpoint)
+    for name, tensor in saved_tensors(outline).items():
+        if name not in files or _shape(files[name], name) != tensor.shape:
+            return None
+    _refuse_untied_tensors(outline, checkpoint, where)
+    return lambda name: _tensor(files[name], name) if name in files else None
+
+
+def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a checkpoint of the model holds: its state dict, but each tied tensor once."""
+    return {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 def load_model(
@@ -121,8 +141,11 @@ def _files_of_tensors(checkpoint: str) -> dict[str, str]:
     whole = found("model.safetensors")
     if whole is None:
         return {}
-    with safe_open(whole, framework="pt") as file:
-        return dict.fromkeys(file.keys(), whole)
+    try:
+        with safe_open(whole, framework="pt") as file:
+            return dict.fromkeys(file.keys(), whole)
+    except SafetensorError:
+        return {}  # the library says what is wrong with it
 
 
 def weights_fingerprint(checkpoint: str) -> str:
@@ -132,6 +155,14 @@ def weights_fingerprint(checkpoint: str) -> str:
         with Path(path).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _shape(path: str, name: str) -> torch.Size | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return torch.Size(file.get_slice(name).get_shape())
+    except (SafetensorError, OSError):
+        return None
 
 
 def _tensor(path: str, name: str) -> torch.Tensor:

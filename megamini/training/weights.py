@@ -1,6 +1,5 @@
 """The primary model of a run with the weights of a checkpoint, from the plain engine or any ZeRO stage, in fp32."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ from megamini.config import Recipe, load_recipe
 from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
-from megamini.models.build import build_primary, outline_of
+from megamini.models.build import build_primary, model_config, outline_of, source_weights
 from megamini.models.masked_lm import PrimaryModel, assert_tied
+from megamini.models.materialise import Weights
 from megamini.training.checkpoint import is_checkpoint, newest_first
 from megamini.training.identity import check_identity, identity_of
 from megamini.training.manifest import read_manifest, verify
@@ -45,24 +45,29 @@ class RunCheckpoint:
     def read(self, name: str) -> torch.Tensor:
         """One tensor of the model's state dict, fp32, as of the checkpoint. Raises `UserError` where that lacks it."""
         parameter = self._parameters[name]
-        first_name = self._first_names[id(parameter)]
-        if not parameter.requires_grad:
-            return self._untrained[first_name]
-        return self._shards.read(WEIGHT, first_name, 0, parameter.numel()).reshape(parameter.shape)
+        first_name, *more_names = self._names[id(parameter)]
+        if parameter.requires_grad:
+            return self._shards.read(WEIGHT, first_name, 0, parameter.numel()).reshape(parameter.shape)
+        # What the run's method leaves as it is stands in its source: checkpoints hold what trains.
+        found = (self._source(own.removeprefix("model.")) for own in (first_name, *more_names))
+        return next(tensor for tensor in found if tensor is not None).float()
 
     @cached_property
     def _parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.outline.named_parameters(remove_duplicate=False))
 
     @cached_property
-    def _first_names(self) -> dict[int, str]:
-        """The name by which a checkpoint holds a tied parameter."""
-        return {id(parameter): name for name, parameter in self.outline.named_parameters()}
+    def _names(self) -> dict[int, list[str]]:
+        """All names of a parameter; a checkpoint holds a tied one by the first."""
+        names: dict[int, list[str]] = {}
+        for name, parameter in self._parameters.items():
+            names.setdefault(id(parameter), []).append(name)
+        return names
 
     @cached_property
-    def _untrained(self) -> Mapping[str, torch.Tensor]:
-        """What the run's method leaves as it is, read from its source as a whole: checkpoints hold what trains."""
-        return dict(self.build().named_parameters())
+    def _source(self) -> Weights:
+        config = model_config(self.recipe.model, self.tokenizer, self.data_manifests[0]["block_length"])
+        return source_weights(self.recipe, config)
 
     @cached_property
     def _shards(self) -> Shards:

@@ -1,15 +1,21 @@
 """Mini-models: of an exit, and bridged. What is copied is the primary's to the bit, and nothing else trains."""
 
+from unittest import mock
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from transformers import AutoModelForMaskedLM
 
 from megamini.config import Recipe
 from megamini.errors import UserError
+from megamini.models import build
 from megamini.models.build import build_primary
 from megamini.models.families import family_of
 from megamini.models.masked_lm import PrimaryModel
-from megamini.models.mini_model import bridged_mini_model, extract_mini_model
+from megamini.models.materialise import materialise
+from megamini.models.mini_model import bottom_weights, extract_mini_model, mini_config
 from tests.models import bodies
 
 
@@ -27,6 +33,15 @@ def test_a_mini_models_logits_are_those_of_the_bottom_layers_and_the_exits_head(
             expected = functional.linear(rows, output.weight, output.bias).view(*ids.shape, -1)
             assert torch.equal(mini(ids, attention_mask=mask).logits, expected)
         assert mini.config.num_hidden_layers == layer == len(family_of(mini.config).layer_list(mini))
+
+
+def bridged_mini_model(model, layer, bridge_layers):
+    """The bottom layers of a model in memory, and fresh ones."""
+    with torch.device("meta"):
+        mini = AutoModelForMaskedLM.from_config(mini_config(model.config, layer + bridge_layers))
+    family = family_of(model.config)
+    materialise(mini, mini, family.layer_list(mini), None, bottom_weights(model.state_dict().get, family, layer))
+    return mini
 
 
 @pytest.mark.parametrize("family", bodies.FAMILIES)
@@ -55,11 +70,6 @@ def test_a_bridge_is_fresh_and_the_rest_a_copy(family):
             assert tensor.data_ptr() != theirs[name].data_ptr(), name
         elif name.endswith("weight") and tensor.dim() == 2:
             assert 0 < tensor.std() < 0.05 and not torch.equal(tensor, theirs[name]), name
-
-
-def test_a_bridge_above_the_top_is_refused():
-    with pytest.raises(UserError, match="3 layers and a bridge of 2 does not fit into a body of 4"):
-        bridged_mini_model(bodies.small_model("roberta"), 3, 2)
 
 
 def frozen_recipe(folder, method, **model):
@@ -97,6 +107,48 @@ def test_minipost_trains_the_bridge_alone(family, tmp_path):
     found = learns(primary)
     assert found and all(name.startswith(bridge) for name in found)
     assert {name for name, p in primary.named_parameters() if p.requires_grad} >= found
+
+
+def test_a_bridge_above_the_top_is_refused(tmp_path):
+    bodies.small_model("roberta").save_pretrained(tmp_path)
+    recipe = frozen_recipe(tmp_path, "minipost", exits=[3], bridge_layers=2)
+    with pytest.raises(UserError, match="3 layers and a bridge of 2 are more than the body's 4"):
+        build_primary(recipe, bodies.small_tokenizer(), bodies.LENGTH)
+
+
+@pytest.mark.parametrize("in_one_file", [True, False])
+@pytest.mark.parametrize("family", bodies.FAMILIES)
+def test_a_checkpoint_read_tensor_by_tensor_is_the_librarys(family, in_one_file, tmp_path):
+    """Body and bridge, and what goes on training as a whole; the library's reader is for what has other names."""
+    size = "1GB" if in_one_file else "60KB"
+    bodies.small_model(family).save_pretrained(tmp_path, max_shard_size=size)
+    assert (tmp_path / "model.safetensors").exists() == in_one_file
+    recipes = [frozen_recipe(tmp_path, "minipost", exits=[2], bridge_layers=1)]
+    recipes += [frozen_recipe(tmp_path, "minijoint", exits=[1])]
+    for recipe in recipes:
+        with mock.patch.object(build, "load_masked_lm", side_effect=AssertionError("read as a whole")):
+            ours = build_primary(recipe, bodies.small_tokenizer(), bodies.LENGTH)
+        with mock.patch.object(build, "stored_weights", return_value=None):
+            theirs = build_primary(recipe, bodies.small_tokenizer(), bodies.LENGTH)
+        expected = dict(theirs.named_parameters())
+        assert expected.keys() == dict(ours.named_parameters()).keys()
+        for name, parameter in ours.named_parameters():
+            assert parameter.equal(expected[name]) and parameter.requires_grad == expected[name].requires_grad, name
+
+
+def test_other_names_than_the_librarys_are_left_to_it(tmp_path):
+    """As BERT's first checkpoints have them: gamma and beta, which the library renames."""
+    model = bodies.small_model("bert")
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(renamed, path, metadata={"format": "pt"})
+    primary = build_primary(frozen_recipe(tmp_path, "minijoint", exits=[1]), bodies.small_tokenizer(), bodies.LENGTH)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(primary.model.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "modernbert"])
