@@ -111,7 +111,10 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "training.global_batch": (32.5, "training.global_batch: "),
     "training.micro_batch": (0, "training.micro_batch: input should be greater than or equal to 1, not 0"),
     "training.seed": (-1, "training.seed: "),
-    "training.precision": ("float32", "training.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', not 'float32'"),
+    "training.precision": (
+        "float32",
+        "training.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', not 'float32'",
+    ),
     "training.compile": ("yes", "training.compile: input should be a valid boolean, not 'yes'"),
     "training": ([1], "training: "),
     "schedule.duration": (
