@@ -66,9 +66,10 @@ def main() -> None:
 def _prepare(work: Path) -> None:
     shutil.rmtree(work / "runs", ignore_errors=True)  # every run here begins anew
     work.mkdir(parents=True, exist_ok=True)
-    text = [str(ROOT / "README.md"), str(ROOT / "launch/recipes/README.md")]
-    prepare = ["tools/prepare_data.py", "--text", *text, "--language", "en", "--documents", "line", "--vocab-size",
-               "500", "--block-length", "32", "--validation-share", "0.1", "--out", str(work / "data")]  # fmt: skip
+    texts, text = (ROOT / "README.md", ROOT / "launch/recipes/README.md"), work / "text.txt"
+    text.write_text("\n\n".join(path.read_text(encoding="utf-8") for path in texts), encoding="utf-8")
+    prepare = ["tools/prepare_data.py", "--text", str(text), "--language", "en", "--vocab-size", "500",
+               "--block-length", "32", "--validation-share", "0.1", "--out", str(work / "data")]  # fmt: skip
     if not (work / "data").exists():
         subprocess.run([sys.executable, *prepare], cwd=ROOT, check=True)
     data = {"path": str(work / "data"), "workers": 1}
