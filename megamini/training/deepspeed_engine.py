@@ -42,7 +42,10 @@ _WHILE_RUNNING = timedelta(minutes=START_MINUTES + 1)
 
 
 def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
-    """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks."""
+    """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks.
+
+    hang_minutes: of a run with a watchdog, behind which collectives must not give up.
+    """
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
