@@ -25,7 +25,6 @@ ALLOWED_KEYS = frozenset(
         "gradient_predivide_factor",
         "zero_allow_untested_optimizer",
         "zero_force_ds_cpu_optimizer",
-        "aio",
         "comms_logger",
         "wall_clock_breakdown",
         "memory_breakdown",
@@ -36,7 +35,6 @@ ALLOWED_KEYS = frozenset(
 # Unknown keys inside these are ignored without a word as well; DeepSpeed itself checks zero_optimization.
 _SECTIONS = {
     "data_types": ("grad_accum_dtype",),
-    "aio": ("block_size", "queue_depth", "intra_op_parallelism", "single_submit", "overlap_events", "use_gds"),
     "comms_logger": ("enabled", "prof_all", "prof_ops", "verbose", "debug"),
 }
 _DATA_TYPES = ("fp32", "fp16", "bf16")
@@ -121,6 +119,14 @@ def check_combination(values: dict[str, Any], precision: str) -> None:
     if precision == "bf16" and stage == 1 and values.get("data_types"):
         # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
         raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
+    for section in ("offload_optimizer", "offload_param"):
+        offload = values.get("zero_optimization", {}).get(section)
+        if isinstance(offload, dict) and offload.get("device") == "nvme":
+            # DeepSpeed reads such a state into one buffer after another, which a checkpoint would all have at once.
+            raise UserError(
+                f"zero_optimization.{section}.device: nvme is not supported, since no checkpoint could be written; "
+                "use cpu, as ds_configs/zero3_offload.json does, or more ranks"
+            )
 
 
 def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:

@@ -249,7 +249,10 @@ DEEPSPEED: Cases = {
         ("deepspeed.json", "'train_batch_size'", "set training.global_batch"),
     ),
     "optimizer": (lambda w: w.json({"optimizer": {"type": "Adam"}}), ("'optimizer' belongs to the recipe",)),
-    "repeated key": (lambda w: w.json('{"aio": {}, "aio": {}}'), ("deepspeed.json", "'aio' appears twice")),
+    "repeated key": (
+        lambda w: w.json('{"data_types": {}, "data_types": {}}'),
+        ("deepspeed.json", "'data_types' appears twice"),
+    ),
     "section as a number": (lambda w: w.json({ZERO: 2}), ("deepspeed.json", ZERO, "expected an object")),
     "unknown key of ZeRO": (
         lambda w: w.json({ZERO: {"stage": 2, "overlap_com": True}}),

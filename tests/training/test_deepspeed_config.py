@@ -139,6 +139,15 @@ def test_the_recipe_decides_batch_clipping_and_precision(precision):
             True,
             "data_types with ZeRO stage 1 and bf16",
         ),
+        *[
+            (
+                {"zero_optimization": {"stage": 3, section: {"device": "nvme", "nvme_path": "swap"}}},
+                "fp32",
+                True,
+                f"{section}.device: nvme is not supported",
+            )
+            for section in ("offload_optimizer", "offload_param")
+        ],
     ],
 )
 def test_combinations_that_deepspeed_trains_wrongly(values, precision, on_cpu, expected):
@@ -153,6 +162,7 @@ def test_combinations_that_deepspeed_trains_wrongly(values, precision, on_cpu, e
         (DEFAULT, "bf16", True),
         (DEFAULT, "fp16", False),
         ({**DEFAULT, "data_types": {"grad_accum_dtype": "fp32"}}, "fp32", True),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, "fp32", True),
         ({"zero_optimization": {"stage": 2}, "data_types": {"grad_accum_dtype": "fp32"}}, "bf16", True),
     ],
 )
