@@ -60,7 +60,7 @@ class _JointCrossEntropy(torch.autograd.Function):
         unit = torch.ldexp(torch.ones((), device=rows.device), exponent)
         losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
         rows_grad = torch.empty_like(rows) if wants_rows else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        weight_grad = None
         bias_grad = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
         logits_buffer = rows.new_empty(min(chunk, len(rows)), len(weight))
         fp32_buffer = logits_buffer.float()  # itself in fp32: one buffer is enough then
@@ -86,7 +86,7 @@ class _JointCrossEntropy(torch.autograd.Function):
             if wants_rows:
                 torch.mm(gradient, weight, out=rows_grad[part])
             if wants_weight:
-                _add_product(weight_grad, gradient, x)
+                weight_grad = _plus_product(weight_grad, gradient, x)
 
         loss = torch.dot(losses, coefficients)
         ctx.save_for_backward(rows_grad, weight_grad, bias_grad, loss, unit)
@@ -103,9 +103,10 @@ class _JointCrossEntropy(torch.autograd.Function):
         return *(None if g is None else g.float().mul_(scale).to(ctx.dtype) for g in gradients), None, None, None
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """total += left^T @ right, with the sum over chunks kept in fp32."""
+def _plus_product(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """total + left^T @ right, in place after the first chunk, with the sum over chunks kept in fp32."""
+    if total is None:
+        return (left.t() @ right).float()
     if left.dtype == torch.float32:
-        total.addmm_(left.t(), right)
-    else:
-        total.add_(left.t() @ right)
+        return total.addmm_(left.t(), right)
+    return total.add_(left.t() @ right)

@@ -19,6 +19,7 @@ from torch.distributed import distributed_c10d
 from megamini.config import Recipe
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
+from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place
 from megamini.training.build_locks import refuse_stale_build_lock
@@ -119,6 +120,8 @@ class DeepSpeedEngine:
         self._clip_norm = recipe.optimizer.clip_norm
         hang = recipe.training.hang_minutes
         self._patience = hang and _behind_the_watchdog(hang)
+        if on_cpu():
+            draw_dropout_fast(model)
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:

@@ -9,6 +9,8 @@ from torch import nn
 
 from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
+from megamini.models.cpu_dropout import draw_dropout_fast
+from megamini.training.allocator import keep_freed_memory
 from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice
 from megamini.training.shards_of_optimizer import load_whole, tensors_of
@@ -87,6 +89,9 @@ class PlainEngine:
         self.device = device
         self.description = f"plain PyTorch, 1 process on {device.type}"
         self.model = model.to(device)
+        if device.type == "cpu":
+            draw_dropout_fast(self.model)
+            keep_freed_memory()
         self._accumulation = accumulation
         self._clip_norm = optimizer.clip_norm
         groups = parameter_groups(self.model, optimizer.weight_decay)

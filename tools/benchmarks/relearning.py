@@ -22,12 +22,13 @@ from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
 from megamini.training.engines import PlainEngine
 from tools.benchmarks.page import heading, table
-from tools.benchmarks.pretraining import PRECISIONS
 from tools.benchmarks.updates import (
     BLOCK_LENGTH,
     BLOCKS,
     MASKED,
+    about_rates,
     interleaved,
+    measured_rates,
     parse,
     random_batch,
     ratio,
@@ -45,8 +46,9 @@ def main() -> None:
     options = parse(parser)
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
+    rates = measured_rates()
     updates: dict[str, Callable[[], None]] = {}
-    for precision in PRECISIONS:
+    for precision in rates:
         for layers in depths(options) if precision == "fp32" else (options.layers, options.exit):
             updates[_ours(layers, precision)] = partial(
                 _update, _engine(options, layers, precision), batch, options.accumulation
@@ -54,7 +56,7 @@ def main() -> None:
         updates[_library(precision)] = _library_update(options, batch, precision)
     together = _engine(options, options.exit, "fp32", LANGUAGES)
     updates[_together(options)] = partial(_update, together, _for_languages(batch), options.accumulation)
-    page = _page(options, interleaved(updates, options.rounds))
+    page = _page(options, interleaved(updates, options.rounds), rates)
     print(page)
     options.out.write_text(page, encoding="utf-8")
 
@@ -124,7 +126,7 @@ def _library_update(options: argparse.Namespace, batch: Batch, precision: str) -
     return update
 
 
-def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
+def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: dict[str, float]) -> str:
     full, mini = (
         training_flops(BodyShape.from_config(roberta_config(options, layers)), BLOCK_LENGTH, MASKED, "standard")
         for layers in (options.layers, options.exit)
@@ -138,7 +140,11 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
         "the library's way in fp32 over our mini-model in bf16": (_library("fp32"), _ours(options.exit, "bf16")),
         f"{LANGUAGES} languages side by side over one alone": (_together(options), small),
     }
-    ratios = [[name, *(f"{value:.2f}" for value in ratio(seconds, *pair))] for name, pair in pairs.items()]
+    ratios = [
+        [name, *(f"{value:.2f}" for value in ratio(seconds, *pair))]
+        for name, pair in pairs.items()
+        if set(pair) <= set(seconds)
+    ]
     tokens = BLOCKS * BLOCK_LENGTH * options.accumulation
     return "\n".join(
         [
@@ -150,7 +156,8 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
             f"{MASKED} masked; dropout 0.1; token matrix and output bias train: forward, backward, clipping, AdamW in",
             f"one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. The library's",
             "way: `RobertaForMaskedLM` with frozen body and labels, logits at all positions (bf16: autocast). Seconds",
-            "an update:",
+            "an update.",
+            about_rates(rates),
             "",
             table(["over", "median", "fastest", "slowest"], spread(seconds)),
             table(["ratio", "of medians", "median of the rounds' ratios"], ratios),

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, RobertaConfig
 
+from megamini.compute import measured_matmul_rate
 from megamini.data.batches import Batch
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BLOCK_LENGTH, BLOCKS, MASKED = 128, 32, 19  # 4,096 tokens an update, round(15% of 126) masked in each block
 
 
@@ -42,6 +44,19 @@ def roberta_config(options: argparse.Namespace, layers: int | None = None) -> Ro
         intermediate_size=4 * options.hidden,
         max_position_embeddings=BLOCK_LENGTH + 2,
     )
+
+
+def measured_rates() -> dict[str, float]:
+    """FLOPs a second of this machine's matrix products by precision: bf16 only where it is not slower than fp32."""
+    rates = {name: measured_matmul_rate("cpu", dtype, seconds=2.0) for name, dtype in PRECISIONS.items()}
+    return {name: rate for name, rate in rates.items() if rate >= rates["fp32"]}
+
+
+def about_rates(rates: dict[str, float]) -> str:
+    """A sentence on what `measured_rates` found."""
+    found = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+    left_out = "" if "bf16" in rates else "; bf16 is left out, since this processor multiplies it more slowly than fp32"
+    return f"This machine's matrix-multiply rate, measured before: {found}{left_out}."
 
 
 def random_batch(vocab: int) -> Batch:

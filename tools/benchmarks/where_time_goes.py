@@ -14,10 +14,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from megamini.compute import BodyShape, ExitShape, measured_matmul_rate, training_flops
+from megamini.compute import BodyShape, ExitShape, training_flops
 from tools.benchmarks.page import heading, table
-from tools.benchmarks.pretraining import PRECISIONS, pretraining_engine, pretraining_update
-from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, MASKED, parse, random_batch, roberta_config, update_options
+from tools.benchmarks.pretraining import pretraining_engine, pretraining_update
+from tools.benchmarks.updates import (
+    BLOCK_LENGTH,
+    BLOCKS,
+    MASKED,
+    about_rates,
+    measured_rates,
+    parse,
+    random_batch,
+    roberta_config,
+    update_options,
+)
 
 # The first kind whose words are in an operation's name has its time; operations are counted without their parts.
 KINDS = {
@@ -38,11 +48,11 @@ def main() -> None:
     options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False))
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
-    pages = [heading("Where the time of an update goes", ["torch", "transformers"]), _about(options)]
-    for precision, dtype in PRECISIONS.items():
+    rates = measured_rates()
+    pages = [heading("Where the time of an update goes", ["torch", "transformers"]), _about(options, rates)]
+    for precision, rate in rates.items():
         engine = pretraining_engine(options, "minijoint", precision)
         pretraining_update(engine, batch)
-        rate = measured_matmul_rate("cpu", dtype, seconds=2.0)
         started = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(options.rounds):
@@ -54,11 +64,12 @@ def main() -> None:
     options.out.write_text(page, encoding="utf-8")
 
 
-def _about(options: argparse.Namespace) -> str:
+def _about(options: argparse.Namespace, rates: dict[str, float]) -> str:
     return (
         f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint with\n"
         f"an exit after {options.exit} layers; {BLOCKS * BLOCK_LENGTH:,} tokens an update; {torch.get_num_threads()} "
         f"threads; mean of {options.rounds} updates\nunder PyTorch's profiler, which slows them a little.\n"
+        f"{about_rates(rates)}\n"
     )
 
 

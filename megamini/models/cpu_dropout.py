@@ -1,0 +1,61 @@
+"""Dropout on a CPU at a third of its time: PyTorch draws one random number an element there, one after the other.
+
+Four elements share a draw here, 16 bits each, so that a share p is rounded to the next 65,536th; what is kept is scaled
+by that share, so the expectation is exact. PyTorch's generator is the source, seeded as ever. Attention with dropout is
+written out as well: on a CPU the library has no fused kernel for it.
+"""
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_LANES, _LEVELS = 4, 2**16  # 16-bit lanes of a 64-bit draw
+_ATTENTION = "sdpa_with_cpu_dropout"
+
+
+def drop(states: torch.Tensor, share: float) -> torch.Tensor:
+    """`states`, of any shape, with about `share` of its elements zeroed and the others scaled to keep the mean."""
+    dropped = min(round(share * _LEVELS), _LEVELS - 1)
+    draws = torch.empty(-(-states.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
+    lanes = draws.view(torch.int16)[: states.numel()].view(states.shape)
+    kept = lanes >= dropped - _LEVELS // 2
+    return states * kept.to(states.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def draw_dropout_fast(model: nn.Module) -> None:
+    """Let a model that runs on the CPU draw its dropout this way from now on, in place."""
+    for module in model.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = _Dropout
+        elif isinstance(module, PreTrainedModel) and module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation(_ATTENTION)
+
+
+class _Dropout(nn.Dropout):
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return drop(states, self.p) if self.training and self.p else states
+
+
+def attention_with_dropout(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options,
+) -> tuple[torch.Tensor, None]:
+    """As the library's function for sdpa, which does all but training without a mask. query, key, value: [b, h, L, d];
+    returns [b, L, h, d]."""
+    if not dropout or attention_mask is not None or getattr(module, "is_causal", False):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    shares = torch.softmax((query * scaling) @ key.transpose(-1, -2), -1)
+    return (drop(shares, dropout) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_ATTENTION, attention_with_dropout)
+AttentionMaskInterface.register(_ATTENTION, sdpa_mask)

@@ -1,0 +1,18 @@
+"""What the C library does with memory that is freed."""
+
+import ctypes
+
+# The GNU C library's parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep large blocks that are freed for the next that is asked for, from now on.
+
+    The GNU C library gives every block of 32 MiB and more back to the system at once: at base shape a third of a
+    million pages an update are mapped and zeroed anew, 5 to 9% of its time on two cores. Elsewhere nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

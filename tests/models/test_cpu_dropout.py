@@ -1,0 +1,106 @@
+"""Dropout on a CPU: the shares it promises, and the library's own results wherever nothing is dropped."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM
+
+from megamini.models.cpu_dropout import attention_with_dropout, draw_dropout_fast, drop
+from megamini.models.families import FAMILIES
+from tests.models import bodies
+
+SHARES = (0.1, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_as_many_are_dropped_as_was_said_and_the_others_scaled(share):
+    torch.manual_seed(0)
+    dropped = drop(torch.ones(1000, 1001), share)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - share)], rel=1e-4)
+    of_rows, deviation = (dropped == 0).float().mean(1), (share * (1 - share) / 1001) ** 0.5
+    assert of_rows.mean() == pytest.approx(share, abs=5 * deviation / 1000**0.5)
+    assert of_rows.std() == pytest.approx(deviation, rel=0.15), "as many rows far from the mean as chance has"
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8])
+def test_neighbours_are_independent(distance):
+    torch.manual_seed(0)
+    kept = (drop(torch.ones(1_000_000), 0.3) != 0).float()
+    together = (kept[distance:] * kept[:-distance]).mean()
+    assert together == pytest.approx(0.49, abs=0.003)
+
+
+def test_nothing_nearly_everything_and_one_element():
+    states = torch.randn(7)
+    assert torch.equal(drop(states, 0.0), states)
+    assert torch.equal(drop(states, 0.999999), torch.zeros(7))
+    assert drop(torch.ones(()), 0.0).shape == ()
+
+
+def test_the_generator_decides():
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return drop(torch.ones(333), 0.1)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_attention_drops_shares_before_they_weigh_the_values():
+    query, key, value = (torch.randn(2, 3, 9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    torch.manual_seed(5)
+    out, _ = attention_with_dropout(nn.Identity(), query, key, value, None, dropout=0.2)
+    torch.manual_seed(5)
+    noise = drop(torch.ones(2, 3, 9, 9, dtype=torch.float64), 0.2)
+    expected = torch.einsum("bhqk,bhkd->bqhd", torch.softmax(query @ key.mT / 2, -1) * noise, value)
+    assert torch.allclose(out, expected, atol=1e-12)
+    direction = torch.randn_like(out)
+    for ours, theirs in zip(
+        torch.autograd.grad(out, (query, key, value), direction),
+        torch.autograd.grad(expected, (query, key, value), direction),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_library_s_results_where_nothing_is_dropped(family):
+    torch.manual_seed(0)
+    config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.0))
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    ids = torch.randint(5, config.vocab_size, (2, 12))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    inputs = [{"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}]
+    before = [model(**values).logits for values in inputs]
+    draw_dropout_fast(model)
+    for values, logits in zip(inputs, before, strict=True):
+        assert torch.equal(model(**values).logits, logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_dropout_of_a_family_and_on_average_the_same(family):
+    torch.manual_seed(0)
+    config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.1))
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    ids = torch.randint(5, config.vocab_size, (2, 12))
+    evaluated = model.eval()(input_ids=ids).logits.detach()
+    model.train()
+
+    def average() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([model(input_ids=ids).logits for _ in range(300)]).mean(0)
+
+    theirs = average()
+    draw_dropout_fast(model)
+    assert not [name for name, module in model.named_modules() if type(module) is nn.Dropout]
+    ours = average()
+    # Dropout moves the mean itself a little, through norms and GELU; theirs says by how much it is off by chance.
+    assert (ours - theirs).norm() < 1.5 * (theirs - evaluated).norm() + 1e-6
+    assert not torch.equal(ours, theirs)
+
+
+def test_eager_attention_stays_what_the_recipe_says():
+    model = AutoModelForMaskedLM.from_config(bodies.small_config("roberta"), attn_implementation="eager")
+    draw_dropout_fast(model)
+    assert model.config._attn_implementation == "eager"
