@@ -106,24 +106,22 @@ def transfer(record: EvaluationRecord, study: Study) -> str:
 
 
 def headline(record: EvaluationRecord, study: Study) -> str:
-    """Speed-up at 90, 95 and 99% of standard's best, with intervals: each series against the standard one of its start,
-    then all against the best standard one."""
+    """Speed-up at 90, 95 and 99% of standard's best, with intervals: against each standard series, the others of its
+    start, and then those of other starts."""
     of = curves([record])
+    measured = {curve.series for curve in of}
     parts = []
     for start, reference in references(study).items():
-        series = [name for name in study.series if study.series[name].start == start]
-        if any(curve.series == reference for curve in of):
-            parts += [f"### Against `{reference}`, from the same start", "", _speed_ups(record, series, reference), ""]
-    best = _best_reference(of, study)
-    others = [name for name in study.series if study.series[name].start != study.series[best].start]
-    return "\n".join(
-        [
-            *parts,
-            f"### From other starts, against `{best}`, the best standard one",
-            "",
-            _speed_ups(record, others, best),
-        ]
-    )
+        if reference not in measured:
+            continue
+        names = [name for name in study.series if name in measured and name != reference]
+        for title, series in (
+            ("from the same start", [name for name in names if study.series[name].start == start]),
+            ("from other starts", [name for name in names if study.series[name].start != start]),
+        ):
+            if series:
+                parts += [f"### Against `{reference}`, {title}", "", _speed_ups(record, series, reference), ""]
+    return "\n".join(parts).rstrip()
 
 
 def _best_reference(of: list[Curve], study: Study) -> str:
@@ -136,12 +134,13 @@ def _best_reference(of: list[Curve], study: Study) -> str:
 
 
 def _speed_ups(record: EvaluationRecord, series: list[str], reference: str) -> str:
-    chosen = [result for result in record.results if result.learned and result.learned.series in (*series, reference)]
-    record = replace_results(record, chosen)
+    learned = [result for result in record.results if result.learned and result.learned.series in (*series, reference)]
+    languages = {result.language for result in learned if result.learned.series == reference}
+    record = replace_results(record, [result for result in learned if result.language in languages])
     found = speed_ups(reached(with_mean(curves([record]), reference), reference))
     sure = bootstrap(record, HEADLINE, reference)
     rows = []
-    for name in (name for name in series if name != reference):
+    for name in series:
         languages = list(dict.fromkeys(key[1] for key in found if key[0] == HEADLINE and key[2] == name))
         if len(languages) == 2:  # one language and its average
             languages = languages[:1]
