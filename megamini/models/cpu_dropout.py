@@ -12,25 +12,29 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _LANES, _LEVELS = 4, 2**16  # 16-bit lanes of a 64-bit draw
-_ATTENTION = "sdpa_with_cpu_dropout"
+ATTENTION = "sdpa_with_cpu_dropout"
 
 
 def drop(states: torch.Tensor, share: float) -> torch.Tensor:
     """`states`, of any shape, with about `share` of its elements zeroed and the others scaled to keep the mean."""
-    dropped = min(round(share * _LEVELS), _LEVELS - 1)
-    draws = torch.empty(-(-states.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
+    dropped = round(share * _LEVELS)
+    if dropped == _LEVELS:
+        return states * 0
+    draws = torch.empty(-(-states.numel() // _LANES), dtype=torch.int64, device=states.device).random_(-(2**63), None)
     lanes = draws.view(torch.int16)[: states.numel()].view(states.shape)
-    kept = lanes >= dropped - _LEVELS // 2
-    return states * kept.to(states.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    return (states * (lanes >= dropped - _LEVELS // 2)).mul_(_LEVELS / (_LEVELS - dropped))
 
 
 def draw_dropout_fast(model: nn.Module) -> None:
-    """Let a model that runs on the CPU draw its dropout this way from now on, in place."""
+    """Let a model that runs on the CPU draw its dropout this way from now on, in place.
+
+    Not for one that is compiled: the draw would break its graph.
+    """
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = _Dropout
         elif isinstance(module, PreTrainedModel) and module.config._attn_implementation == "sdpa":
-            module.set_attn_implementation(_ATTENTION)
+            module.set_attn_implementation(ATTENTION)
 
 
 class _Dropout(nn.Dropout):
@@ -49,13 +53,15 @@ def attention_with_dropout(
     **options,
 ) -> tuple[torch.Tensor, None]:
     """As the library's function for sdpa, which does all but training without a mask. query, key, value: [b, h, L, d];
-    returns [b, L, h, d]."""
+    returns [b, L, h, d]. In fp32 within, as there: bf16 shares would be less precise, and slower on many a CPU."""
     if not dropout or attention_mask is not None or getattr(module, "is_causal", False):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype, scaling = value.dtype, query.shape[-1] ** -0.5 if scaling is None else scaling
+    if dtype in (torch.bfloat16, torch.float16):
+        query, key, value = query.float(), key.float(), value.float()
     shares = torch.softmax((query * scaling) @ key.transpose(-1, -2), -1)
-    return (drop(shares, dropout) @ value).transpose(1, 2).contiguous(), None
+    return (drop(shares, dropout) @ value).transpose(1, 2).to(dtype).contiguous(), None
 
 
-AttentionInterface.register(_ATTENTION, attention_with_dropout)
-AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+AttentionInterface.register(ATTENTION, attention_with_dropout)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

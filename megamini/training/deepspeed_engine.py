@@ -120,7 +120,7 @@ class DeepSpeedEngine:
         self._clip_norm = recipe.optimizer.clip_norm
         hang = recipe.training.hang_minutes
         self._patience = hang and _behind_the_watchdog(hang)
-        if on_cpu():
+        if on_cpu() and not recipe.training.compile:
             draw_dropout_fast(model)
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)

@@ -90,8 +90,9 @@ class PlainEngine:
         self.description = f"plain PyTorch, 1 process on {device.type}"
         self.model = model.to(device)
         if device.type == "cpu":
-            draw_dropout_fast(self.model)
             keep_freed_memory()
+            if not training.compile:
+                draw_dropout_fast(self.model)
         self._accumulation = accumulation
         self._clip_norm = optimizer.clip_norm
         groups = parameter_groups(self.model, optimizer.weight_decay)

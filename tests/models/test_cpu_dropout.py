@@ -5,8 +5,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM
 
-from megamini.models.cpu_dropout import attention_with_dropout, draw_dropout_fast, drop
+from megamini.models import cpu_dropout
+from megamini.models.cpu_dropout import ATTENTION, attention_with_dropout, draw_dropout_fast, drop
 from megamini.models.families import FAMILIES
+from megamini.models.masked_lm import PrimaryModel
+from megamini.training.engines import PlainEngine
 from tests.models import bodies
 
 SHARES = (0.1, 0.25, 0.5)
@@ -22,6 +25,13 @@ def test_as_many_are_dropped_as_was_said_and_the_others_scaled(share):
     assert of_rows.std() == pytest.approx(deviation, rel=0.15), "as many rows far from the mean as chance has"
 
 
+def test_the_mean_is_kept_in_bf16_too():
+    torch.manual_seed(0)
+    states = torch.rand(1_000_000).bfloat16()
+    kept = drop(states, 0.1).float().sum() / states.float().sum()
+    assert kept == pytest.approx(1, abs=1e-3), "1.1111 rounded to bf16 would be 0.15% too little"
+
+
 @pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8])
 def test_neighbours_are_independent(distance):
     torch.manual_seed(0)
@@ -30,10 +40,10 @@ def test_neighbours_are_independent(distance):
     assert together == pytest.approx(0.49, abs=0.003)
 
 
-def test_nothing_nearly_everything_and_one_element():
+def test_nothing_everything_and_one_element():
     states = torch.randn(7)
     assert torch.equal(drop(states, 0.0), states)
-    assert torch.equal(drop(states, 0.999999), torch.zeros(7))
+    assert torch.equal(drop(states, 1.0), torch.zeros(7))
     assert drop(torch.ones(()), 0.0).shape == ()
 
 
@@ -63,6 +73,17 @@ def test_attention_drops_shares_before_they_weigh_the_values():
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
+def test_attention_in_bf16_is_worked_out_in_fp32():
+    query, key, value = (3 * torch.randn(2, 3, 40, 16) for _ in range(3))
+    low = [states.bfloat16() for states in (query, key, value)]
+    torch.manual_seed(5)
+    out, _ = attention_with_dropout(nn.Identity(), *low, None, dropout=0.2)
+    torch.manual_seed(5)
+    expected, _ = attention_with_dropout(nn.Identity(), *(states.float() for states in low), None, dropout=0.2)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_library_s_results_where_nothing_is_dropped(family):
     torch.manual_seed(0)
@@ -79,7 +100,7 @@ def test_the_library_s_results_where_nothing_is_dropped(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_dropout_of_a_family_and_on_average_the_same(family):
+def test_every_dropout_of_a_family_and_on_average_the_same(family, monkeypatch):
     torch.manual_seed(0)
     config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.1))
     model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
@@ -94,7 +115,13 @@ def test_every_dropout_of_a_family_and_on_average_the_same(family):
     theirs = average()
     draw_dropout_fast(model)
     assert not [name for name, module in model.named_modules() if type(module) is nn.Dropout]
+    assert model.config._attn_implementation == ATTENTION
+    shapes = []
+    monkeypatch.setattr(cpu_dropout, "drop", lambda states, share: shapes.append(states.ndim) or drop(states, share))
     ours = average()
+    # ModernBERT's sliding layers have a mask, and go to the library.
+    assert shapes.count(4) == 300 * (2 if family == "modernbert" else bodies.LAYERS), "shares of attention"
+    assert shapes.count(3) > 300 * bodies.LAYERS, "hidden states"
     # Dropout moves the mean itself a little, through norms and GELU; theirs says by how much it is off by chance.
     assert (ours - theirs).norm() < 1.5 * (theirs - evaluated).norm() + 1e-6
     assert not torch.equal(ours, theirs)
@@ -104,3 +131,13 @@ def test_eager_attention_stays_what_the_recipe_says():
     model = AutoModelForMaskedLM.from_config(bodies.small_config("roberta"), attn_implementation="eager")
     draw_dropout_fast(model)
     assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("compiled, fast", [(False, True), (True, False)])
+def test_the_plain_engine_draws_so_on_a_cpu_unless_it_compiles(compiled, fast):
+    recipe = bodies.small_recipe(family="roberta")
+    model = PrimaryModel(AutoModelForMaskedLM.from_config(bodies.small_config("roberta"), attn_implementation="sdpa"))
+    training = recipe.training.model_copy(update={"compile": compiled})
+    engine = PlainEngine(model, recipe.optimizer, training, accumulation=1, device=torch.device("cpu"))
+    assert (engine.model.model.config._attn_implementation == ATTENTION) == fast
+    assert any(type(module) is nn.Dropout for module in engine.model.modules()) != fast

@@ -176,7 +176,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
             f"By the FLOPs formula, minijoint over mlm: {flops['minijoint'] / flops['mlm']:.3f}.",
             "",
             "Caveat: random tokens, since only shapes matter here; whatever else runs on the machine shows in the",
-            "slowest column.",
+            "slowest column. All candidates share a process, so the library's too keep freed memory, as ours ask for.",
             "",
         ]
     )

@@ -31,12 +31,12 @@ from tools.benchmarks.updates import (
 
 # The first kind whose words are in an operation's name has its time; operations are counted without their parts.
 KINDS = {
-    "attention": ("flash_attention", "softmax"),
+    "softmax of attention": ("softmax",),
     "matrix products": ("addmm", "aten::mm", "bmm", "mkldnn_linear", "aten::linear", "matmul"),
     "optimizer": ("adamw", "Optimizer"),
     "norms": ("layer_norm", "native_layer_norm"),
     "GELU": ("gelu",),
-    "dropout": ("dropout", "bernoulli"),
+    "dropout: draws and masks": ("random_", "aten::ge"),
     "gradient norm and clipping": ("_foreach_norm", "vector_norm", "linalg", "_foreach_mul"),
     "embedding, gather, scatter": ("embedding", "index", "scatter", "gather"),
     "copies and casts": ("copy", "aten::to", "clone", "contiguous", "cat"),

@@ -83,7 +83,8 @@ def _mean_curve(members: Sequence[Curve], updates: Sequence[int]) -> Curve:
 
 
 def speed_ups(rows: Sequence[Reached]) -> dict[Key, float | None]:
-    """Speed-up of every row, and the geometric mean over languages under the language `average speed-up`."""
+    """Speed-up of every row, and the geometric mean under the language `average speed-up`: over all languages with a
+    target, None for a series that lacks one of them."""
     found: dict[Key, float | None] = {}
     groups: dict[tuple[str, str, float], list[Reached]] = {}
     for row in rows:
@@ -91,9 +92,12 @@ def speed_ups(rows: Sequence[Reached]) -> dict[Key, float | None]:
             groups.setdefault((row.curve.task, row.curve.series, row.share), []).append(row)
         for cost, value in row.speed_up.items():
             found[row.curve.task, row.curve.language, row.curve.series, row.share, cost] = value
+    wanted = {task: {row.curve.language for row in rows if row.curve.task == task} - {MEAN} for task, _, _ in groups}
     for (task, series, share), members in groups.items():
+        complete = {row.curve.language for row in members} == wanted[task]
         for cost in members[0].speed_up:
-            found[task, "average speed-up", series, share, cost] = average_speed_up(members, cost)
+            average = average_speed_up(members, cost) if complete else None
+            found[task, "average speed-up", series, share, cost] = average
     return found
 
 
