@@ -56,7 +56,9 @@ def test_steps_are_those_that_open_cells_need(study, tmp_path):
     (tmp_path / "ledgers").mkdir()
     (tmp_path / "ledgers" / "post-de-s0.json").write_text("{}")
     assert steps.of(post) == [], "what has a ledger needs nothing"
-    by_name = {step.name: step for step in steps.of(cells_of(study))}
+    (tmp_path / "ledgers" / "mini-de-s0.json").write_text("{}")
+    by_name = {step.name: step for step in steps.of([cell for cell in cells_of(study) if cell.series == "then"])}
+    assert "mini-de-s0" not in by_name, "measured already"
     assert "learn-mini-de-s0" in by_name["learn-then-de-s0"].needs
     assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["learn-then-de-s0"].commands[0]
     for step in by_name.values():
@@ -81,6 +83,11 @@ def test_a_broken_study_is_named(change, words, tmp_path):
 def touch(name, needs=(), fails=False, **more):
     code = f"import sys, pathlib; pathlib.Path({name!r}).write_text('x'); sys.exit({int(fails)})"
     return Step(name, [[sys.executable, "-c", code]], lambda: False, needs, **more)
+
+
+def test_a_step_that_would_wait_for_ever_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no step text, which others wait for"):
+        run_steps([Step("data", [[sys.executable, "-c", "1"]], lambda: False, ["text"])], tmp_path, 1)
 
 
 def test_steps_run_in_order_and_failures_stop_only_what_needs_them(tmp_path):

@@ -5,7 +5,7 @@ python tools/benchmarks/pretraining.py --layers 3 --hidden 64 --vocab 500 --roun
 
 All candidates take turns in each round: ours with mlm and with minijoint, each in fp32 and bf16; the library's Trainer
 with `RobertaForMaskedLM` and logits at all positions, in fp32 and under bf16 autocast; the same model in a plain loop.
-Without bf16 where this machine is slower in it.
+Without bf16 where this machine is slower in it. The matrix-multiply rate that utilisation is of takes turns as well.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from tools.benchmarks.updates import (
     BLOCK_LENGTH,
     BLOCKS,
     MASKED,
+    PRECISIONS,
     about_rates,
     interleaved,
     measured_rates,
@@ -44,22 +45,23 @@ from tools.benchmarks.updates import (
 )
 
 METHODS = ("mlm", "minijoint")
+SIZE, PRODUCTS = 1024, 300
 
 
 def main() -> None:
     options = parse(update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False))
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
-    rates = measured_rates()
-    updates: dict[str, Callable[[], object]] = {}
-    for precision in rates:
+    precisions = measured_rates()
+    updates: dict[str, Callable[[], object]] = {_products(name): _matrix_products(name) for name in precisions}
+    for precision in precisions:
         for method in METHODS:
             updates[f"ours, {method}, {precision}"] = partial(
                 pretraining_update, pretraining_engine(options, method, precision), batch
             )
         updates[f"Trainer, {precision}"] = _trainer_update(options, batch, precision)
     updates["plain loop, fp32"] = _plain_update(options, batch)
-    page = _page(options, interleaved(updates, options.rounds), rates)
+    page = _page(options, interleaved(updates, options.rounds), precisions)
     print(page)
     options.out.write_text(page, encoding="utf-8")
 
@@ -84,6 +86,22 @@ def pretraining_engine(options: argparse.Namespace, method: str, precision: str)
 def pretraining_update(engine: PlainEngine, batch: Batch) -> None:
     engine.forward_backward(batch)
     engine.step(1e-4)
+
+
+def _products(precision: str) -> str:
+    return f"{PRODUCTS} matrix products, {precision}"
+
+
+def _matrix_products(precision: str) -> Callable[[], None]:
+    """Square products, about two seconds of them."""
+    left, right = (torch.randn(SIZE, SIZE).to(PRECISIONS[precision]) for _ in range(2))
+
+    def multiply() -> None:
+        for _ in range(PRODUCTS):
+            torch.matmul(left, right, out=result)
+
+    result = left @ right
+    return multiply
 
 
 def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
@@ -134,7 +152,9 @@ def _plain_update(options: argparse.Namespace, batch: Batch) -> Callable[[], Non
     return update
 
 
-def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: dict[str, float]) -> str:
+def _page(options: argparse.Namespace, seconds: dict[str, list[float]], precisions: dict[str, float]) -> str:
+    products = {name: seconds.pop(_products(name)) for name in precisions}
+    rates = {name: 2 * SIZE**3 * PRODUCTS / statistics.median(times) for name, times in products.items()}
     shape, exits = BodyShape.from_config(roberta_config(options)), (ExitShape(options.exit),)
     flops = {
         "mlm": BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "mlm"),
@@ -168,8 +188,9 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
             f"{options.exit} layers; {tokens:,} tokens an update in blocks of {BLOCK_LENGTH}, {MASKED} masked in each;",
             f"dropout 0.1; forward, backward, clipping, AdamW in one process with {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. Seconds an update; utilisation is model FLOPs (ours by method,",
-            "theirs as mlm) over the matrix-multiply rate.",
-            about_rates(rates),
+            f"theirs as mlm) over the matrix-multiply rate: {PRODUCTS} products of {SIZE} x {SIZE} a round, by the",
+            f"median {', '.join(f'{name} {rate / 1e9:,.0f} GFLOP/s' for name, rate in rates.items())}.",
+            about_rates(precisions),
             "",
             table(["candidate", "median", "fastest", "slowest", "tokens/s", "utilisation"], rows),
             table(["ratio", "of medians", "median of the rounds' ratios"], ratios),

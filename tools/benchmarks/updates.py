@@ -56,7 +56,7 @@ def about_rates(rates: dict[str, float]) -> str:
     """A sentence on what `measured_rates` found."""
     found = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
     left_out = "" if "bf16" in rates else "; bf16 is left out, since this processor multiplies it more slowly than fp32"
-    return f"This machine's matrix-multiply rate, measured before: {found}{left_out}."
+    return f"This machine's matrix-multiply rate at its best, measured before: {found}{left_out}."
 
 
 def random_batch(vocab: int) -> Batch:

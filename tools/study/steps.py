@@ -6,6 +6,7 @@ and a cell have cost and reached is kept as a ledger; a cell that has one is don
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tools.benchmarks.page import ROOT
@@ -33,20 +34,22 @@ class Steps:
         study = self._study
         missing = [cell for cell in cells if not self._ledger(cell.name).is_file()]
         wanted = [name for name in primaries if not self._ledger(f"primary-{name}").is_file()]
-        for cell in missing:
-            series = study.series[cell.series]
+        for stage in (stage for cell in missing for stage in self._with_earlier_stages(cell)):
+            series = study.series[stage.series]
             wanted += [series.primary, primary_in(series.source)]
         if not wanted:
             return []
         names = dict.fromkeys(one for name in wanted for one in self._with_ancestors(name))
         source = study.text.source_language
         languages = list(dict.fromkeys([source, *(cell.language for cell in missing)]))
-        return [
+        steps = [
             self._text(languages),
             *(self._data(language) for language in languages),
             *(step for name in names for step in self._primary(name)),
-            *(step for cell in missing for step in self._cell(cell)),
         ]
+        for cell in missing:
+            steps += [*(self._learn(stage) for stage in self._with_earlier_stages(cell)), self._evaluate(cell)]
+        return list({step.name: step for step in steps}.values())
 
     def _ledger(self, name: str) -> Path:
         return self._ledgers / f"{name}.json"
@@ -54,6 +57,12 @@ class Steps:
     def _with_ancestors(self, name: str) -> list[str]:
         before = self._study.primaries[name].after
         return [*(self._with_ancestors(before) if before else []), name]
+
+    def _with_earlier_stages(self, cell: Cell) -> list[Cell]:
+        """The cell behind those that it goes on from, whose packs it needs even where their ledgers are kept."""
+        before = self._study.series[cell.series].after
+        earlier = self._with_earlier_stages(replace(cell, series=before)) if before else []
+        return [*earlier, cell]
 
     def _text(self, languages: list[str]) -> Step:
         commands = [
@@ -121,10 +130,9 @@ class Steps:
         run = self._work / "runs" / f"pretrain-{name}"
         write_ledger(self._ledger(f"primary-{name}"), "primary", {"primary": name}, run, evaluation)
 
-    def _cell(self, cell: Cell) -> list[Step]:
-        """The language learned, and then evaluated."""
-        series, name, language, runs = self._study.series[cell.series], cell.name, cell.language, self._work / "runs"
-        before = f"{series.after}-{language}-s{cell.seed}" if series.after else None
+    def _learn(self, cell: Cell) -> Step:
+        series, name, language = self._study.series[cell.series], cell.name, cell.language
+        before = replace(cell, series=series.after).name if series.after else None
         start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
         adapt = self._recipe(
             "adapt", f"name={name}", f"adaptation.source=models/{series.source}", f"adaptation.method={series.method}",
@@ -132,8 +140,11 @@ class Steps:
             *start, *series.changes,
         )  # fmt: skip
         needs = [f"data-{language}", f"pretrain-{series.primary}", f"pretrain-{primary_in(series.source)}"]
-        pack = runs / name / "packs" / language / "pack.json"
-        learning = Step(f"learn-{name}", [adapt], pack.is_file, [*needs, *([f"learn-{before}"] if before else [])])
+        pack = self._work / "runs" / name / "packs" / language / "pack.json"
+        return Step(f"learn-{name}", [adapt], pack.is_file, [*needs, *([f"learn-{before}"] if before else [])])
+
+    def _evaluate(self, cell: Cell) -> Step:
+        series, name, language = self._study.series[cell.series], cell.name, cell.language
         evaluate = self._recipe(
             "evaluate", f"name=evaluate-{name}", f"model.finetuned=runs/tasks-{series.primary}",
             f"model.primary=models/{series.primary}", f"packs={{{cell.series}: runs/{name}/packs/{language}-step-*}}",
@@ -143,14 +154,14 @@ class Steps:
             *(self._tags("test", language) if language in UD_LANGUAGES else []),
         )  # fmt: skip
         facts = {"series": cell.series, "language": language, "seed": cell.seed}
-        evaluation = Step(
+        runs = self._work / "runs"
+        return Step(
             name,
             [evaluate],
             self._ledger(name).is_file,
-            [learning.name, f"tasks-{series.primary}"],
+            [f"learn-{name}", f"tasks-{series.primary}"],
             then=lambda: write_ledger(self._ledger(name), "cell", facts, runs / name, runs / f"evaluate-{name}"),
         )
-        return [learning, evaluation]
 
     def _recipe(self, entry: str, *changes: str) -> list[str]:
         """A command line of launch/ with the study's recipe of that name."""

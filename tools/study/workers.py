@@ -39,8 +39,11 @@ class _Running:
 def run_steps(steps: Sequence[Step], work: Path, jobs: int) -> None:
     """Run all steps that are not done, in order as far as their needs allow. Steps run again go on where they stopped.
 
-    Each of `jobs` workers has its share of the cores. Raises UserError, after the other steps, for those that failed.
+    Each of `jobs` workers has its share of the cores. Raises UserError, after the other steps, for those that failed,
+    and ValueError for a step that needs one which is not there.
     """
+    if missing := {name for step in steps for name in step.needs} - {step.name for step in steps}:
+        raise ValueError(f"no step {', '.join(sorted(missing))}, which others wait for")
     waiting = [step for step in steps if not step.is_done()]
     done = {step.name for step in steps} - {step.name for step in waiting}
     running: list[_Running] = []
