@@ -36,7 +36,7 @@ KINDS = {
     "optimizer": ("adamw", "Optimizer"),
     "norms": ("layer_norm", "native_layer_norm"),
     "GELU": ("gelu",),
-    "dropout: draws and masks": ("random_", "aten::ge"),
+    "dropout's masks": ("aten::ge",),
     "gradient norm and clipping": ("_foreach_norm", "vector_norm", "linalg", "_foreach_mul"),
     "embedding, gather, scatter": ("embedding", "index", "scatter", "gather"),
     "copies and casts": ("copy", "aten::to", "clone", "contiguous", "cat"),
@@ -78,7 +78,7 @@ def _section(options: argparse.Namespace, precision: str, profiler: profile, too
     for event in profiler.key_averages():
         kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "other")
         seconds[kind] += event.self_cpu_time_total / 1e6 / options.rounds
-    seconds["Python, and between operations"] = max(0.0, took - seconds.total())
+    seconds["Python, NumPy's draws for dropout, between operations"] = max(0.0, took - seconds.total())
     shape = BodyShape.from_config(roberta_config(options))
     flops = BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "minijoint", (ExitShape(options.exit),))
     rows = [[kind, f"{value:.2f}", f"{value / took:.1%}"] for kind, value in seconds.most_common()]
