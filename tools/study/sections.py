@@ -157,7 +157,8 @@ def _cell(found: dict[Key, float | None], sure: dict[Key, tuple[float, float, fl
         return f"- ({reaching:.0%})"
     if math.isinf(value):
         return "**at once**"
-    return f"**{value:.2f}** [{low:.2f}, {'∞' if math.isinf(high) else f'{high:.2f}'}]"
+    not_always = f"; {reaching:.0%}" if reaching < 1 else ""
+    return f"**{value:.2f}** [{low:.2f}, {'∞' if math.isinf(high) else f'{high:.2f}'}{not_always}]"
 
 
 def at_the_end(record: EvaluationRecord, study: Study) -> str:
