@@ -76,6 +76,8 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
+        if "RANK" in os.environ:
+            _exit(0)
     except UserError as error:
         _exit_with_line(str(error), status=2)
     except KeyboardInterrupt:
@@ -117,5 +119,7 @@ def _exit(status: int) -> NoReturn:
     except OSError:
         os._exit(status)  # the interpreter would try once more, and complain
     if "RANK" in os.environ:
-        os._exit(status)  # interpreter teardown in a process group would wait for peers that may be gone
+        # Teardown in a process group waits for peers that may be gone; and a thread of gloo that lets go of a tensor
+        # while the interpreter ends aborts the process (pytorch/pytorch#179291), though all is done and closed.
+        os._exit(status)
     sys.exit(status)

@@ -114,6 +114,16 @@ def test_a_rank_that_fails_alone_says_who_it_is(workplace: Workplace) -> None:
     assert line.startswith("error: rank 1: only-here/gone.yaml")
 
 
+def test_a_rank_ends_without_a_teardown() -> None:
+    """Threads of the process group may abort a process whose interpreter is taken down: seen once in many runs."""
+    main = "import atexit, os; from megamini import errors; atexit.register(os.abort)"
+    main += "; errors.run_command(lambda: print('all is done', end=''))"
+    ended = subprocess.run(
+        [sys.executable, "-c", main], cwd=ROOT, env=os.environ | {"RANK": "1"}, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "all is done"), ended.stderr
+
+
 @pytest.mark.launched
 def test_a_full_disk_on_the_command_line(workplace: Workplace) -> None:
     """The whole run directory on a disk of 100 KiB, TensorBoard's thread included."""
