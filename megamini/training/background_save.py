@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from safetensors import SafetensorError
 
 from megamini.errors import UserError
 from megamini.training.manifest import describe_files
-from megamini.training.shards import Slice, file_of, write_slices
+from megamini.training.shards import Slice, write_slices
 from megamini.training.telemetry import write_atomically
 
 _LOOK_EVERY = 0.05  # seconds
 
 
 class BackgroundSave:
-    """The writing of one checkpoint on one rank."""
+    """The writing of one checkpoint on one rank. parts: what it holds, each part for a file of its own."""
 
-    def __init__(self, folder: Path, rank: int, ranks: int, slices: Sequence[Slice]) -> None:
-        self._folder, self._rank, self._ranks, self._slices = folder, rank, ranks, slices
+    def __init__(self, folder: Path, rank: int, ranks: int, parts: Iterable[list[Slice]]) -> None:
+        self._folder, self._rank, self._ranks, self._parts = folder, rank, ranks, parts
         self._abandoned = threading.Event()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -56,9 +56,11 @@ class BackgroundSave:
     def _run(self, publish: Callable[[list[dict[str, Any]]], None]) -> None:
         try:
             with one_line_for_a_full_disk(self._folder):
-                write_slices(self._folder, self._rank, self._slices)
-                self._slices = ()  # its memory is free again
-                entries = describe_files(self._folder, [file_of(self._folder, self._rank).name])
+                names = [
+                    write_slices(self._folder, self._rank, slices, part).name for part, slices in enumerate(self._parts)
+                ]
+                self._parts = ()  # its memory is free again
+                entries = describe_files(self._folder, names)
                 write_atomically(self._note(self._rank), json.dumps({"files": entries}))
                 if self._rank == 0:
                     files = self._files_of_all_ranks()

@@ -7,7 +7,7 @@ name; `latest` moves after that, and old checkpoints go last. So a kill at any m
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,22 @@ class Checkpoints:
     def begin(self, engine: Engine, state: TrainState) -> None:
         """Start to write a copy of the moment, which later updates do not touch; `finish` waits for it. *All ranks.*
 
-        Where the one before is still being written, that is waited for. Raises `UserError` where it failed.
+        Where the one before is still being written, that is waited for, and so is this one where there is no room for
+        a copy, since states lie on disk. Raises `UserError` where it failed.
         """
+        if engine.states_on_disk:
+            self.save(engine, state)
+            return
         self.finish(engine)
-        self._start(engine, state, [one.snapshot() for one in engine.slices()])
+        self._start(engine, state, [[one.snapshot() for one in part] for part in engine.parts()])
 
     def save(self, engine: Engine, state: TrainState) -> None:
         """Write a checkpoint from where the state lies, without a copy, and wait for it. *All ranks.*"""
         self.finish(engine)
-        self._start(engine, state, engine.slices())
+        self._start(engine, state, engine.parts())
         self.finish(engine)
 
-    def _start(self, engine: Engine, state: TrainState, slices: list[Slice]) -> None:
+    def _start(self, engine: Engine, state: TrainState, parts: Iterable[list[Slice]]) -> None:
         name = f"step-{state.update:08d}"
         aside, final = self.directory / f".{name}.writing", self.directory / name
         with one_line_for_a_full_disk(final):
@@ -59,7 +63,7 @@ class Checkpoints:
                 aside.mkdir(parents=True)
         engine.gather_objects(None)  # all ranks: the folder is there
         content = {"state": state.state_dict(), "identity": self._identity, "scaler": engine.scaler_state()}
-        self._save = BackgroundSave(aside, engine.rank, engine.world_size, slices)
+        self._save = BackgroundSave(aside, engine.rank, engine.world_size, parts)
         self._save.start(lambda files: self._publish(aside, final, state.update, {**content, "files": files}))
 
     def finish(self, engine: Engine) -> None:

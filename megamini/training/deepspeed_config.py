@@ -4,6 +4,7 @@ DeepSpeed ignores unknown top-level keys without a word (a mistyped `zero_optimi
 key is checked here.
 """
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -108,6 +109,12 @@ def zero_stage(values: dict[str, Any]) -> int:
     return values.get("zero_optimization", {}).get("stage", 0)
 
 
+def swap_folder(values: dict[str, Any]) -> Path | None:
+    """Where optimizer states lie that are offloaded to disk; None where they lie in memory."""
+    offload = values.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return Path(offload["nvme_path"]) if offload.get("device") == "nvme" else None
+
+
 def check_combination(values: dict[str, Any], precision: str) -> None:
     """Raise `UserError` for a combination that DeepSpeed does not train correctly, on whatever device."""
     stage = zero_stage(values)
@@ -119,14 +126,23 @@ def check_combination(values: dict[str, Any], precision: str) -> None:
     if precision == "bf16" and stage == 1 and values.get("data_types"):
         # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
         raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
+    _check_offload_to_disk(values.get("zero_optimization", {}))
+
+
+def _check_offload_to_disk(zero: dict[str, Any]) -> None:
     for section in ("offload_optimizer", "offload_param"):
-        offload = values.get("zero_optimization", {}).get(section)
-        if isinstance(offload, dict) and offload.get("device") == "nvme":
-            # DeepSpeed reads such a state into one buffer after another, which a checkpoint would all have at once.
-            raise UserError(
-                f"zero_optimization.{section}.device: nvme is not supported, since no checkpoint could be written; "
-                "use cpu, as ds_configs/zero3_offload.json does, or more ranks"
-            )
+        key, offload = f"zero_optimization.{section}", zero.get(section)
+        if not isinstance(offload, dict) or offload.get("device") != "nvme":
+            continue
+        if section == "offload_param":
+            raise UserError(f"{key}.device: nvme is not supported for parameters; use cpu, or more ranks")
+        if zero.get("stage", 0) != 3:
+            raise UserError(f"{key}.device: nvme needs ZeRO stage 3; use ds_configs/zero3_nvme.json")
+        if not offload.get("nvme_path"):
+            raise UserError(f"{key}.nvme_path: missing; give a folder on a disk of each node's own")
+        for name in ("pipeline_read", "pipeline_write"):
+            if offload.get(name):
+                raise UserError(f"{key}.{name}: is not supported; leave it out")
 
 
 def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
@@ -138,6 +154,7 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     if precision == "fp16" and on_cpu:
         raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
     check_combination(values, precision)
+    values = _with_own_swap_folder(values, recipe)
     # Many small gradients are summed in fp32, but for stage 1: there it picks the optimizer that is refused above.
     summed_in_fp32 = {"grad_accum_dtype": "fp32"} if precision == "bf16" and zero_stage(values) >= 2 else None
     return {
@@ -152,6 +169,18 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
         "fp16": {"enabled": precision == "fp16"},
         "steps_per_print": None,
     }
+
+
+def _with_own_swap_folder(values: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Optimizer states on disk lie in a folder of the run's own, since DeepSpeed names files by ranks alone."""
+    folder = swap_folder(values)
+    if folder is None:
+        return values
+    directory = str(recipe.run_directory.resolve())
+    own = folder / f"{recipe.name}-{hashlib.sha256(directory.encode()).hexdigest()[:8]}"
+    zero = values["zero_optimization"]
+    offload = {**zero["offload_optimizer"], "nvme_path": str(own)}
+    return {**values, "zero_optimization": {**zero, "offload_optimizer": offload}}
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

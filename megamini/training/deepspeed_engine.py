@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +24,13 @@ from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place
 from megamini.training.build_locks import refuse_stale_build_lock
-from megamini.training.deepspeed_config import zero_stage
+from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult
 from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice
+from megamini.training.swap import prepare_swap_folder, ranks_on_this_node, remove_swap_folder
 from megamini.training.watchdog import START_MINUTES
-from megamini.training.zero_shards import state_under_zero
+from megamini.training.zero_shards import in_memory, state_under_zero
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
@@ -54,8 +56,7 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
         # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if "OMP_NUM_THREADS" not in os.environ:
-            local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node()))
     deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
     return distributed.get_rank(), distributed.get_world_size()
 
@@ -122,6 +123,10 @@ class DeepSpeedEngine:
         self._patience = hang and _behind_the_watchdog(hang)
         if on_cpu() and not recipe.training.compile:
             draw_dropout_fast(model)
+        self._swap = swap_folder(config)
+        if self._swap:
+            total = sum(getattr(parameter, "ds_numel", 0) or parameter.numel() for parameter in model.parameters())
+            prepare_swap_folder(self._swap, self.rank, total * ranks_on_this_node() // self.world_size)
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
@@ -134,6 +139,7 @@ class DeepSpeedEngine:
         self._engine.train()
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._state = state_under_zero(self._stage, trained, self._engine.optimizer, self.rank, self.world_size)
+        self.states_on_disk = self._state.on_disk
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
         loss, losses = self._engine(batch.input_ids, batch.positions, batch.labels)
@@ -184,8 +190,8 @@ class DeepSpeedEngine:
         for held in self._held_by_optimizer(TOKEN_GROUP):
             forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
 
-    def slices(self) -> list[Slice]:
-        return list(self._state.slices())
+    def parts(self) -> Iterator[list[Slice]]:
+        return self._state.parts()
 
     def load(self, shards: Shards) -> None:
         self._state.load(shards)
@@ -197,6 +203,12 @@ class DeepSpeedEngine:
     def set_scaler_state(self, values: dict[str, float]) -> None:
         for name in self.scaler_state().keys() & values.keys():
             setattr(self._engine.optimizer.loss_scaler, name, values[name])
+
+    def close(self) -> None:
+        """*All ranks.* Leave nothing on disk that no later run would read."""
+        if self._swap:
+            distributed.barrier()
+            remove_swap_folder(self._swap)
 
     def _clip_and_step(self) -> StepResult:
         """Stage 0, where DeepSpeed neither looks at the norm nor skips: gradients are whole on every rank."""
@@ -217,15 +229,18 @@ class DeepSpeedEngine:
         padded = nn.functional.pad(matrix.flatten(), (0, size * self.world_size - matrix.numel()))
         return padded.narrow(0, size * self.rank, size)
 
-    def _held_by_optimizer(self, group: int) -> list[torch.Tensor]:
-        """The tensors under which the inner optimizer keeps the state of a parameter group on this rank."""
+    def _held_by_optimizer(self, group: int) -> Iterator[torch.Tensor]:
+        """The tensors under which the inner optimizer keeps the state of a parameter group on this rank, one by one."""
         optimizer = self._engine.optimizer
         if self._stage == 0:
-            return optimizer.param_groups[group]["params"]
-        if self._stage == 3:
-            owner = optimizer.sub_group_to_group_id
-            return [flat for i, flat in enumerate(optimizer.fp32_partitioned_groups_flat) if owner[i] == group]
-        return [optimizer.single_partition_of_fp32_groups[group]]
+            yield from optimizer.param_groups[group]["params"]
+        elif self._stage == 3:
+            for sub_group, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+                if optimizer.sub_group_to_group_id[sub_group] == group:
+                    with in_memory(optimizer, sub_group, changed=True):
+                        yield flat
+        else:
+            yield optimizer.single_partition_of_fp32_groups[group]
 
 
 def _behind_the_watchdog(hang_minutes: float | None) -> timedelta:

@@ -1,6 +1,7 @@
 """What the loop drives: a small interface, and the plain PyTorch engine behind it (one process, no DeepSpeed)."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
     description: str
+    states_on_disk: bool
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
         """Accumulate the gradients of one micro-batch. *All ranks.* Returns each head's mean loss, fp32 [heads]."""
@@ -55,8 +57,11 @@ class Engine(Protocol):
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         """Overwrite the token matrix [V, d] and forget its optimizer state. *All ranks*, with the same matrix."""
 
-    def slices(self) -> list[Slice]:
-        """What this rank holds of all that trains, as views of its memory; the ranks together hold it once."""
+    def parts(self) -> Iterator[list[Slice]]:
+        """What this rank holds of all that trains, as views of its memory; the ranks together hold it once.
+
+        One part, except where states lie on disk: there each is in memory until the next is asked for.
+        """
 
     def load(self, shards: Shards) -> None:
         """Read back this rank's part of what the slices of all ranks held. *All ranks.*"""
@@ -77,6 +82,7 @@ class PlainEngine:
 
     rank = 0
     world_size = 1
+    states_on_disk = False
 
     def __init__(
         self,
@@ -169,8 +175,8 @@ class PlainEngine:
                 return master.detach().cpu().clone()
         return parameter.detach().float().cpu().clone()
 
-    def slices(self) -> list[Slice]:
-        return [
+    def parts(self) -> Iterator[list[Slice]]:
+        yield [
             Slice(name, 0, tensors_of(master, self._optimizer.state.get(master, {})))
             for name, master in zip(self._names, self._masters, strict=True)
         ]

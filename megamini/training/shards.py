@@ -1,8 +1,9 @@
 """Training state that belongs to no engine: fp32 slices of flattened parameters, and of the optimizer's moments.
 
-Each rank writes the slices that it holds into one safetensors file, and reads those that it needs from whichever files
-have them. So a run saved by N ranks at one ZeRO stage goes on with M ranks at another, or without DeepSpeed, and
-nobody ever gathers a whole model. A rank that finds what it needs in the file of its own number opens no other.
+Each rank writes the slices that it holds into a safetensors file, or several where its states lie on disk, and reads
+those that it needs from whichever files have them. So a run saved by N ranks at one ZeRO stage goes on with M ranks at
+another, or without DeepSpeed, and nobody ever gathers a whole model. A rank that finds what it needs in the files of
+its own number opens no other.
 """
 
 import bisect
@@ -40,38 +41,39 @@ class Slice:
         return Slice(self.name, self.start, copies)
 
 
-def file_of(directory: Path, rank: int) -> Path:
-    """The file of a rank."""
-    return directory / f"state-{rank:05d}.safetensors"
+def file_of(directory: Path, rank: int, part: int = 0) -> Path:
+    """The file of a rank, or of one part of what it holds."""
+    return directory / f"state-{rank:05d}{f'-{part:05d}' if part else ''}.safetensors"
 
 
-def write_slices(directory: Path, rank: int, slices: Iterable[Slice]) -> None:
-    """Write the slices of a rank. Raises OSError or SafetensorError where they cannot be written."""
+def write_slices(directory: Path, rank: int, slices: Iterable[Slice], part: int = 0) -> Path:
+    """Write slices of a rank; returns their file. Raises OSError or SafetensorError where they cannot be written."""
     tensors = {
         f"{kind}:{one.start}:{one.name}": value.detach().cpu().contiguous()
         for one in slices
         for kind, value in one.tensors.items()
     }
-    save_file(tensors, file_of(directory, rank))
+    save_file(tensors, file := file_of(directory, rank, part))
+    return file
 
 
 class Shards:
     """The state in a checkpoint folder, whichever ranks wrote it."""
 
     def __init__(self, directory: Path, rank: int = 0) -> None:
-        """`rank`: of the reader, whose own file is looked at first. Raises UserError where there is no state."""
+        """`rank`: of the reader, whose own files are looked at first. Raises UserError where there is no state."""
         self._directory = directory
         files = sorted(directory.glob("state-*.safetensors"))
         if not files:
             raise UserError(f"{directory}: holds no training state (state-*.safetensors)")
-        own = file_of(directory, rank)
-        self._unread = [file for file in files if file != own]
+        own = [file for file in files if file.stem.startswith(file_of(directory, rank).stem)]
+        self._unread = [file for file in files if file not in own]
         # (kind, name) -> starts, in order, and beside them (number of elements, file).
         self._pieces: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
         self._open: dict[Path, safe_open] = {}
         self._bytes_read = 0
-        if own in files:
-            self._list(own)
+        for file in own:
+            self._list(file)
 
     def names(self) -> set[str]:
         """Names of all parameters."""

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class HalfEngine:
     """One of two ranks, each of which holds half of one parameter."""
 
     world_size = 2
+    states_on_disk = False
 
     def __init__(self, rank: int, meeting: Meeting, numel: int = 1000) -> None:
         self.rank, self.meeting, self.numel, self.value = rank, meeting, numel, 0
@@ -60,9 +61,10 @@ class HalfEngine:
     def gather_objects(self, value: Any) -> list[Any]:
         return self.meeting.gather(self.rank, value)
 
-    def slices(self) -> list[Slice]:
+    def parts(self) -> Iterator[list[Slice]]:
         start = self.rank * self.numel
-        return [Slice("embeddings", start, {"weight": content(self.value, 2 * self.numel)[start : start + self.numel]})]
+        own = content(self.value, 2 * self.numel)[start : start + self.numel]
+        yield [Slice("embeddings", start, {"weight": own})]
 
     def load(self, shards: Shards) -> None:
         self.loaded = shards.read("weight", "embeddings", self.rank * self.numel, self.numel)
@@ -287,10 +289,10 @@ def test_a_rank_that_cannot_write_is_named_by_all(folder: Path, monkeypatch: pyt
     """Rank 1's disk is full: rank 0 says so too, and the checkpoint before stays the newest."""
     save(folder, 4)
 
-    def write(directory: Path, rank: int, slices: list[Slice]) -> None:
+    def write(directory: Path, rank: int, slices: list[Slice], part: int) -> Path:
         if rank == 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_slices(directory, rank, slices)
+        return write_slices(directory, rank, slices, part)
 
     monkeypatch.setattr(background_save, "write_slices", write)
     with pytest.raises(
@@ -301,7 +303,7 @@ def test_a_rank_that_cannot_write_is_named_by_all(folder: Path, monkeypatch: pyt
 
 
 def test_an_error_of_any_kind_is_no_silent_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(directory: Path, rank: int, slices: list[Slice]) -> None:
+    def write(directory: Path, rank: int, slices: list[Slice], part: int) -> Path:
         raise RuntimeError("some tensors share memory")
 
     monkeypatch.setattr(background_save, "write_slices", write)
@@ -313,8 +315,8 @@ def test_a_save_does_not_see_later_updates(folder: Path) -> None:
     def work(engine: HalfEngine) -> None:
         checkpoints = Checkpoints(folder, 9, IDENTITY)
         engine.value = 4
-        held = engine.slices()[0].tensors["weight"]
-        engine.slices = lambda: [Slice("embeddings", engine.rank * 1000, {"weight": held})]
+        held = next(engine.parts())[0].tensors["weight"]
+        engine.parts = lambda: iter([[Slice("embeddings", engine.rank * 1000, {"weight": held})]])
         checkpoints.begin(engine, TrainState(update=4))
         held.zero_()
         checkpoints.finish(engine)
@@ -323,10 +325,34 @@ def test_a_save_does_not_see_later_updates(folder: Path) -> None:
     assert torch.equal(resume(folder)[1], content(4, 2000))
 
 
+def test_states_on_disk_are_saved_one_part_after_the_other(folder: Path) -> None:
+    """A part is gone when the next is asked for, so that nothing may copy all or write behind the updates."""
+
+    def work(engine: HalfEngine) -> None:
+        engine.value, engine.states_on_disk = 4, True
+        start, buffer = engine.rank * engine.numel, torch.empty(250)
+        own = content(4, 2000)[start : start + 1000]
+
+        def parts() -> Iterator[list[Slice]]:
+            for row in range(0, 1000, 250):
+                buffer.copy_(own[row : row + 250])
+                yield [Slice("embeddings", start + row, {"weight": buffer})]
+            buffer.zero_()
+
+        engine.parts = parts
+        checkpoints = Checkpoints(folder, 9, IDENTITY)
+        checkpoints.begin(engine, TrainState(update=4))
+        assert newest_first(folder) == [folder / "step-00000004"]
+
+    both(work)
+    assert len(list((folder / "step-00000004").glob("state-*.safetensors"))) == 8
+    assert torch.equal(resume(folder)[1], content(4, 2000))
+
+
 def test_a_run_that_ends_early_does_not_wait_for_other_ranks(folder: Path) -> None:
     """Rank 1 never writes its part; rank 0 gives up when it is told to, and nothing counts as a checkpoint."""
     (folder / ".step-00000004.writing").mkdir(parents=True)
-    one = BackgroundSave(folder / ".step-00000004.writing", 0, 2, [Slice("a", 0, {"weight": torch.ones(3)})])
+    one = BackgroundSave(folder / ".step-00000004.writing", 0, 2, [[Slice("a", 0, {"weight": torch.ones(3)})]])
     one.start(lambda files: pytest.fail("published"))
     one.abandon()
     assert names(folder) == [".step-00000004.writing"]

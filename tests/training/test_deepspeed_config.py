@@ -13,6 +13,7 @@ from megamini.training.deepspeed_config import (
     OWNED_BY_RECIPE,
     merge,
     read_deepspeed_json,
+    swap_folder,
     zero_stage,
 )
 from tests.models.bodies import small_recipe
@@ -103,6 +104,13 @@ def test_allowed_keys_are_keys_that_deepspeed_reads():
         assert any(f'"{key}"' in text or f"'{key}'" in text for text in sources), key
 
 
+NVME = {"device": "nvme", "nvme_path": "swap"}
+
+
+def zero3(stage=3, **sections):
+    return {"zero_optimization": {"stage": stage, **sections}}
+
+
 def merged(values, precision="bf16", on_cpu=False, clip=0.7, ranks=2):
     recipe = small_recipe(family="bert")
     recipe = recipe.model_copy(
@@ -139,20 +147,30 @@ def test_the_recipe_decides_batch_clipping_and_precision(precision):
             True,
             "data_types with ZeRO stage 1 and bf16",
         ),
-        *[
-            (
-                {"zero_optimization": {"stage": 3, section: {"device": "nvme", "nvme_path": "swap"}}},
-                "fp32",
-                True,
-                f"{section}.device: nvme is not supported",
-            )
-            for section in ("offload_optimizer", "offload_param")
-        ],
+        (zero3(offload_param=NVME), "fp32", True, "offload_param.device: nvme is not supported"),
+        (zero3(offload_optimizer=NVME, stage=2), "fp32", True, "offload_optimizer.device: nvme needs ZeRO stage 3"),
+        (zero3(offload_optimizer={"device": "nvme"}), "fp32", True, "offload_optimizer.nvme_path: missing"),
+        (
+            zero3(offload_optimizer={**NVME, "pipeline_read": True}),
+            "fp32",
+            True,
+            "offload_optimizer.pipeline_read: is not supported",
+        ),
     ],
 )
 def test_combinations_that_deepspeed_trains_wrongly(values, precision, on_cpu, expected):
     with pytest.raises(UserError, match=expected):
         merged(values, precision, on_cpu)
+
+
+def test_states_on_disk_lie_in_a_folder_of_the_run(tmp_path):
+    """DeepSpeed names files by ranks alone, so that two runs would write over each other's."""
+    values = zero3(offload_optimizer={**NVME, "nvme_path": str(tmp_path)})
+    folder = swap_folder(merged(values))
+    assert folder.parent == tmp_path and folder.name.startswith(small_recipe(family="bert").name)
+    assert swap_folder(merged(values)) == folder, "where a killed run's is written over"
+    assert values["zero_optimization"]["offload_optimizer"]["nvme_path"] == str(tmp_path)
+    assert swap_folder(merged(zero3(offload_optimizer={"device": "cpu"}))) is None
 
 
 @pytest.mark.parametrize(
@@ -162,7 +180,7 @@ def test_combinations_that_deepspeed_trains_wrongly(values, precision, on_cpu, e
         (DEFAULT, "bf16", True),
         (DEFAULT, "fp16", False),
         ({**DEFAULT, "data_types": {"grad_accum_dtype": "fp32"}}, "fp32", True),
-        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, "fp32", True),
+        (zero3(offload_optimizer={"device": "cpu"}), "fp32", True),
         ({"zero_optimization": {"stage": 2}, "data_types": {"grad_accum_dtype": "fp32"}}, "bf16", True),
     ],
 )

@@ -57,6 +57,15 @@ def test_a_rank_opens_no_other_file_than_it_needs(tmp_path: Path) -> None:
         shards.read(WEIGHT, "a", 0, 5)
 
 
+def test_a_rank_reads_all_parts_of_its_own(tmp_path: Path) -> None:
+    """States on disk are written in parts; the other rank's file is torn, and not asked for."""
+    for part, start in enumerate((0, 40)):
+        slices = [Slice("a", start, {WEIGHT: whole("a", WEIGHT)[start : start + 40]})]
+        assert write_slices(tmp_path, 1, slices, part) == file_of(tmp_path, 1, part)
+    file_of(tmp_path, 0).write_bytes(b"torn")
+    assert torch.equal(Shards(tmp_path, rank=1).read(WEIGHT, "a", 10, 60), whole("a", WEIGHT)[10:70])
+
+
 def test_what_the_optimizer_never_moved_has_no_moments(tmp_path: Path) -> None:
     write_slices(tmp_path, 0, [Slice("a", 0, {WEIGHT: whole("a", WEIGHT)})])
     shards = Shards(tmp_path)

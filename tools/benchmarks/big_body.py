@@ -1,6 +1,7 @@
 """Resident memory of every rank while a big body is built, trained, saved and exported under ZeRO-3.
 
 python tools/benchmarks/big_body.py --data data/quickstart-en --work DIR      # 1B parameters, 4 ranks; 20 GiB of memory
+python tools/benchmarks/big_body.py --data data/quickstart-en --work DIR --nvme         # optimizer states on DIR's disk
 
 Real commands: `deepspeed launch/pretrain.py` for three updates with a validation and a checkpoint, then
 `tools/export.py`. Each rank notes the peak of its resident memory in every phase. Linux only.
@@ -21,6 +22,9 @@ import yaml
 
 from tools.benchmarks.page import ROOT, heading, start_peak, status_bytes, table
 
+_ON_DISK = (
+    ", of which AdamW's fp32\nstates are on disk (`offload_optimizer` to NVMe, saved and read one sub-group at a time)."
+)
 PHASES = ("before it", "building", "engine", "training")
 NOTES = "BIG_BODY_NOTES"
 # Small buckets: DeepSpeed's default lets a rank gather a billion parameters at a time, which is all of this body.
@@ -44,6 +48,7 @@ def main() -> None:
     add("--work", type=Path, required=True, help="folder for the run; 12 bytes a parameter, and 4 for the export")
     add("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="page to write")
     add("--ranks", type=int, default=4)
+    add("--nvme", action="store_true", help="optimizer states on disk, in the work folder: 16 bytes a parameter more")
     add("--layers", type=int, default=20)
     add("--hidden", type=int, default=2048)
     options = parser.parse_args()
@@ -93,7 +98,10 @@ def _command(options: argparse.Namespace, notes: Path) -> None:
     }  # fmt: skip
     (options.work / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     # Gradients are kept in bf16 as well: in fp32 the states of this body do not fit beside one another here.
-    json_values = {"zero_optimization": ZERO, "data_types": {"grad_accum_dtype": "bf16"}}
+    json_values = {"zero_optimization": dict(ZERO), "data_types": {"grad_accum_dtype": "bf16"}}
+    if options.nvme:
+        device = {"device": "nvme", "nvme_path": str((options.work / "swap").resolve()), "pin_memory": False}
+        json_values["zero_optimization"]["offload_optimizer"] = device
     (options.work / "deepspeed.json").write_text(json.dumps(json_values))
     command = ["deepspeed", "--num_gpus", str(options.ranks), __file__, str(options.work / "recipe.yaml"),
                "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
@@ -145,12 +153,14 @@ def _page(options: argparse.Namespace, ranks: list[dict[str, int]], exported: in
             heading("Memory of a rank with a big body", ["torch", "deepspeed"]),
             f"{parameters / 1e9:.2f}B parameters (XLM-R XL's shape, {options.layers} layers, d {options.hidden}), an",
             f"exit, ZeRO-3 on {options.ranks} ranks, bf16. Whole model in fp32: **{_gib(whole)}**. A rank's own",
-            f"share of the states of training: {_gib(states)}. Peak of resident memory, the largest of all ranks:",
+            f"share of the states of training: {_gib(states)}{_ON_DISK if options.nvme else '.'}",
+            "Peak of resident memory, the largest of all ranks:",
             "",
             table(["phase", "resident", "above the process before it"], rows),
             "Training: three updates, a validation, a checkpoint. AdamW's fp32 states alone are 12 bytes a parameter,",
-            f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks: what training holds beyond its",
-            "share is what a rank gathers at a time.",
+            f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks.",
+            "What training holds beyond its share in memory is what a rank gathers at a time"
+            + (", and buffers for a few sub-groups of states." if options.nvme else "."),
             "",
             "Set for this, and in no configuration that is shipped: buckets and live parameters that are small beside",
             "the body (DeepSpeed's defaults let a rank gather all of this one), gradients kept in bf16, and",

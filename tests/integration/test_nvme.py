@@ -1,0 +1,118 @@
+"""Optimizer states on disk (`offload_optimizer` to NVMe) train, save and resume as those in memory do: bit for bit."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from deepspeed.ops.op_builder import AsyncIOBuilder
+from safetensors import safe_open
+
+from megamini.training.shards import MOMENTS, WEIGHT, Shards
+from tests.integration.cases import Case
+from tests.integration.conftest import Lab
+from tests.integration.launching import free_port, read_scalars, run_command
+
+pytestmark = [
+    pytest.mark.launched,
+    pytest.mark.skipif(
+        not AsyncIOBuilder().is_compatible(verbose=False) or shutil.which("g++") is None,
+        reason="offload to NVMe needs libaio with its headers (libaio-dev) and g++",
+    ),
+]
+
+UPDATES, SAVE_EVERY = 8, 4
+ELEMENTS = 300_000  # in a sub-group: DeepSpeed keeps what has less than a MiB in memory
+WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
+
+
+class Runs:
+    """One recipe, trained with states in memory and on disk."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        case = Case(stage=3, precision="bf16", forgetting=True)
+        recipe = case.recipe(lab.data(), folder)
+        recipe["model"]["config"] |= {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
+        recipe["model"] |= {"dropout": 0.1, "exits": [2]}
+        recipe["schedule"]["duration"] = f"{UPDATES} updates"
+        recipe["objective"]["forgetting"] = {"every": "3 updates", "none_in_last": "1 updates"}
+        recipe["telemetry"]["validate_every"] = f"{UPDATES} updates"
+        recipe["checkpoint"] = {"every": f"{SAVE_EVERY} updates"}
+        self.folder, self.swap = folder, folder / "swap"
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))
+        # PyTorch's own AdamW for both: DeepSpeed's CPU Adam adds in another order.
+        zero = {"stage": 3, "sub_group_size": ELEMENTS, "stage3_param_persistence_threshold": 1000}
+        # Both offloaded, since DeepSpeed adds the norm of gradients in another precision where nothing is.
+        devices = {"memory": {"device": "cpu"}, "disk": {"device": "nvme", "nvme_path": str(self.swap)}}
+        for name, device in devices.items():
+            values = {**zero, "offload_optimizer": {**device, "pin_memory": False}}
+            text = json.dumps({"zero_optimization": values, "zero_force_ds_cpu_optimizer": False})
+            (folder / f"{name}.json").write_text(text)
+        self.memory, self.disk = self.train("memory", "memory"), self.train("disk", "disk")
+
+    def train(self, name: str, states: str) -> Path:
+        """Start, or go on, as two ranks, with states in memory or on disk; the run directory."""
+        launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
+        launcher += ["--master_port", str(free_port()), "launch/pretrain.py", str(self.folder / "recipe.yaml")]
+        done = run_command(
+            [*launcher, "--deepspeed_config", str(self.folder / f"{states}.json"), f"name={name}"], timeout=400
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+        return self.folder / name
+
+    def back_at(self, update: int, name: str) -> None:
+        """A copy of the run with states on disk, as it stood when it saved at `update`."""
+        shutil.copytree(self.disk, self.folder / name)
+        for later in (self.folder / name / "checkpoints").glob("step-*"):
+            if int(later.name.removeprefix("step-")) > update:
+                shutil.rmtree(later)
+        (self.folder / name / "checkpoints" / "latest").write_text(f"step-{update:08d}\n")
+
+
+@pytest.fixture(scope="module")
+def runs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(lab, tmp_path_factory.mktemp("nvme"))
+
+
+def state_of(run: Path) -> dict[str, torch.Tensor]:
+    """All of the last checkpoint, whoever wrote it."""
+    folder = run / "checkpoints" / f"step-{UPDATES:08d}"
+    numel: dict[str, int] = {}
+    for path in folder.glob("state-*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                kind, _, name = key.split(":", 2)
+                numel[name] = numel.get(name, 0) + file.get_slice(key).get_shape()[0] * (kind == WEIGHT)
+    shards = Shards(folder)
+    whole = {f"{kind} {n}": shards.read(kind, n, 0, numel[n]) for n in numel for kind in (WEIGHT, *MOMENTS)}
+    return whole | {f"step {name}": shards.step(name) for name in numel}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    states = state_of(one), state_of(other)
+    assert states[0].keys() == states[1].keys()
+    different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
+    assert not different
+    scalars = [
+        {name: values for name, values in read_scalars(run).items() if name not in WALL_CLOCK} for run in (one, other)
+    ]
+    assert scalars[0] == scalars[1]
+
+
+def test_states_on_disk_train_as_those_in_memory(runs: Runs) -> None:
+    parts = list((runs.disk / "checkpoints" / f"step-{UPDATES:08d}").glob("state-00001-*.safetensors"))
+    assert len(parts) > 2, "one file for each sub-group"
+    assert_same(runs.memory, runs.disk)
+
+
+@pytest.mark.parametrize("states", ["disk", "memory"])
+def test_what_was_saved_from_disk_goes_on(states: str, runs: Runs) -> None:
+    runs.back_at(SAVE_EVERY, f"resumed-{states}")
+    assert_same(runs.train(f"resumed-{states}", states), runs.disk)
+
+
+def test_nothing_is_left_on_disk(runs: Runs) -> None:
+    assert not list(runs.swap.iterdir())
