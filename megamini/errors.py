@@ -71,7 +71,10 @@ def writing(path: Path, key: str = "") -> Iterator[None]:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run an entry point: a `UserError` becomes one line on stderr from rank 0 and exit status 2, never a traceback."""
+    """Run an entry point: a `UserError` becomes one line on stderr from rank 0 and exit status 2, never a traceback.
+
+    Under a launcher this ends the process, with status 0 as well.
+    """
     threading.excepthook = _quiet_about_full_disks
     try:
         main()

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json, zero_stage
+from megamini.errors import UserError
+from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json, swap_folder, zero_stage
 from megamini.training.deepspeed_engine import check_zero_section, start_process_group
 
 # The Trainer fills these in from its own arguments, which are the recipe's.
@@ -23,6 +24,9 @@ def trainer_configuration(path: str | None, precision: str) -> dict[str, Any]:
     values = read_deepspeed_json(path) if path else DEFAULT
     check_zero_section(values, path or "the default configuration")
     check_combination(values, precision)
+    if swap_folder(values):
+        # Of states on disk the Trainer's checkpoints would hold nothing that a resumed run reads.
+        raise UserError(f"{path}: zero_optimization.offload_optimizer.device: nvme is for pretraining; use cpu")
     start_process_group()
     sharding = dict(values.get("zero_optimization", {}))
     if zero_stage(values) == 3:

@@ -1,7 +1,7 @@
 """One rank's part of a save, in a thread beside the training steps.
 
 Ranks meet on the file system alone, so that no collective runs beside those of the steps: each leaves the description
-of its file, or why it failed, next to it, and rank 0 goes on when all have.
+of its files, or why it failed, next to them, and rank 0 goes on when all have.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class BackgroundSave:
             raise self._error
 
     def abandon(self) -> None:
-        """Stop waiting for other ranks; returns when this rank's file is written."""
+        """Stop waiting for other ranks; returns when this rank's files are written."""
         self._abandoned.set()
         self._thread.join()
 
@@ -69,10 +69,10 @@ class BackgroundSave:
         except Exception as error:  # of any kind: the thread's end would go unnoticed
             self._error = error
             with contextlib.suppress(OSError, UserError):
-                write_atomically(self._note(self._rank), json.dumps({"error": str(error)}))
+                write_atomically(self._note(self._rank), json.dumps({"error": str(error) or repr(error)}))
 
     def _note(self, rank: int) -> Path:
-        """What a rank has to say of its file; hidden, and so no part of the checkpoint."""
+        """What a rank has to say of its files; hidden, and so no part of the checkpoint."""
         return self._folder / f".rank-{rank:05d}.json"
 
     def _files_of_all_ranks(self) -> list[dict[str, Any]]:

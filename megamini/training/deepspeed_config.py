@@ -38,6 +38,7 @@ _SECTIONS = {
     "data_types": ("grad_accum_dtype",),
     "comms_logger": ("enabled", "prof_all", "prof_ops", "verbose", "debug"),
 }
+_ADAM_BUFFERS = 4  # what DeepSpeed keeps in memory of a sub-group on disk
 _DATA_TYPES = ("fp32", "fp16", "bf16")
 
 # Keys that DeepSpeed knows and a recipe decides, with the recipe's key.
@@ -111,12 +112,12 @@ def zero_stage(values: dict[str, Any]) -> int:
 
 def swap_folder(values: dict[str, Any]) -> Path | None:
     """Where optimizer states lie that are offloaded to disk; None where they lie in memory."""
-    offload = values.get("zero_optimization", {}).get("offload_optimizer") or {}
+    offload = _section(values.get("zero_optimization", {}), "offload_optimizer")
     return Path(offload["nvme_path"]) if offload.get("device") == "nvme" else None
 
 
 def check_combination(values: dict[str, Any], precision: str) -> None:
-    """Raise `UserError` for a combination that DeepSpeed does not train correctly, on whatever device."""
+    """Raise `UserError` for what DeepSpeed does not train correctly, or no checkpoint would hold, on any device."""
     stage = zero_stage(values)
     if precision == "auto":
         raise UserError("training.precision: auto is for runs of one process; with DeepSpeed say bf16, fp16 or fp32")
@@ -126,23 +127,32 @@ def check_combination(values: dict[str, Any], precision: str) -> None:
     if precision == "bf16" and stage == 1 and values.get("data_types"):
         # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
         raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
-    _check_offload_to_disk(values.get("zero_optimization", {}))
+    _check_offload(values.get("zero_optimization", {}))
 
 
-def _check_offload_to_disk(zero: dict[str, Any]) -> None:
-    for section in ("offload_optimizer", "offload_param"):
-        key, offload = f"zero_optimization.{section}", zero.get(section)
-        if not isinstance(offload, dict) or offload.get("device") != "nvme":
-            continue
-        if section == "offload_param":
-            raise UserError(f"{key}.device: nvme is not supported for parameters; use cpu, or more ranks")
-        if zero.get("stage", 0) != 3:
-            raise UserError(f"{key}.device: nvme needs ZeRO stage 3; use ds_configs/zero3_nvme.json")
-        if not offload.get("nvme_path"):
-            raise UserError(f"{key}.nvme_path: missing; give a folder on a disk of each node's own")
-        for name in ("pipeline_read", "pipeline_write"):
-            if offload.get(name):
-                raise UserError(f"{key}.{name}: is not supported; leave it out")
+def _check_offload(zero: dict[str, Any]) -> None:
+    key, offload = "zero_optimization.offload_optimizer", _section(zero, "offload_optimizer")
+    # Both give part of the optimizer's state to another optimizer, which a checkpoint would not have.
+    if offload.get("ratio", 1.0) != 1.0 or offload.get("super_offload"):
+        raise UserError(f"{key}: ratio and super_offload are not supported; leave them out")
+    if _section(zero, "offload_param").get("device") == "nvme":
+        raise UserError("zero_optimization.offload_param.device: nvme is not supported; use cpu, or more ranks")
+    if offload.get("device") != "nvme":
+        return
+    if zero.get("stage", 0) != 3:
+        raise UserError(f"{key}.device: nvme needs ZeRO stage 3; use ds_configs/zero3_nvme.json")
+    if not offload.get("nvme_path"):
+        raise UserError(f"{key}.nvme_path: missing; give a folder on a disk of each node's own")
+    if offload.get("pipeline_read") or offload.get("pipeline_write"):
+        raise UserError(f"{key}: pipeline_read and pipeline_write are not supported; leave them out")
+    if offload.get("buffer_count", _ADAM_BUFFERS) < _ADAM_BUFFERS:
+        raise UserError(f"{key}.buffer_count: {_ADAM_BUFFERS} or more: a weight, its gradient and two moments")
+
+
+def _section(zero: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of zero_optimization, which DeepSpeed itself checks for what it holds."""
+    values = zero.get(name)
+    return values if isinstance(values, dict) else {}
 
 
 def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:

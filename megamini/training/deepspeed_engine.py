@@ -28,7 +28,7 @@ from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult
 from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice
-from megamini.training.swap import prepare_swap_folder, ranks_on_this_node, remove_swap_folder
+from megamini.training.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder
 from megamini.training.watchdog import START_MINUTES
 from megamini.training.zero_shards import in_memory, state_under_zero
 
@@ -65,6 +65,11 @@ def end_process_group() -> None:
     """All ranks: leave the group while all are there; its threads must not meet the end of the process."""
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def ranks_on_this_node() -> int:
+    """As the launcher says; DeepSpeed's and torchrun's names differ."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
 def on_cpu() -> bool:
@@ -125,7 +130,10 @@ class DeepSpeedEngine:
             draw_dropout_fast(model)
         self._swap = swap_folder(config)
         if self._swap:
-            total = sum(getattr(parameter, "ds_numel", 0) or parameter.numel() for parameter in model.parameters())
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                clear_swap_folder(self._swap)
+            distributed.barrier()
+            total = sum(parameter.ds_numel for parameter in model.parameters() if parameter.requires_grad)
             prepare_swap_folder(self._swap, self.rank, total * ranks_on_this_node() // self.world_size)
         groups = parameter_groups(model, recipe.optimizer.weight_decay)
         optimizer = _build_optimizer(groups, recipe, config)
@@ -205,10 +213,9 @@ class DeepSpeedEngine:
             setattr(self._engine.optimizer.loss_scaler, name, values[name])
 
     def close(self) -> None:
-        """*All ranks.* Leave nothing on disk that no later run would read."""
+        """Leave no states on disk that nobody would read. This rank alone."""
         if self._swap:
-            distributed.barrier()
-            remove_swap_folder(self._swap)
+            remove_swap_folder(self._swap, self.rank)
 
     def _clip_and_step(self) -> StepResult:
         """Stage 0, where DeepSpeed neither looks at the norm nor skips: gradients are whole on every rank."""

@@ -74,9 +74,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     with claimed(setup) if rank == 0 else nullcontext():
         place = partitioner(recipe, config) if zero_stage(config) == 3 else None
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
-        engine = DeepSpeedEngine(model, recipe, config)
-        execute(setup, engine, config)
-        engine.close()
+        with closing(DeepSpeedEngine(model, recipe, config)) as engine:
+            execute(setup, engine, config)
 
 
 @contextmanager

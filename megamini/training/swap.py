@@ -1,5 +1,7 @@
 """Optimizer states on disk, DeepSpeed's offload to NVMe: a folder of the run's own, with room, gone at its end."""
 
+import contextlib
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -12,24 +14,36 @@ from megamini.training.build_locks import refuse_stale_build_lock
 _KEY = "zero_optimization.offload_optimizer.nvme_path"
 # A weight, two moments and a gradient in fp32.
 _BYTES_PER_PARAMETER = 16
+_PROBE_BYTES = 4096  # direct writes come in whole blocks of the disk
+
+
+def own_folder(folder: Path, rank: int) -> Path:
+    """Where DeepSpeed 0.19.8 keeps the states of a rank."""
+    return folder / "zero_stage_3" / "optimizer" / f"rank{rank}"
+
+
+def clear_swap_folder(folder: Path) -> None:
+    """One rank of each node, before the others make their folders: remove what a killed run has left, of any rank."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_swap_folder(folder: Path, rank: int, parameters: int) -> None:
-    """Make room for a rank. parameters: how many lie on this node.
+    """Make a rank's folder, once `clear_swap_folder` has made room. parameters: whose states lie on this node.
 
-    Raises `UserError` where the folder cannot be made, the disk is too full or libaio is missing, which DeepSpeed
-    reads and writes by.
+    Raises `UserError` where the folder cannot be made or written to directly, the disk is too full, or libaio is
+    missing, by which DeepSpeed reads and writes.
     """
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise UserError(
             "zero_optimization.offload_optimizer.device: nvme needs libaio with its headers (on Debian and Ubuntu "
             "libaio-dev); install that on every node, or use cpu"
         )
-    refuse_stale_build_lock("async_io")
-    own = folder / "zero_stage_3" / "optimizer" / f"rank{rank}"  # as DeepSpeed 0.19.8 names it
+    for extension in ("pin_memory", "async_io"):
+        refuse_stale_build_lock(extension)
+    own = own_folder(folder, rank)
     with writing(folder, f"{_KEY}: "):
-        shutil.rmtree(own, ignore_errors=True)  # what a killed run has left
-        own.mkdir(parents=True)
+        own.mkdir(parents=True, exist_ok=True)
+        _write_directly(own / "probe")
     free, needed = shutil.disk_usage(folder).free, _BYTES_PER_PARAMETER * parameters
     if free < needed:
         raise UserError(
@@ -38,11 +52,21 @@ def prepare_swap_folder(folder: Path, rank: int, parameters: int) -> None:
         )
 
 
-def remove_swap_folder(folder: Path) -> None:
-    """All ranks are done."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_swap_folder(folder: Path, rank: int) -> None:
+    """What a rank has, and the folders above where it was the last."""
+    own = own_folder(folder, rank)
+    shutil.rmtree(own, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another rank still has its own
+        for above in list(own.parents)[:3]:
+            above.rmdir()
 
 
-def ranks_on_this_node() -> int:
-    """As the launcher says; DeepSpeed's and torchrun's names differ."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+def _write_directly(path: Path) -> None:
+    """As DeepSpeed writes, past the page cache, which not every file system can. Raises OSError."""
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, _PROBE_BYTES) as block:  # aligned, as direct writes have to be
+            os.write(handle, block)
+    finally:
+        os.close(handle)
+        path.unlink()

@@ -16,16 +16,18 @@ from megamini.training.shards import MOMENTS, STEP, Shards, Slice
 from megamini.training.shards_of_optimizer import load_whole, tensors_of
 
 
-class ReplicatedState:
-    """Stage 0: every rank holds all; each writes its even share."""
-
+class _InMemory:
     on_disk = False
-
-    def __init__(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, rank: int, ranks: int):
-        self._parameters, self._optimizer, self._rank, self._ranks = parameters, optimizer, rank, ranks
 
     def parts(self) -> Iterator[list[Slice]]:
         yield list(self._slices())
+
+
+class ReplicatedState(_InMemory):
+    """Stage 0: every rank holds all; each writes its even share."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, rank: int, ranks: int):
+        self._parameters, self._optimizer, self._rank, self._ranks = parameters, optimizer, rank, ranks
 
     def _slices(self) -> Iterator[Slice]:
         total = sum(parameter.numel() for parameter in self._parameters.values())
@@ -44,19 +46,14 @@ class ReplicatedState:
             load_whole(shards, name, parameter, self._optimizer)
 
 
-class PartitionedOptimizerState:
+class PartitionedOptimizerState(_InMemory):
     """Stages 1 and 2: each group's parameters lie end to end in one flat tensor, of which a rank has a part."""
-
-    on_disk = False
 
     def __init__(self, parameters: dict[str, nn.Parameter], zero) -> None:
         self._parameters, self._zero = parameters, zero
 
     def _flats(self) -> list[torch.Tensor]:
         return self._zero.single_partition_of_fp32_groups
-
-    def parts(self) -> Iterator[list[Slice]]:
-        yield list(self._slices())
 
     def _slices(self) -> Iterator[Slice]:
         for name, parameter in self._parameters.items():
@@ -98,8 +95,8 @@ class PartitionedOptimizerState:
 class PartitionedState:
     """Stage 3: a rank has an equal part of every parameter, padded with zeros at the end.
 
-    These parts lie end to end in the flat tensors of sub-groups, which may be on disk (offload to NVMe): what would
-    read a sub-group once for each of its parameters and kinds, as the calls of `deepspeed.utils` do, reads it once.
+    These parts lie end to end in the flat tensors of sub-groups, which may be on disk (offload to NVMe). The calls of
+    `deepspeed.utils` read a sub-group from there for every kind of every parameter; here it is read once.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], zero, rank: int) -> None:
@@ -167,7 +164,9 @@ class PartitionedState:
 
 @contextmanager
 def in_memory(zero, group: int, changed: bool = False) -> Iterator[None]:
-    """Stage 3: the states of a sub-group are in memory within; `changed`: go back to disk behind it, if from there."""
+    """Stage 3: within, states of a sub-group are in memory. Those from disk are forgotten afterwards, or written back
+    where they have been `changed`.
+    """
     on_disk = zero._swappable_optimizer_subgroup(group)
     if on_disk:
         zero._optimizer_states_and_gradient_swap_in(group)

@@ -247,3 +247,10 @@ def test_no_deepspeed_is_imported_without_the_launcher(recipe, tmp_path):
         check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_states_on_disk_are_for_pretraining():
+    from megamini.downstream.deepspeed import trainer_configuration
+
+    with pytest.raises(UserError, match=r"zero3_nvme.json: .*offload_optimizer.device: nvme is for pretraining"):
+        trainer_configuration(str(ROOT / "ds_configs/zero3_nvme.json"), "bf16")

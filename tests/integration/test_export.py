@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,6 +20,8 @@ from megamini.data.batches import Batch
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training import run as run_module
 from megamini.training.engines import Engine
+from megamini.training.setup import RunSetup
+from megamini.training.state import TrainState
 from tests.integration.cases import BLOCK_LENGTH, FAMILIES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import ROOT
@@ -153,13 +156,18 @@ def assert_same_tokenizer(out: Path, data: Path) -> None:
 
 
 def pretrain_and_keep_logits(folder: str, *arguments: str) -> None:
-    """The command, and behind it the logits of the engine that has trained."""
-    with mock.patch.object(run_module, "execute", wraps=run_module.execute) as spy:
+    """The command, and the logits of the engine that has trained, before the command ends the process."""
+    execute = run_module.execute
+
+    def execute_and_keep(setup: RunSetup, engine: Engine, *more: Any) -> TrainState:
+        state = execute(setup, engine, *more)
+        logits = live_logits(engine)
+        if engine.rank == 0:
+            save_file({"logits": logits.contiguous()}, Path(folder) / "logits.safetensors")
+        return state
+
+    with mock.patch.object(run_module, "execute", execute_and_keep):
         pretrain(*arguments)
-    (_, engine, *_), _ = spy.call_args
-    logits = live_logits(engine)
-    if engine.rank == 0:
-        save_file({"logits": logits.contiguous()}, Path(folder) / "logits.safetensors")
 
 
 def live_logits(engine: Engine) -> torch.Tensor:

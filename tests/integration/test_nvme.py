@@ -4,6 +4,10 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a rank's script
 
 import pytest
 import torch
@@ -11,10 +15,16 @@ import yaml
 from deepspeed.ops.op_builder import AsyncIOBuilder
 from safetensors import safe_open
 
+from megamini.training import run as run_module
+from megamini.training.checkpoint import Checkpoints
+from megamini.training.engines import Engine
+from megamini.training.setup import RunSetup
 from megamini.training.shards import MOMENTS, WEIGHT, Shards
+from megamini.training.state import TrainState
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import free_port, read_scalars, run_command
+from tests.integration.ranks import pretrain
 
 pytestmark = [
     pytest.mark.launched,
@@ -32,34 +42,32 @@ WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
 class Runs:
     """One recipe, trained with states in memory and on disk."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        case = Case(stage=3, precision="bf16", forgetting=True)
+    def __init__(self, lab: Lab, folder: Path, precision: str, cpu_adam: bool) -> None:
+        case = Case(stage=3, precision=precision, forgetting=True)
         recipe = case.recipe(lab.data(), folder)
         recipe["model"]["config"] |= {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
         recipe["model"] |= {"dropout": 0.1, "exits": [2]}
         recipe["schedule"]["duration"] = f"{UPDATES} updates"
         recipe["objective"]["forgetting"] = {"every": "3 updates", "none_in_last": "1 updates"}
         recipe["telemetry"]["validate_every"] = f"{UPDATES} updates"
-        recipe["checkpoint"] = {"every": f"{SAVE_EVERY} updates"}
+        recipe["checkpoint"] = {"every": f"{SAVE_EVERY} updates", "keep_last": 9}
         self.folder, self.swap = folder, folder / "swap"
         (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(recipe))))
-        # PyTorch's own AdamW for both: DeepSpeed's CPU Adam adds in another order.
         zero = {"stage": 3, "sub_group_size": ELEMENTS, "stage3_param_persistence_threshold": 1000}
         # Both offloaded, since DeepSpeed adds the norm of gradients in another precision where nothing is.
         devices = {"memory": {"device": "cpu"}, "disk": {"device": "nvme", "nvme_path": str(self.swap)}}
         for name, device in devices.items():
             values = {**zero, "offload_optimizer": {**device, "pin_memory": False}}
-            text = json.dumps({"zero_optimization": values, "zero_force_ds_cpu_optimizer": False})
+            text = json.dumps({"zero_optimization": values, "zero_force_ds_cpu_optimizer": cpu_adam})
             (folder / f"{name}.json").write_text(text)
         self.memory, self.disk = self.train("memory", "memory"), self.train("disk", "disk")
 
-    def train(self, name: str, states: str) -> Path:
+    def train(self, name: str, states: str, *more: str, script: str = "launch/pretrain.py") -> Path:
         """Start, or go on, as two ranks, with states in memory or on disk; the run directory."""
         launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
-        launcher += ["--master_port", str(free_port()), "launch/pretrain.py", str(self.folder / "recipe.yaml")]
-        done = run_command(
-            [*launcher, "--deepspeed_config", str(self.folder / f"{states}.json"), f"name={name}"], timeout=400
-        )
+        launcher += ["--master_port", str(free_port()), script, str(self.folder / "recipe.yaml")]
+        options = ["--deepspeed_config", str(self.folder / f"{states}.json"), f"name={name}", *more]
+        done = run_command([*launcher, *options], timeout=400)
         assert done.returncode == 0, done.stdout[-4000:]
         return self.folder / name
 
@@ -72,14 +80,19 @@ class Runs:
         (self.folder / name / "checkpoints" / "latest").write_text(f"step-{update:08d}\n")
 
 
-@pytest.fixture(scope="module")
-def runs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(lab, tmp_path_factory.mktemp("nvme"))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("bf16", True), id="bf16-cpu_adam"),
+        pytest.param(("fp32", False), id="fp32-adamw", marks=pytest.mark.all_combinations),
+    ],
+)
+def runs(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(lab, tmp_path_factory.mktemp("nvme"), *request.param)
 
 
-def state_of(run: Path) -> dict[str, torch.Tensor]:
-    """All of the last checkpoint, whoever wrote it."""
-    folder = run / "checkpoints" / f"step-{UPDATES:08d}"
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All of a checkpoint, whoever wrote it."""
     numel: dict[str, int] = {}
     for path in folder.glob("state-*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -91,11 +104,14 @@ def state_of(run: Path) -> dict[str, torch.Tensor]:
     return whole | {f"step {name}": shards.step(name) for name in numel}
 
 
+def assert_same_state(*folders: Path) -> None:
+    one, other = map(state_of, folders)
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+
+
 def assert_same(one: Path, other: Path) -> None:
-    states = state_of(one), state_of(other)
-    assert states[0].keys() == states[1].keys()
-    different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
-    assert not different
+    assert_same_state(*(run / "checkpoints" / f"step-{UPDATES:08d}" for run in (one, other)))
     scalars = [
         {name: values for name, values in read_scalars(run).items() if name not in WALL_CLOCK} for run in (one, other)
     ]
@@ -114,5 +130,34 @@ def test_what_was_saved_from_disk_goes_on(states: str, runs: Runs) -> None:
     assert_same(runs.train(f"resumed-{states}", states), runs.disk)
 
 
+def test_a_run_goes_back_to_a_checkpoint(runs: Runs) -> None:
+    """As after a loss spike: what is on disk by then is that of later updates."""
+    runs.back_at(UPDATES, "went-back")
+    run = runs.train("went-back", "disk", f"schedule.duration={UPDATES + 2} updates", script=__file__)
+    name = f"step-{SAVE_EVERY:08d}"
+    assert_same_state(run / "checkpoints" / name, run / "again" / name)
+
+
 def test_nothing_is_left_on_disk(runs: Runs) -> None:
     assert not list(runs.swap.iterdir())
+
+
+# --- in the ranks ---------------------------------------------------------------------------------------------------
+
+
+def train_and_go_back() -> None:
+    """The command; its engine then loads an earlier checkpoint, and saves what it has beside the others."""
+    execute = run_module.execute
+
+    def execute_and_go_back(setup: RunSetup, engine: Engine, *more: Any) -> TrainState:
+        state, directory = execute(setup, engine, *more), setup.recipe.run_directory
+        engine.load(Shards(directory / "checkpoints" / f"step-{SAVE_EVERY:08d}", engine.rank))
+        Checkpoints(directory / "again", 1, setup.identity()).save(engine, TrainState(update=SAVE_EVERY))
+        return state
+
+    with mock.patch.object(run_module, "execute", execute_and_go_back):
+        pretrain(*sys.argv[1:])
+
+
+if __name__ == "__main__":
+    train_and_go_back()

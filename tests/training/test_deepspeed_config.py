@@ -150,12 +150,10 @@ def test_the_recipe_decides_batch_clipping_and_precision(precision):
         (zero3(offload_param=NVME), "fp32", True, "offload_param.device: nvme is not supported"),
         (zero3(offload_optimizer=NVME, stage=2), "fp32", True, "offload_optimizer.device: nvme needs ZeRO stage 3"),
         (zero3(offload_optimizer={"device": "nvme"}), "fp32", True, "offload_optimizer.nvme_path: missing"),
-        (
-            zero3(offload_optimizer={**NVME, "pipeline_read": True}),
-            "fp32",
-            True,
-            "offload_optimizer.pipeline_read: is not supported",
-        ),
+        (zero3(offload_optimizer={**NVME, "pipeline_read": True}), "fp32", True, "offload_optimizer: pipeline_read"),
+        (zero3(offload_optimizer={**NVME, "buffer_count": 3}), "fp32", True, "buffer_count: 4 or more"),
+        (zero3(offload_optimizer={"device": "cpu", "ratio": 0.5}), "bf16", False, "ratio and super_offload are not"),
+        (zero3(offload_optimizer={"device": "cpu", "super_offload": True}), "bf16", False, "ratio and super_offload"),
     ],
 )
 def test_combinations_that_deepspeed_trains_wrongly(values, precision, on_cpu, expected):
