@@ -67,7 +67,7 @@ class Runs:
         launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
         launcher += ["--master_port", str(free_port()), script, str(self.folder / "recipe.yaml")]
         options = ["--deepspeed_config", str(self.folder / f"{states}.json"), f"name={name}", *more]
-        done = run_command([*launcher, *options], timeout=400)
+        done = run_command([*launcher, *options], timeout=560)  # it may build extensions
         assert done.returncode == 0, done.stdout[-4000:]
         return self.folder / name
 
