@@ -47,7 +47,8 @@ _WHILE_RUNNING = timedelta(minutes=START_MINUTES + 1)
 def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks.
 
-    hang_minutes: of a run with a watchdog, behind which collectives must not give up.
+    hang_minutes: of a run with a watchdog, behind which collectives must not give up. Raises UserError where rank 0
+    cannot be reached, or another run has its port.
     """
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
@@ -57,7 +58,14 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node()))
-    deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
+    try:
+        deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
+    except distributed.DistNetworkError as error:
+        port = int(os.environ["MASTER_PORT"])
+        raise UserError(
+            f"{os.environ['MASTER_ADDR']}:{port}: ranks cannot meet there: {error}; where another run has the port, "
+            f"give this one another, such as --master_port {port + 1}"
+        ) from None
     return distributed.get_rank(), distributed.get_world_size()
 
 

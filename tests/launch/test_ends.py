@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -90,9 +91,9 @@ def lines_of(ended: subprocess.CompletedProcess) -> list[str]:
     return [line for line in ended.stdout.splitlines() if "error:" in line]
 
 
-def deepspeed(script: str, recipe: str) -> list[str]:
+def deepspeed(script: str, recipe: str, port: int | None = None) -> list[str]:
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    return [launcher, "--num_gpus", "2", "--master_port", str(free_port()), script, recipe]
+    return [launcher, "--num_gpus", "2", "--master_port", str(port or free_port()), script, recipe]
 
 
 @pytest.mark.launched
@@ -102,6 +103,17 @@ def test_two_ranks_say_one_line(workplace: Workplace) -> None:
     assert ended.returncode == 2, ended.stdout
     (line,) = lines_of(ended)
     assert line.startswith(f"error: {recipe}: optimizer.learning_rate") and "write 7.0e-4" in line
+
+
+@pytest.mark.launched
+def test_a_port_that_another_run_has(workplace: Workplace) -> None:
+    (recipe,) = workplace.recipe()
+    with socket.create_server(("", 0)) as other_run:
+        port = other_run.getsockname()[1]
+        ended = run_command(deepspeed("launch/pretrain.py", recipe, port), timeout=120)
+    assert ended.returncode == 2, ended.stdout
+    (line,) = lines_of(ended)
+    assert line.startswith(f"error: 127.0.0.1:{port}: ranks cannot meet there") and f"--master_port {port + 1}" in line
 
 
 @pytest.mark.launched

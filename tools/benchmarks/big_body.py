@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import yaml
 
-from tools.benchmarks.page import ROOT, heading, start_peak, status_bytes, table
+from tools.benchmarks.page import ROOT, free_port, heading, start_peak, status_bytes, table
 
 _ON_DISK = (
     ", of which AdamW's fp32\nstates are on disk (`offload_optimizer` to NVMe, saved and read one sub-group at a time)."
@@ -103,8 +103,8 @@ def _command(options: argparse.Namespace, notes: Path) -> None:
         device = {"device": "nvme", "nvme_path": str((options.work / "swap").resolve()), "pin_memory": False}
         json_values["zero_optimization"]["offload_optimizer"] = device
     (options.work / "deepspeed.json").write_text(json.dumps(json_values))
-    command = ["deepspeed", "--num_gpus", str(options.ranks), __file__, str(options.work / "recipe.yaml"),
-               "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
+    command = ["deepspeed", "--num_gpus", str(options.ranks), "--master_port", str(free_port()), __file__,
+               str(options.work / "recipe.yaml"), "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
     environment = os.environ | {
         NOTES: str(notes.resolve()), "OMP_NUM_THREADS": "1",
         # What is freed goes back at once: glibc would keep it, and holes between blocks that live, for later.

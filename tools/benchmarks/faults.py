@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from safetensors.torch import load_file
 
 from megamini.training.checkpoint import newest_first
 from megamini.training.manifest import verify
-from tools.benchmarks.page import ROOT, heading, table
+from tools.benchmarks.page import ROOT, free_port, heading, table
 
 UPDATES, SAVE_EVERY, RANKS = 40, 4, 2
 LAYER = Path(__file__).with_name("fault_layer")
@@ -74,9 +73,6 @@ class Trial:
         return self.run / "checkpoints"
 
     def start(self) -> subprocess.Popen:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         paths = [str(LAYER), str(ROOT)] if self.environment else [str(ROOT)]
         environment = os.environ | self.environment | {
             "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
@@ -84,7 +80,7 @@ class Trial:
         }  # fmt: skip
         log = (self.folder / "log.txt").open("a")
         return subprocess.Popen(
-            ["deepspeed", "--num_gpus", str(RANKS), "--master_port", str(port), str(ROOT / "launch/pretrain.py"),
+            ["deepspeed", "--num_gpus", str(RANKS), "--master_port", str(free_port()), str(ROOT / "launch/pretrain.py"),
              "recipe.yaml", "--deepspeed_config", "deepspeed.json"],
             cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,13 @@ def cost_of(call: Callable[[], int]) -> Cost:
     returned = call()
     processor, clock = time.process_time() - processor, time.perf_counter() - clock
     return Cost(processor, clock, max(0, status_bytes("VmHWM") - resident - returned))
+
+
+def free_port() -> int:
+    """Where ranks may meet: other runs on the machine may have the launcher's own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def start_peak() -> None:
