@@ -104,7 +104,8 @@ def _command(options: argparse.Namespace, notes: Path) -> None:
         json_values["zero_optimization"]["offload_optimizer"] = device
     (options.work / "deepspeed.json").write_text(json.dumps(json_values))
     command = ["deepspeed", "--num_gpus", str(options.ranks), "--master_port", str(free_port()), __file__,
-               str(options.work / "recipe.yaml"), "--deepspeed_config", str(options.work / "deepspeed.json")]  # fmt: skip
+               str(options.work / "recipe.yaml"), "--deepspeed_config",
+               str(options.work / "deepspeed.json")]  # fmt: skip
     environment = os.environ | {
         NOTES: str(notes.resolve()), "OMP_NUM_THREADS": "1",
         # What is freed goes back at once: glibc would keep it, and holes between blocks that live, for later.
