@@ -13,6 +13,7 @@ from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
 from tools.study.ledger import Ledger, read_ledger, read_ledgers
 from tools.study.pooling import MEAN, bootstrap, pooled, speed_ups, with_mean
+from tools.study.sections import spent_once
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
 
@@ -43,6 +44,15 @@ def test_a_curriculum_brings_what_it_goes_on_from(study):
     assert [cell.name for cell in cells_of(study)] == [
         "mini-de-s0", "then-de-s0", "post-de-s0", "mini-de-s1", "then-de-s1", "post-de-s1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("series, once", [("standard", 0), ("mini", 30), ("then", 30), ("post", 5)])
+def test_what_is_spent_once_is_that_of_all_stages(series, once, study):
+    assert spent_once(series, study, {"joint": 130.0, "plain": 100.0, "bridge": 5.0}) == once
+
+
+def test_what_exits_cost_is_not_known_without_a_plain_primary_model(study):
+    assert spent_once("then", study, {"joint": 130.0}) is None
 
 
 def test_steps_are_those_that_open_cells_need(study, tmp_path):

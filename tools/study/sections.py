@@ -186,15 +186,29 @@ def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study)
         if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
             needs.setdefault(row.curve.series, []).append(row.costs["flops"])
     rows = []
-    for name, series in study.series.items():
+    for name in study.series:
         if name not in needs:
             continue
-        extra = _extra(series.source, series.primary, primary)
+        extra = spent_once(name, study, primary)
         mean = sum(needs[name]) / len(needs[name])
         cells = [f"{mean + extra / count:.3g}" for count in AMORTISED_OVER] if extra is not None else ["-"] * 3
         rows.append([name, str(len(needs[name])), f"{mean:.3g}", "-" if extra is None else f"{extra:.3g}", *cells])
     shares = [f"with its share, {count} languages" for count in AMORTISED_OVER]
     return table(["series", "languages that reach it", "FLOPs a language", "once", *shares], rows)
+
+
+def spent_once(name: str, study: Study, flops: dict[str, float]) -> float | None:
+    """The most that any stage of a series needs beforehand, beyond plain pretraining; None where that is not known.
+
+    flops: of each pretraining run, by primary model.
+    """
+    extras: list[float | None] = []
+    stage: str | None = name
+    while stage is not None:
+        series = study.series[stage]
+        extras.append(_extra(series.source, series.primary, flops))
+        stage = series.after
+    return None if None in extras else max(extras)
 
 
 def _extra(source: str, primary: str, flops: dict[str, float]) -> float | None:
