@@ -1,12 +1,14 @@
-"""Fetch real parallel text from Debian's packages, as an ordinary user and without installing anything.
+"""Fetch real parallel text and word lists from Debian's packages, as an ordinary user and without installing anything.
 
 python tools/fetch_text.py libreoffice-help --languages en de es --out text
 python tools/fetch_text.py package-descriptions --languages en --out text
-python tools/fetch_text.py debian --languages de --out text        # every source that has German
+python tools/fetch_text.py debian --languages de --out text        # every text that there is in German
+python tools/fetch_text.py freedict --languages de --out text      # a German-English word list, for adaptation.lexicon
 
-SOURCE is libreoffice-help, package-descriptions, manpages, debian-handbook, installation-guide or debian (all that
-exist for the language). Written: text/SOURCE.LANG.jsonl, one document a line, and text/manifest.json. What is complete
-already is kept; text/.cache holds the downloads and may be deleted.
+SOURCE is libreoffice-help, package-descriptions, manpages, debian-handbook, installation-guide, debian (all of these
+that exist for the language) or freedict. Written: text/SOURCE.LANG.jsonl, one document a line, or .tsv, a word, a tab
+and its translation, and text/manifest.json. What is complete already is kept; text/.cache holds the downloads and may
+be deleted.
 """
 
 import argparse
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from megamini.errors import CommandParser, UserError, run_command
 from tools.debian_text.archive import Archive
 from tools.debian_text.collection import Collection
+from tools.debian_text.dictionaries import FreeDict
 from tools.debian_text.languages import find, normal, shown
 from tools.debian_text.sources import SOURCES
 
@@ -47,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
-    parser.add_argument("source", metavar="SOURCE", choices=[*SOURCES, "debian"], help="what to fetch")
+    parser.add_argument("source", metavar="SOURCE", choices=[*SOURCES, "debian", FreeDict.name], help="what to fetch")
     parser.add_argument("--languages", nargs="+", required=True, metavar="LANG", help="codes such as en de zh pt-br")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the text")
     return parser.parse_args(arguments)
@@ -58,7 +61,8 @@ def fetch(source: str, languages: list[str], out: Path) -> None:
     collection = Collection(out)
     with collection.locked():
         archive = Archive(out / ".cache")
-        readers = {name: SOURCES[name](archive) for name in (SOURCES if source == "debian" else [source])}
+        chosen = SOURCES if source == "debian" else {source: (SOURCES | {FreeDict.name: FreeDict})[source]}
+        readers = {name: reader(archive) for name, reader in chosen.items()}
         for language in languages:
             for name in having(language, readers) if source == "debian" else [source]:
                 fetch_file(collection, readers[name], language)
@@ -76,7 +80,7 @@ def having(language: str, readers: dict) -> list[str]:
 
 def fetch_file(collection: Collection, reader, language: str) -> None:
     """Fetch one source in one language, unless its file is complete."""
-    name = f"{reader.name}.{language}.jsonl"
+    name = f"{reader.name}.{language}.{getattr(reader, 'suffix', 'jsonl')}"
     entry = collection.complete(name)
     if entry:
         print(f"{name}: complete already, kept ({summary(entry)}); delete it to fetch it anew")
@@ -90,7 +94,7 @@ def fetch_file(collection: Collection, reader, language: str) -> None:
 
 
 def summary(entry: dict) -> str:
-    return f"{entry['documents']:,} documents, {entry['utf8_bytes']:,} bytes of text"
+    return f"{entry['documents']:,} lines, {entry['utf8_bytes']:,} bytes of text"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ _FASTTEXT_BUCKETS = 200_000  # of character n-grams; fastText's two millions are
 @dataclass(frozen=True)
 class FocusRows:
     """rows: fp32 [V_t, d], zero where there is none. mixed: bool [V_t], the new pieces that are mixtures.
-    anchors: mean number of shared pieces that one is mixed from, None where the package does not tell."""
+    anchors: mean number of anchors that one is mixed from, None where the package does not tell."""
 
     rows: torch.Tensor
     mixed: np.ndarray
@@ -38,8 +38,13 @@ class FocusRows:
     through: str
 
 
-def choose_backend(wanted: str | None) -> str:
-    """`wanted`, or deepfocus where it is installed. Raises `UserError` where `wanted` cannot be had."""
+def choose_backend(wanted: str | None, word_list: bool = False) -> str:
+    """`wanted`, or deepfocus where it is installed and does: it takes no `word_list`. Raises `UserError` where `wanted`
+    cannot be had."""
+    if word_list:
+        if wanted == "deepfocus":
+            raise UserError("focus through 'deepfocus' takes no word list; leave out one of the two")
+        return "scikit-learn"
     installed = importlib.util.find_spec("deepfocus") is not None
     if wanted is None:
         return "deepfocus" if installed else "scikit-learn"
@@ -51,24 +56,25 @@ def choose_backend(wanted: str | None) -> str:
 
 
 def focus_rows(
-    text: Iterable[np.ndarray], ordinary: np.ndarray, shared: np.ndarray, source_matrix: torch.Tensor, seed: int
+    text: Iterable[np.ndarray], ordinary: np.ndarray, known: np.ndarray, matrix: torch.Tensor, seed: int
 ) -> FocusRows:
     """The stages of FOCUS over our own static vectors.
 
-    text: documents of token ids. ordinary: bool [V_t]. shared: source id or -1 [V_t]. Shared pieces get no row here.
+    text: documents of token ids. ordinary: bool [V_t]. known: bool [V_t], the pieces whose rows of matrix fp32 [V_t, d]
+    others may be mixed from: those of both vocabularies and, with a word list, its words. They get no row here.
     """
     # 1. A vector for every piece that the target text uses often enough.
     vectors = static_vectors(text, ordinary, seed)
     has_vector = np.any(vectors != 0, axis=1)
 
-    # 2. Anchors: pieces of both vocabularies. New: pieces of the target's alone.
-    anchors = np.flatnonzero((shared >= 0) & has_vector)
-    new = np.flatnonzero(ordinary & (shared < 0) & has_vector)
-    rows = torch.zeros(len(ordinary), source_matrix.shape[1])
+    # 2. Anchors: known pieces. New: all others.
+    anchors = np.flatnonzero(known & has_vector)
+    new = np.flatnonzero(ordinary & ~known & has_vector)
+    rows = torch.zeros(matrix.shape)
     mixed = np.zeros(len(ordinary), bool)
     if not len(anchors) or not len(new):
         return FocusRows(rows, mixed, None, "scikit-learn")
-    anchor_rows = source_matrix.numpy()[shared[anchors]]
+    anchor_rows = matrix.numpy()[anchors]
 
     used = 0
     for start in range(0, len(new), _CHUNK_ROWS):
@@ -78,7 +84,7 @@ def focus_rows(
             similarity = vectors[chunk] @ vectors[anchors].T
             # 4. Weights: non-negative, of sum 1, and zero but for the most similar anchors.
             weights = sparsemax(similarity.astype(np.float64))
-            # 5. The new row: the anchors' source rows, mixed.
+            # 5. The new row: the anchors' rows, mixed.
             rows[chunk] = torch.from_numpy((weights @ anchor_rows).astype(np.float32))
         used += int((weights > 0).sum())
     mixed[new] = True
@@ -104,7 +110,7 @@ def deepfocus_rows(
     target_tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> FocusRows:
-    """The rows of the package; arguments as for `focus_rows`.
+    """The rows of the package. shared: source id or -1 [V_t]; the other arguments as for `focus_rows`.
 
     fastText is trained here rather than by the package, which would keep its model in a cache by the name of the text
     file, and on all cores, so that no two runs agree. Its own seed is fixed: on one core equal text, equal vectors.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from megamini.adaptation.focus import FocusRows, choose_backend, deepfocus_rows, focus_rows
+from megamini.adaptation.focus import choose_backend, deepfocus_rows, focus_rows
 from megamini.adaptation.lexicon import lexicon_rows, read_lexicon
 from megamini.adaptation.piece_forms import Form, piece_forms, shared_pieces
 from megamini.data.blocks import Blocks
@@ -88,6 +88,7 @@ def initialise(
     - overlap: pieces that stand for the same text in both vocabularies are copied, the others drawn from the source's
       distribution: mean and deviation of each dimension over the source's ordinary rows.
     - focus: as overlap, but new pieces that the text uses are mixtures of shared ones (`focus_through`: see `focus`).
+      With a word list its whole words start at the mean of their translations, and the others are mixed from them too.
     - lexicon: whole words of the word list start at the mean of their translations, shared pieces are copied, other
       pieces of words in the list start at the mean over these words, the rest are drawn as for overlap.
 
@@ -97,32 +98,37 @@ def initialise(
     Raises `UserError` for an unknown kind, a bad word list, or parts that do not fit one another.
     """
     _check(kind, source, target, lexicon)
+    through = choose_backend(focus_through, word_list=lexicon is not None) if kind == "focus" else None
     source = replace(source, matrix=source.matrix.detach().cpu().float())
     source_forms, target_forms = piece_forms(source.tokenizer), piece_forms(target.tokenizer)
     shared = shared_pieces(source_forms, target_forms)
     ordinary = np.array([form is not None for form in target_forms])
     facts = {"kind": kind, "seed": seed, **_overlap_facts(shared, ordinary, target.unigram_counts)}
-    match kind:
-        case "random" | "unigram":
-            pad = special_roles(target.tokenizer)["pad"]
-            matrix = fresh_token_embeddings((len(ordinary), source.matrix.shape[1]), RANDOM_DEVIATION, pad, seed, 0)
-        case "overlap":
-            matrix = _overlap(source, source_forms, shared, seed)
-        case "focus":
-            mixtures = _focus(source, target, ordinary, shared, seed, focus_through)
-            matrix = _overlap(source, source_forms, shared, seed)
+    if kind in ("random", "unigram"):
+        pad = special_roles(target.tokenizer)["pad"]
+        matrix = fresh_token_embeddings((len(ordinary), source.matrix.shape[1]), RANDOM_DEVIATION, pad, seed, 0)
+    else:
+        matrix = _overlap(source, source_forms, shared, seed)
+        known = shared >= 0
+        if lexicon is not None:
+            words = read_lexicon(lexicon, match_case)
+            found = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
+            # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less, and
+            # less than the mixtures of focus.
+            chosen = found.whole | (found.part & ~known if kind == "lexicon" else False)
+            matrix[chosen] = found.rows[chosen]
+            known |= found.whole
+            facts |= {"lexicon_words": found.words, "lexicon_pieces": int(chosen.sum())}
+            facts |= {"lexicon_whole_words": int(found.whole.sum())}
+        if kind == "focus":
+            if through == "deepfocus":
+                tokenizers = source.tokenizer, target.tokenizer
+                mixtures = deepfocus_rows(target.text(), ordinary, shared, source.matrix, *tokenizers, seed)
+            else:
+                mixtures = focus_rows(target.text(), ordinary, known, matrix, seed)
             matrix[mixtures.mixed] = mixtures.rows[mixtures.mixed]
             facts |= {"through": mixtures.through, "mixed_pieces": int(mixtures.mixed.sum())}
             facts |= {"anchors_per_piece": mixtures.anchors}
-        case "lexicon":
-            words = read_lexicon(lexicon, match_case)
-            found = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
-            matrix = _overlap(source, source_forms, shared, seed)
-            # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less.
-            chosen = found.whole | (found.part & (shared < 0))
-            matrix[chosen] = found.rows[chosen]
-            facts |= {"lexicon_words": found.words, "lexicon_pieces": int(chosen.sum())}
-            facts |= {"lexicon_whole_words": int(found.whole.sum())}
     if kind != "random":
         facts["special_roles_copied"] = _copy_specials(matrix, source, target)
     rule = bias or ("source" if kind == "random" else "unigram")
@@ -143,10 +149,10 @@ def _check(kind: str, source: Source, target: Target, lexicon: str | Path | None
         raise UserError(f"starting point '{kind}': there are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     if kind == "focus" and target.text is None:
         raise UserError("starting point 'focus' needs text of the target language")
-    if (kind == "lexicon") != (lexicon is not None):
-        raise UserError(
-            "starting point 'lexicon' needs a word list (lines of 'target word TAB source word'), and only it"
-        )
+    if kind == "lexicon" and lexicon is None:
+        raise UserError("starting point 'lexicon' needs a word list (lines of 'target word TAB source word')")
+    if lexicon is not None and kind not in ("focus", "lexicon"):
+        raise UserError(f"starting point '{kind}' takes no word list; 'focus' and 'lexicon' do")
     if len(source.matrix) < len(source.tokenizer):
         raise UserError(f"the source has {len(source.matrix)} rows for the {len(source.tokenizer)} pieces it can read")
     if len(target.unigram_counts) != len(target.tokenizer):
@@ -168,14 +174,6 @@ def _overlap(source: Source, source_forms: list[Form | None], shared: np.ndarray
     copied = torch.from_numpy(shared >= 0)
     matrix[copied] = source.matrix[torch.from_numpy(shared)[copied]].float()
     return matrix
-
-
-def _focus(
-    source: Source, target: Target, ordinary: np.ndarray, shared: np.ndarray, seed: int, through: str | None
-) -> FocusRows:
-    if choose_backend(through) == "deepfocus":
-        return deepfocus_rows(target.text(), ordinary, shared, source.matrix, source.tokenizer, target.tokenizer, seed)
-    return focus_rows(target.text(), ordinary, shared, source.matrix, seed)
 
 
 def _copy_specials(matrix: torch.Tensor, source: Source, target: Target) -> list[str]:

@@ -3,12 +3,15 @@
 The idea of Wang, Ruder and Neubig (2022) of using bilingual lexicons, applied to the starting point of the rows.
 """
 
+import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import sparse
 from transformers import PreTrainedTokenizerBase
 
 from megamini.adaptation.piece_forms import Form
@@ -59,8 +62,10 @@ def read_lexicon(path: str | Path, match_case: bool = False) -> Lexicon:
 def _with_other_cases(lexicon: Lexicon) -> Lexicon:
     others: Lexicon = defaultdict(list)
     for word, translations in lexicon.items():
-        for variant in {word.lower(), word.upper(), word[:1].upper() + word[1:].lower()} - lexicon.keys():
-            others[variant] += translations
+        # In a fixed order: it decides how sums of rows are rounded.
+        for variant in dict.fromkeys((word.lower(), word.upper(), word[:1].upper() + word[1:].lower())):
+            if variant not in lexicon:
+                others[variant] += translations
     return {**lexicon, **others}
 
 
@@ -74,48 +79,56 @@ def lexicon_rows(
 ) -> LexiconRows:
     """Rows of the pieces of the lexicon's words.
 
-    A source word is the mean of the rows of its pieces. A piece that is a whole target word gets the mean over that
+    A source word is the mean of the rows of its pieces, and where a target word has translations of one piece, the
+    longer ones, whose means say less, are passed over. A piece that is a whole target word gets the mean over that
     word's translations. Any other piece of a word gets the mean over all translations of all words it is part of, each
     weighted by one over the word's number of pieces: the more pieces share a meaning, the less of it is each one's.
     """
-    meanings = _source_words(lexicon, source_matrix, source_tokenizer, source_forms)
-    pieces = _spell(list(lexicon), target_tokenizer, target_forms)
-    sums = {kind: np.zeros((len(target_forms), source_matrix.shape[1])) for kind in ("whole", "part")}
-    weights = {kind: np.zeros(len(target_forms)) for kind in ("whole", "part")}
-    words = 0
-    for word, translations in lexicon.items():
-        known = [meanings[translation] for translation in translations if translation in meanings]
-        if not known or not pieces[word]:
-            continue
-        words += 1
-        kind = "whole" if len(pieces[word]) == 1 else "part"
-        for piece in pieces[word]:
-            sums[kind][piece] += np.sum(known, axis=0) / len(pieces[word])
-            weights[kind][piece] += len(known) / len(pieces[word])
-    whole = weights["whole"] > 0
-    part = ~whole & (weights["part"] > 0)
-    rows = np.zeros_like(sums["whole"])
-    for kind, mine in (("whole", whole), ("part", part)):
-        rows[mine] = sums[kind][mine] / weights[kind][mine, None]
-    return LexiconRows(torch.from_numpy(rows).float(), whole, part, words)
+    translations = list(dict.fromkeys(source for found in lexicon.values() for source in found))
+    number_of = {source: number for number, source in enumerate(translations)}
+    source_pieces = _spell(translations, source_tokenizer, source_forms)
+    target_pieces = _spell(list(lexicon), target_tokenizer, target_forms)
+
+    chosen = []
+    for found, pieces in zip(lexicon.values(), target_pieces, strict=True):
+        known = [number_of[source] for source in found] if pieces else []
+        known = [number for number in known if source_pieces[number]]
+        chosen.append([number for number in known if len(source_pieces[number]) == 1] or known)
+
+    # What a word means: the sum over its translations [words, d], each the mean of its pieces' rows.
+    meanings = _matrix(source_pieces, len(source_forms)) @ source_matrix.double().numpy()
+    of_word = _matrix(chosen, len(translations), mean=False)
+    sums, counts = of_word @ meanings, np.array([len(known) for known in chosen], dtype=np.float64)
+
+    def spread(lengths: Callable[[int], bool]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums [V_t, d] and weights [V_t] of the pieces of words spelled in that many."""
+        kept = [pieces if lengths(len(pieces)) else [] for pieces in target_pieces]
+        of_piece = _matrix(kept, len(target_forms)).T
+        return of_piece @ sums, of_piece @ counts
+
+    (rows, weights), (part_rows, part_weights) = spread(lambda length: length == 1), spread(lambda length: length > 1)
+    whole = weights > 0
+    part = ~whole & (part_weights > 0)
+    rows[part], weights[part] = part_rows[part], part_weights[part]
+    rows /= np.where(weights > 0, weights, 1)[:, None]
+    return LexiconRows(torch.from_numpy(rows).float(), whole, part, words=sum(map(bool, chosen)))
 
 
-def _source_words(
-    lexicon: Lexicon, matrix: torch.Tensor, tokenizer: PreTrainedTokenizerBase, forms: list[Form | None]
-) -> dict[str, np.ndarray]:
-    """Source word -> mean row of its pieces [d] float64; words that the tokenizer cannot spell are left out."""
-    rows = matrix.double().numpy()
-    words = sorted({translation for translations in lexicon.values() for translation in translations})
-    return {word: rows[ids].mean(axis=0) for word, ids in _spell(words, tokenizer, forms).items() if ids}
+def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:
+    """A sparse matrix [len(rows), columns] with a one where a row has a number, or with one over their count."""
+    lengths = np.array([len(row) for row in rows])
+    values = np.repeat(1 / np.maximum(lengths, 1) if mean else np.ones(len(rows)), lengths)
+    numbers = np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum())
+    return sparse.csr_array((values, numbers, np.concatenate([[0], lengths.cumsum()])), shape=(len(rows), columns))
 
 
-def _spell(words: list[str], tokenizer: PreTrainedTokenizerBase, forms: list[Form | None]) -> dict[str, list[int]]:
-    """Word -> ids of its pieces, without a bare word mark, which carries no meaning; none if a piece is special, such
-    as the unknown one."""
+def _spell(words: list[str], tokenizer: PreTrainedTokenizerBase, forms: list[Form | None]) -> list[list[int]]:
+    """The ids of each word's pieces, without a bare word mark, which carries no meaning; none if a piece is special,
+    such as the unknown one."""
     # The space in front lets a byte-level tokenizer see a word inside a sentence; the others have none or strip it.
     encodings = encoder(tokenizer).encode_batch([f" {word}" for word in words], add_special_tokens=False)
-    spelled = {}
-    for word, encoding in zip(words, encodings, strict=True):
+    spelled = []
+    for encoding in encodings:
         known = all(forms[number] is not None for number in encoding.ids)
-        spelled[word] = [number for number in encoding.ids if forms[number].text] if known else []
+        spelled.append([number for number in encoding.ids if forms[number].text] if known else [])
     return spelled

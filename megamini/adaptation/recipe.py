@@ -75,7 +75,8 @@ class AdaptationSection(Section):
     train_bias: bool = True
     """Learn the output bias too; as published it stays."""
     lexicon: str | None = None
-    """Word list of `initialise: lexicon`: lines of target word, tab, source word."""
+    """Word list of `initialise: lexicon`, or with `focus`, to mix from its words too: lines of target word, tab,
+    source word."""
     pack: str | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
@@ -91,9 +92,13 @@ class AdaptationSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptationSection":
-        for key in ("lexicon", "pack"):
-            if (self.initialise == key) != (getattr(self, key) is not None):
-                raise ValueError(f"adaptation.{key} goes with adaptation.initialise: {key}, and only with it")
+        for key, kinds in (("lexicon", ("lexicon", "focus")), ("pack", ("pack",))):
+            if self.initialise == key and getattr(self, key) is None:
+                raise ValueError(f"adaptation.initialise: {key} needs adaptation.{key}")
+            if getattr(self, key) is not None and self.initialise not in kinds:
+                raise ValueError(f"adaptation.{key} goes with adaptation.initialise: {' or '.join(kinds)}")
+        if self.lexicon is not None and self.initialise == "focus" and self.focus_through == "deepfocus":
+            raise ValueError("adaptation.focus_through: deepfocus takes no word list; leave out one of the two")
         if self.bias is not None and self.initialise == "pack":
             raise ValueError("adaptation.bias: with initialise: pack the bias is the pack's")
         if self.exit is not None and self.method == "standard":

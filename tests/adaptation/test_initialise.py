@@ -249,7 +249,9 @@ def test_word_pieces_match_those_with_a_word_mark():
 
 def test_lexicon_by_hand(source, target, tmp_path):
     # "wooddoor" is read as the pieces ▁, wood, door; "Hauser" as ▁Haus, er and "Baumer" as ▁Baum, er.
-    words = "Haus\thouse\nGift\twater\nrot\tred\nrot\tgreen\ntür\twooddoor\nHauser\ttree\nBaumer\tbig\nBaumer\tred\n"
+    # Of Haus, the longer translation is passed over.
+    words = "Haus\thouse\nHaus\twooddoor\nGift\twater\nrot\tred\nrot\tgreen\ntür\twooddoor\nHauser\ttree\n"
+    words += "Baumer\tbig\nBaumer\tred\n"
     path = tmp_path / "words.tsv"
     path.write_text(words + "\ngroß\t中文\n", encoding="utf-8")
     start = initialise("lexicon", source, target, 0, lexicon=path)
@@ -359,6 +361,21 @@ def test_focus_mixes_the_right_neighbours(backend, topical):
         assert 1 <= start.facts["anchors_per_piece"] <= 8
 
 
+def test_focus_mixes_from_the_words_of_a_list(topical, tmp_path):
+    """Shared words that the source spells otherwise, and a word list that says so: nothing else changes."""
+    source, target = topical
+    words = [word for topic in TOPICS.values() for word in topic]
+    other = make_tokenizer([f"{word}ish" if n % 2 else word for n, word in enumerate(words)], list(ROLES))
+    path = tmp_path / "words.tsv"
+    path.write_text("".join(f"{word}\t{word}ish\n" for word in words[1::2]), encoding="utf-8")
+    options = {"focus_through": "scikit-learn"}
+    renamed = Source(source.matrix, None, other)
+    listed = initialise("focus", renamed, target, 0, lexicon=path, match_case=True, **options)
+    assert torch.equal(listed.matrix, initialise("focus", source, target, 0, **options).matrix)
+    assert listed.facts["lexicon_whole_words"] == len(words) // 2 and listed.facts["through"] == "scikit-learn"
+    assert not torch.equal(listed.matrix, initialise("focus", renamed, target, 0, **options).matrix)
+
+
 def test_focus_without_anchors_is_overlap(topical):
     source, target = topical
     strange = make_tokenizer(["zzz"], list(ROLES))
@@ -376,7 +393,8 @@ def test_focus_without_anchors_is_overlap(topical):
     [
         ("overlaps", {}, "did you mean 'overlap'"),
         ("lexicon", {}, "needs a word list"),
-        ("overlap", {"lexicon": "words.tsv"}, "only it"),
+        ("overlap", {"lexicon": "words.tsv"}, "takes no word list"),
+        ("focus", {"lexicon": "words.tsv", "focus_through": "deepfocus"}, "takes no word list"),
         ("lexicon", {"lexicon": "nowhere.tsv"}, "nowhere.tsv: No such file"),
         ("focus", {"focus_through": "word2vec"}, "there are deepfocus and scikit-learn"),
     ],

@@ -104,12 +104,16 @@ ADAPTS: Cases = {
     "7e-4 is text": (lambda w: w.recipe({"optimizer.learning_rate": "7e-4"}), ("write 7.0e-4",)),
     "no section": (lambda w: w.recipe({"adaptation": REMOVED}), ("'adaptation' is missing",)),
     "word list without its kind": (
-        lambda w: w.recipe({"adaptation.lexicon": "x.tsv"}),
-        ("adaptation.lexicon", "adaptation.initialise: lexicon"),
+        lambda w: w.recipe({"adaptation.initialise": "overlap", "adaptation.lexicon": "x.tsv"}),
+        ("adaptation.lexicon", "adaptation.initialise: lexicon or focus"),
     ),
     "kind without its word list": (
         lambda w: w.recipe({"adaptation.initialise": "lexicon"}),
-        ("adaptation.lexicon goes with",),
+        ("adaptation.initialise: lexicon needs adaptation.lexicon",),
+    ),
+    "word list through deepfocus": (
+        lambda w: w.recipe({"adaptation.lexicon": "x.tsv", "adaptation.focus_through": "deepfocus"}),
+        ("adaptation.focus_through", "word list"),
     ),
     "no such word list": (
         lambda w: w.recipe({"adaptation.initialise": "lexicon", "adaptation.lexicon": "gone.tsv"}),

@@ -11,7 +11,7 @@ import pytest
 
 from megamini.errors import UserError
 from tools import fetch_text
-from tools.debian_text import archive, languages, paragraphs, sources
+from tools.debian_text import archive, dictionaries, languages, paragraphs, sources
 from tools.debian_text.collection import Collection, Document, Reading
 from tools.debian_text.licence import licence_of
 
@@ -94,6 +94,60 @@ def test_equal_descriptions_are_kept_once(tmp_path):
             return [index]
 
     assert sources.PackageDescriptions(FakeArchive()).read("de").documents == [Document("y", "Titel\nText.")]
+
+
+DICTIONARIES = {
+    "ita-eng": [
+        "abile /ˈabile/ <adj>\nable, (quite) skilled\n  Note: also of hands, feet\n",
+        "abitare\n1. to live\n2. [formal] dwell; be somewhere for long\n see: {casa}, {tetto}\n",
+        "alla fine /ˈalla fine/\nfinally\n",
+    ],
+    "eng-ita": ["able /eibl/\nabile, capace\n", "away /əwei/\n1. via, L'Aquila\n"],
+}
+
+
+def dictd(entries: list[str]) -> tuple[bytes, bytes]:
+    """Dictionary and index; each entry is listed twice, as under a headword and a second one."""
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text, index = b"00databaseinfo\nno entry" * 10, ["00databaseinfo\tA\tDw"]
+    for entry in entries:
+        offset, length = len(text), len(entry.encode())
+        places = "\t".join(digits[n // 64] + digits[n % 64] for n in (offset, length))
+        index += [f"{entry.split()[0]}\t{places}", f"other\t{places}"]
+        text += entry.encode()
+    return gzip.compress(text), ("\n".join(index) + "\n").encode()
+
+
+def test_a_word_list_of_both_directions():
+    class FakeArchive:
+        def names(self, prefix):
+            return [f"{prefix}{pair}" for pair in (*DICTIONARIES, "ita-deu", "eng-xyz")]
+
+        def download(self, name):
+            return archive.Package(name, "1", Path("unused"))
+
+        def members(self, package, wanted):
+            pair = package.name.removeprefix("dict-freedict-")
+            dictionary, index = dictd(DICTIONARIES[pair])
+            files = {
+                f"usr/share/dictd/freedict-{pair}.dict.dz": dictionary,
+                f"usr/share/dictd/freedict-{pair}.index": index,
+                f"usr/share/doc/{package.name}/copyright": b"Files: debian/*\nLicense: GPL-3+\n\nFiles: eng-ita/*\n"
+                b"Copyright: a\nLicense: GPL-2+\n\nFiles: ita-eng/*\nLicense: GPL-1+\n",
+            }
+            return [(path, content) for path, content in files.items() if wanted(path)]
+
+    reader = dictionaries.FreeDict(FakeArchive())
+    assert reader.codes() == ["it", "xyz"], "with English, by the codes that users write"
+    reading = reader.read("it")
+    assert [line.line() for line in reading.documents] == [
+        "abile\table\n", "abile\tskilled\n", "abitare\tlive\n", "abitare\tdwell\n", "capace\table\n",
+        "via\taway\n", "L'Aquila\taway\n",
+    ]  # fmt: skip
+    assert reading.packages == {"dict-freedict-ita-eng": "1", "dict-freedict-eng-ita": "1"}
+    assert reading.licence == "GPL-1+ (dict-freedict-ita-eng); GPL-2+ (dict-freedict-eng-ita)"
+    with pytest.raises(UserError, match=r"'ta': freedict has none.* it has it, xyz"):
+        reader.read("ta")
 
 
 def check_roff(mandoc: Path) -> None:

@@ -29,8 +29,10 @@ series:
   mini: {primary: joint, source: joint-exit-2, method: mini, start: overlap, about: two}
   then: {primary: joint, source: joint, method: standard, start: overlap, after: mini, about: curriculum}
   post: {primary: plain, source: bridge, method: mini, start: overlap, about: bridged}
+  words: {primary: joint, source: joint-exit-2, method: mini, start: words, word_list: true, about: with a word list}
 cells:
   - {series: [then, post], languages: [de], seeds: [0, 1]}
+  - {series: [words], languages: [it, de], seeds: [0]}
 """
 
 
@@ -43,6 +45,7 @@ def study(tmp_path):
 def test_a_curriculum_brings_what_it_goes_on_from(study):
     assert [cell.name for cell in cells_of(study)] == [
         "mini-de-s0", "then-de-s0", "post-de-s0", "mini-de-s1", "then-de-s1", "post-de-s1",
+        "words-it-s0", "words-de-s0",
     ]  # fmt: skip
 
 
@@ -73,6 +76,16 @@ def test_steps_are_those_that_open_cells_need(study, tmp_path):
     assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["learn-then-de-s0"].commands[0]
     for step in by_name.values():
         assert set(step.needs) <= by_name.keys()
+
+
+def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
+    cells = [cell for cell in cells_of(study) if cell.series == "words"]
+    by_name = {step.name: step for step in Steps(study, tmp_path, tmp_path / "ledgers", None, 2).of(cells)}
+    [fetch] = by_name["words"].commands
+    assert fetch[2:6] == ["freedict", "--languages", "it", "de"] and by_name["words"].needs == ["text"]
+    for language in ("it", "de"):
+        learn = by_name[f"learn-words-{language}-s0"]
+        assert f"adaptation.lexicon=text/freedict.{language}.tsv" in learn.commands[0] and "words" in learn.needs
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ class SeriesSection(Section):
     """From where its rows start: series are held against the standard one of the same start."""
     changes: Changes = ()
     """Overrides of recipes/adapt.yaml."""
+    word_list: bool = False
+    """Whether it starts with the help of a word list (tools/fetch_text.py freedict)."""
     after: str | None = None
     """Series that it goes on from, pack by pack: a curriculum."""
     about: str

@@ -47,6 +47,8 @@ class Steps:
             *(self._data(language) for language in languages),
             *(step for name in names for step in self._primary(name)),
         ]
+        listed = list(dict.fromkeys(cell.language for cell in missing if study.series[cell.series].word_list))
+        steps += [self._words(listed)] if listed else []
         for cell in missing:
             steps += [*(self._learn(stage) for stage in self._with_earlier_stages(cell)), self._evaluate(cell)]
         return list({step.name: step for step in steps}.values())
@@ -75,6 +77,12 @@ class Steps:
             for language in languages
         ]
         return Step("text", commands, lambda: all(file.is_file() for file in files))
+
+    def _words(self, languages: list[str]) -> Step:
+        fetch = _python("tools/fetch_text.py", "freedict", "--languages", *languages, "--out", "text")
+        files = [self._work / _word_list(language) for language in languages]
+        # Behind the text: one fetch at a time writes to the folder.
+        return Step("words", [fetch], lambda: all(file.is_file() for file in files), ["text"])
 
     def _data(self, language: str) -> Step:
         text = self._study.text
@@ -134,6 +142,7 @@ class Steps:
         series, name, language = self._study.series[cell.series], cell.name, cell.language
         before = replace(cell, series=series.after).name if series.after else None
         start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
+        start += [f"adaptation.lexicon={_word_list(language)}"] if series.word_list else []
         adapt = self._recipe(
             "adapt", f"name={name}", f"adaptation.source=models/{series.source}", f"adaptation.method={series.method}",
             f"adaptation.primary=models/{series.primary}", f"data.path=data/{language}", f"training.seed={cell.seed}",
@@ -141,7 +150,9 @@ class Steps:
         )  # fmt: skip
         needs = [f"data-{language}", f"pretrain-{series.primary}", f"pretrain-{primary_in(series.source)}"]
         pack = self._work / "runs" / name / "packs" / language / "pack.json"
-        return Step(f"learn-{name}", [adapt], pack.is_file, [*needs, *([f"learn-{before}"] if before else [])])
+        needs += [f"learn-{before}"] if before else []
+        needs += ["words"] if series.word_list else []
+        return Step(f"learn-{name}", [adapt], pack.is_file, needs)
 
     def _evaluate(self, cell: Cell) -> Step:
         series, name, language = self._study.series[cell.series], cell.name, cell.language
@@ -175,6 +186,11 @@ class Steps:
         only = [f"tasks.ud_pos.languages=[{', '.join(languages)}]"] if languages else []
         limit = ["tasks.ud_pos.limit=3000"] if split == "train" else []
         return [f"tasks.ud_pos.path={self._ud_pos}", *wanted, *only, *limit]
+
+
+def _word_list(language: str) -> str:
+    """Word list of a language, in the work folder."""
+    return f"text/freedict.{language}.tsv"
 
 
 def _python(script: str, *arguments: object) -> list[str]:
