@@ -1,6 +1,7 @@
 """The study's machinery: what depends on what, what is kept, and how seeds are pooled."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_steps_are_those_that_open_cells_need(study, tmp_path):
     assert "adaptation.pack=runs/mini-de-s0/packs/de" in by_name["learn-then-de-s0"].commands[0]
     for step in by_name.values():
         assert set(step.needs) <= by_name.keys()
+
+
+def test_tags_are_measured_apart_and_later_too(study, tmp_path):
+    ledgers, post = tmp_path / "ledgers", [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
+    steps = Steps(study, tmp_path, ledgers, tmp_path / "ud", 2)
+    names = [step.name for step in steps.of(post)]
+    assert names[-4:] == ["tags-plain", "learn-post-de-s0", "post-de-s0", "tags-post-de-s0"]
+    ledgers.mkdir()
+    (ledgers / "post-de-s0.json").write_text("{}")
+    by_name = {step.name: step for step in steps.of(post)}
+    assert "post-de-s0" not in by_name, "measured already"
+    assert by_name["tags-post-de-s0"].needs == ["learn-post-de-s0", "tags-plain"]
+    for step in by_name.values():
+        assert set(step.needs) <= by_name.keys()
+    italian = [cell for cell in cells_of(study) if cell.language == "it"]
+    assert not [step for step in steps.of(italian) if step.name.startswith("tags")], "no treebank"
+    (ledgers / "tags-post-de-s0.json").write_text("{}")
+    assert steps.of(post) == []
 
 
 def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
@@ -172,6 +191,16 @@ def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(stud
     ]
     assert low <= found["libreoffice", "de", "then", 0.9, "flops"] <= high
     assert share == 1.0
+
+
+def test_a_curriculum_has_the_tasks_of_all_its_stages(study):
+    first, last = cell("mini", 0, {0: 0.2, 10: 0.5}, 10.0), cell("then", 0, {11: 0.6}, 20.0)
+    tags = replace(last, kind="tags", results=[replace(result, task="ud_pos") for result in last.results])
+    assert {result.task for result in pooled(study, [first, last, tags]).results} == {"libreoffice"}
+    both = replace(first, kind="tags", results=[replace(result, task="ud_pos") for result in first.results])
+    record = pooled(study, [first, last, tags, both])
+    ends = {(one.task, one.series): [p.learned.updates for p in one.points] for one in curves([record])}
+    assert ends["ud_pos", "then"] == ends["libreoffice", "then"] == [0, 10, 11]
 
 
 def test_the_mean_of_languages_is_one_more_language():

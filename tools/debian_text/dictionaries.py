@@ -12,10 +12,11 @@ from tools.debian_text.licence import licence_of
 
 # FreeDict names languages by three letters (ISO 639-3), users by two where there are two.
 SHORT = {
-    "afr": "af", "ara": "ar", "bre": "br", "ces": "cs", "cym": "cy", "dan": "da", "deu": "de", "ell": "el", "epo": "eo",
-    "fra": "fr", "gle": "ga", "hin": "hi", "hrv": "hr", "hun": "hu", "isl": "is", "ita": "it", "jpn": "ja", "kur": "ku",
-    "lat": "la", "lit": "lt", "nld": "nl", "pol": "pl", "por": "pt", "rus": "ru", "san": "sa", "slk": "sk", "slv": "sl",
-    "spa": "es", "srp": "sr", "swe": "sv", "swh": "sw", "tur": "tr",
+    "afr": "af", "ara": "ar", "bre": "br", "bul": "bg", "ces": "cs", "cym": "cy", "dan": "da", "deu": "de",
+    "ell": "el", "epo": "eo", "fin": "fi", "fra": "fr", "gle": "ga", "hin": "hi", "hrv": "hr", "hun": "hu",
+    "ind": "id", "isl": "is", "ita": "it", "jpn": "ja", "kur": "ku", "lat": "la", "lit": "lt", "nld": "nl",
+    "nor": "no", "pol": "pl", "por": "pt", "rus": "ru", "san": "sa", "slk": "sk", "slv": "sl", "spa": "es",
+    "srp": "sr", "swe": "sv", "swh": "sw", "tur": "tr",
 }  # fmt: skip
 ENGLISH = "eng"
 PREFIX = "dict-freedict-"

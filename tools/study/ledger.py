@@ -18,8 +18,9 @@ _PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers")
 
 @dataclass(frozen=True)
 class Ledger:
-    """One run of the study. kind: primary or cell. facts: series, language and seed of a cell. run: its recipe, cost
-    and validations; results: what was measured with its weights."""
+    """One run of the study. kind: primary or cell, or tags for parts of speech with the weights of either. facts: the
+    primary model, or a cell's series, language and seed. run: its recipe, cost and validations; results: what was
+    measured with its weights."""
 
     kind: str
     name: str

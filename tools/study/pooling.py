@@ -17,25 +17,27 @@ Key = tuple[str, str, str, float, str]
 
 def pooled(study: Study, ledgers: Sequence[Ledger]) -> EvaluationRecord:
     """The measurements of all cells as one evaluation: packs of one series, language and length share a name, so that
-    means are over adaptation seeds and fine-tuned models alike. A series that goes on from another begins with it."""
-    cells = {
-        (one.facts["series"], one.facts["language"], one.facts["seed"]): one for one in ledgers if one.kind == "cell"
-    }
+    means are over adaptation seeds and fine-tuned models alike. A series that goes on from another begins with it, on
+    the tasks that all its stages were measured on."""
+    cells: dict[tuple[str, str, int], list[Result]] = {}
+    for one in ledgers:
+        if "series" in one.facts:
+            cell = one.facts["series"], one.facts["language"], one.facts["seed"]
+            cells.setdefault(cell, []).extend(one.results)
     results = []
-    for (series, language, seed), _ in cells.items():
-        chain = _chain(study, series)
-        if all((one, language, seed) in cells for one in chain):
-            results += [
-                _renamed(result, series, (seed, result.seed))
-                for one in chain
-                for result in cells[one, language, seed].results
-                if result.learned is not None
-            ]
+    for series, language, seed in cells:
+        chain = [cells.get((one, language, seed), []) for one in _chain(study, series)]
+        complete = set.intersection(*({result.task for result in measured} for measured in chain))
+        results += [
+            _renamed(result, series, (seed, result.seed))
+            for measured in chain
+            for result in measured
+            if result.learned is not None and result.task in complete
+        ]
     lines: dict[tuple, Result] = {}
-    for one in cells.values():
-        for result in one.results:
-            if result.learned is None:
-                lines.setdefault((result.task, result.language, result.pack, result.seed), result)
+    for result in (result for measured in cells.values() for result in measured):
+        if result.learned is None:
+            lines.setdefault((result.task, result.language, result.pack, result.seed), result)
     recipe = {"model": {"source_language": study.text.source_language}}
     return EvaluationRecord(Path("study"), recipe, [*lines.values(), *results])
 

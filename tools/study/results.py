@@ -40,6 +40,7 @@ def main() -> None:
             "series": sections.series_table(study, record),
             "transfer": sections.transfer(record, study),
             "headline": sections.headline(record, study),
+            "headline_tags": sections.headline(record, study, sections.TAGS),
             "amortised": sections.amortised(ledgers, record, study),
             "at_the_end": sections.at_the_end(record, study),
             "plots": sections.plots(record, study, plots),

@@ -14,7 +14,7 @@ from tools.study.grid import Study
 from tools.study.ledger import Ledger
 from tools.study.pooling import Key, best_of, bootstrap, replace_results, speed_ups, with_mean
 
-HEADLINE = "libreoffice"
+HEADLINE, TAGS = "libreoffice", "ud_pos"
 AMORTISED_OVER = (1, 5, 14)
 
 
@@ -60,10 +60,12 @@ def primaries(ledgers: Sequence[Ledger]) -> str:
         }
         unigram = heads.pop("unigram")
         losses = ", ".join(f"{head.replace('_', ' ')} {value:.3f}" for head, value in sorted(heads.items()))
-        tasks = "; ".join(f"{mean.task} {spread(mean)}" for mean in means(one.results) if mean.pack is None)
+        name = one.facts["primary"]
+        measured = [result for other in ledgers if other.facts.get("primary") == name for result in other.results]
+        tasks = "; ".join(f"{mean.task} {spread(mean)}" for mean in means(measured) if mean.pack is None)
         ledger = one.run.ledger
         rows.append(
-            [one.facts["primary"], f"{ledger['updates']:,}", f"{ledger['tokens']:,}", f"{ledger['flops']:.3g}",
+            [name, f"{ledger['updates']:,}", f"{ledger['tokens']:,}", f"{ledger['flops']:.3g}",
              f"{ledger['seconds']:,.0f}", f"{losses} (unigram {unigram:.3f})", tasks]
         )  # fmt: skip
     return table(
@@ -105,11 +107,11 @@ def transfer(record: EvaluationRecord, study: Study) -> str:
     return f"{table(titles, rows)}\n\n{verdict}"
 
 
-def headline(record: EvaluationRecord, study: Study) -> str:
-    """Speed-up at 90, 95 and 99% of standard's best, with intervals: against each standard series, the others of its
-    start, and then those of other starts."""
+def headline(record: EvaluationRecord, study: Study, task: str = HEADLINE) -> str:
+    """Speed-up at 90, 95 and 99% of standard's best on a task, with intervals: against each standard series, the others
+    of its start, and then those of other starts."""
     of = curves([record])
-    measured = {curve.series for curve in of}
+    measured = {curve.series for curve in of if curve.task == task}
     parts = []
     for start, reference in references(study).items():
         if reference not in measured:
@@ -120,7 +122,7 @@ def headline(record: EvaluationRecord, study: Study) -> str:
             ("from other starts", [name for name in names if study.series[name].start != start]),
         ):
             if series:
-                parts += [f"### Against `{reference}`, {title}", "", _speed_ups(record, series, reference), ""]
+                parts += [f"### Against `{reference}`, {title}", "", _speed_ups(record, series, reference, task), ""]
     return "\n".join(parts).rstrip()
 
 
@@ -133,19 +135,20 @@ def _best_reference(of: list[Curve], study: Study) -> str:
     return max(averages, key=averages.get)
 
 
-def _speed_ups(record: EvaluationRecord, series: list[str], reference: str) -> str:
-    learned = [result for result in record.results if result.learned and result.learned.series in (*series, reference)]
+def _speed_ups(record: EvaluationRecord, series: list[str], reference: str, task: str) -> str:
+    wanted = (*series, reference)
+    learned = [r for r in record.results if r.task == task and r.learned is not None and r.learned.series in wanted]
     languages = {result.language for result in learned if result.learned.series == reference}
     record = replace_results(record, [result for result in learned if result.language in languages])
     found = speed_ups(reached(with_mean(curves([record]), reference), reference))
-    sure = bootstrap(record, HEADLINE, reference)
+    sure = bootstrap(record, task, reference)
     rows = []
     for name in series:
-        languages = list(dict.fromkeys(key[1] for key in found if key[0] == HEADLINE and key[2] == name))
+        languages = list(dict.fromkeys(key[1] for key in found if key[2] == name))
         if len(languages) == 2:  # one language and its average
             languages = languages[:1]
         for language in languages:
-            keys = [(HEADLINE, language, name, share, cost) for cost in COSTS for share in SHARES]
+            keys = [(task, language, name, share, cost) for cost in COSTS for share in SHARES]
             rows.append([name, language, *(_cell(found, sure, key) for key in keys)])
     return table(["series", "language", *(f"{share:.0%}, {cost}" for cost in COSTS for share in SHARES)], rows)
 

@@ -33,24 +33,29 @@ class Steps:
         """In order of work. primaries: wanted for their own sake."""
         study = self._study
         missing = [cell for cell in cells if not self._ledger(cell.name).is_file()]
+        untagged = [cell for cell in cells if self._has_tags(cell) and not self._ledger(f"tags-{cell.name}").is_file()]
+        needed = [cell for cell in cells if cell in missing or cell in untagged]
         wanted = [name for name in primaries if not self._ledger(f"primary-{name}").is_file()]
-        for stage in (stage for cell in missing for stage in self._with_earlier_stages(cell)):
+        for stage in (stage for cell in needed for stage in self._with_earlier_stages(cell)):
             series = study.series[stage.series]
             wanted += [series.primary, primary_in(series.source)]
         if not wanted:
             return []
         names = dict.fromkeys(one for name in wanted for one in self._with_ancestors(name))
         source = study.text.source_language
-        languages = list(dict.fromkeys([source, *(cell.language for cell in missing)]))
+        languages = list(dict.fromkeys([source, *(cell.language for cell in needed)]))
         steps = [
             self._text(languages),
             *(self._data(language) for language in languages),
             *(step for name in names for step in self._primary(name)),
         ]
-        listed = list(dict.fromkeys(cell.language for cell in missing if study.series[cell.series].word_list))
+        listed = list(dict.fromkeys(cell.language for cell in needed if study.series[cell.series].word_list))
         steps += [self._words(listed)] if listed else []
-        for cell in missing:
-            steps += [*(self._learn(stage) for stage in self._with_earlier_stages(cell)), self._evaluate(cell)]
+        steps += [self._tagging(study.series[cell.series].primary) for cell in untagged]
+        for cell in needed:
+            steps += [self._learn(stage) for stage in self._with_earlier_stages(cell)]
+            steps += [self._evaluate(cell)] if cell in missing else []
+            steps += [self._tag(cell)] if cell in untagged else []
         return list({step.name: step for step in steps}.values())
 
     def _ledger(self, name: str) -> Path:
@@ -118,11 +123,11 @@ class Steps:
         )
         if not primary.tasks:
             return [pretraining]
-        finetune = self._recipe("finetune", f"name=tasks-{name}", f"model.primary=models/{name}", *self._tags("train"))
+        finetune = self._recipe("finetune", f"name=tasks-{name}", f"model.primary=models/{name}")
         evaluation = f"evaluate-{name}"
         evaluate = self._recipe(
             "evaluate", f"name={evaluation}", f"model.finetuned=runs/tasks-{name}", f"model.primary=models/{name}",
-            "tasks.libreoffice.reference_lines=false", *self._tags("dev"),
+            "tasks.libreoffice.reference_lines=false",
         )  # fmt: skip
         results = self._work / "runs" / evaluation / "results.json"
         tasks = Step(
@@ -162,30 +167,59 @@ class Steps:
             f"tasks.libreoffice.languages=[{language}]",
             f"measures.bits_per_byte.data={{{language}: data/{language}}}",
             "measures.retrieval.files=text/libreoffice-help.{language}.jsonl",
-            *(self._tags("test", language) if language in UD_LANGUAGES else []),
         )  # fmt: skip
-        facts = {"series": cell.series, "language": language, "seed": cell.seed}
-        runs = self._work / "runs"
+        return self._measured(cell, name, "cell", evaluate, f"tasks-{series.primary}")
+
+    def _measured(self, cell: Cell, name: str, kind: str, evaluate: list[str], needs: str) -> Step:
+        """An evaluation of a cell in runs/evaluate-NAME, and the ledger that is kept of it."""
+        facts, runs = {"series": cell.series, "language": cell.language, "seed": cell.seed}, self._work / "runs"
         return Step(
             name,
             [evaluate],
             self._ledger(name).is_file,
-            [f"learn-{name}", f"tasks-{series.primary}"],
-            then=lambda: write_ledger(self._ledger(name), "cell", facts, runs / name, runs / f"evaluate-{name}"),
+            [f"learn-{cell.name}", needs],
+            then=lambda: write_ledger(self._ledger(name), kind, facts, runs / cell.name, runs / f"evaluate-{name}"),
         )
 
-    def _recipe(self, entry: str, *changes: str) -> list[str]:
-        """A command line of launch/ with the study's recipe of that name."""
-        return _python(f"launch/{entry}.py", RECIPES / f"{entry}.yaml", *changes)
+    # Parts of speech, where their data are at hand, stand apart: what was measured before stays as it is.
 
-    def _tags(self, split: str, *languages: str) -> list[str]:
-        """Parts of speech, where their data are at hand."""
-        if self._ud_pos is None:
-            return []
-        wanted = [] if split == "train" else [f"tasks.ud_pos.split={split}"]
-        only = [f"tasks.ud_pos.languages=[{', '.join(languages)}]"] if languages else []
-        limit = ["tasks.ud_pos.limit=3000"] if split == "train" else []
-        return [f"tasks.ud_pos.path={self._ud_pos}", *wanted, *only, *limit]
+    def _has_tags(self, cell: Cell) -> bool:
+        return self._ud_pos is not None and cell.language in UD_LANGUAGES
+
+    def _tagging(self, primary: str) -> Step:
+        """Fine-tuning, and what the source language reaches."""
+        name, runs = f"tags-{primary}", self._work / "runs"
+        finetune = self._recipe(
+            "finetune", f"name={name}", f"model.primary=models/{primary}", f"tasks.ud_pos.path={self._ud_pos}",
+            recipe="finetune_tags",
+        )  # fmt: skip
+        evaluation = f"evaluate-tags-primary-{primary}"
+        evaluate = self._recipe(
+            "evaluate", f"name={evaluation}", f"model.finetuned=runs/{name}", f"tasks.ud_pos.path={self._ud_pos}",
+            recipe="evaluate_tags",
+        )  # fmt: skip
+        keep = (self._ledger(f"tags-primary-{primary}"), "tags", {"primary": primary}, runs / f"pretrain-{primary}")
+        return Step(
+            name,
+            [finetune, evaluate],
+            (runs / evaluation / "results.json").is_file,
+            [f"pretrain-{primary}"],
+            then=lambda: write_ledger(*keep, runs / evaluation),
+        )
+
+    def _tag(self, cell: Cell) -> Step:
+        primary, name = self._study.series[cell.series].primary, f"tags-{cell.name}"
+        evaluate = self._recipe(
+            "evaluate", f"name=evaluate-{name}", f"model.finetuned=runs/tags-{primary}",
+            f"packs={{{cell.series}: runs/{cell.name}/packs/{cell.language}-step-*}}",
+            f"tasks.ud_pos.path={self._ud_pos}", f"tasks.ud_pos.languages=[{cell.language}]",
+            recipe="evaluate_tags",
+        )  # fmt: skip
+        return self._measured(cell, name, "tags", evaluate, f"tags-{primary}")
+
+    def _recipe(self, entry: str, *changes: str, recipe: str | None = None) -> list[str]:
+        """A command line of launch/ with the study's recipe of that name, or another."""
+        return _python(f"launch/{entry}.py", RECIPES / f"{recipe or entry}.yaml", *changes)
 
 
 def _word_list(language: str) -> str:
