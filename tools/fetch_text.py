@@ -61,8 +61,8 @@ def fetch(source: str, languages: list[str], out: Path) -> None:
     collection = Collection(out)
     with collection.locked():
         archive = Archive(out / ".cache")
-        chosen = SOURCES if source == "debian" else {source: (SOURCES | {FreeDict.name: FreeDict})[source]}
-        readers = {name: reader(archive) for name, reader in chosen.items()}
+        every = {**SOURCES, FreeDict.name: FreeDict}
+        readers = {name: every[name](archive) for name in (SOURCES if source == "debian" else [source])}
         for language in languages:
             for name in having(language, readers) if source == "debian" else [source]:
                 fetch_file(collection, readers[name], language)
@@ -80,7 +80,7 @@ def having(language: str, readers: dict) -> list[str]:
 
 def fetch_file(collection: Collection, reader, language: str) -> None:
     """Fetch one source in one language, unless its file is complete."""
-    name = f"{reader.name}.{language}.{getattr(reader, 'suffix', 'jsonl')}"
+    name = f"{reader.name}.{language}.{'tsv' if isinstance(reader, FreeDict) else 'jsonl'}"
     entry = collection.complete(name)
     if entry:
         print(f"{name}: complete already, kept ({summary(entry)}); delete it to fetch it anew")

@@ -1,7 +1,8 @@
 """FOCUS (Dobler and de Melo 2023, arXiv 2305.14481): a new piece starts as a mixture of shared pieces used alike.
 
 Through the authors' package `deepfocus` where it is installed (`pip install deepfocus`: it compiles fastText, so it
-needs g++), else the same stages here over `static_vectors`. The facts of a starting point say which of the two it was.
+needs g++), else, and always with a word list, the same stages here over `static_vectors`. The facts of a starting point
+say which of the two it was.
 """
 
 import contextlib
@@ -39,20 +40,20 @@ class FocusRows:
 
 
 def choose_backend(wanted: str | None, word_list: bool = False) -> str:
-    """`wanted`, or deepfocus where it is installed and does: it takes no `word_list`. Raises `UserError` where `wanted`
-    cannot be had."""
+    """`wanted`; unset, deepfocus where it is installed, but never with a word list, which it cannot take.
+
+    Raises `UserError` where `wanted` cannot be had.
+    """
+    if wanted not in (None, *BACKENDS):
+        raise UserError(f"focus through '{wanted}': there are {' and '.join(BACKENDS)}")
     if word_list:
         if wanted == "deepfocus":
             raise UserError("focus through 'deepfocus' takes no word list; leave out one of the two")
         return "scikit-learn"
     installed = importlib.util.find_spec("deepfocus") is not None
-    if wanted is None:
-        return "deepfocus" if installed else "scikit-learn"
-    if wanted not in BACKENDS:
-        raise UserError(f"focus through '{wanted}': there are {' and '.join(BACKENDS)}")
     if wanted == "deepfocus" and not installed:
         raise UserError("focus through 'deepfocus': not installed; pip install deepfocus, or leave it to scikit-learn")
-    return wanted
+    return wanted or ("deepfocus" if installed else "scikit-learn")
 
 
 def focus_rows(
@@ -67,7 +68,7 @@ def focus_rows(
     vectors = static_vectors(text, ordinary, seed)
     has_vector = np.any(vectors != 0, axis=1)
 
-    # 2. Anchors: known pieces. New: all others.
+    # 2. Of the pieces with a vector: anchors, the known ones, and new ones, the others.
     anchors = np.flatnonzero(known & has_vector)
     new = np.flatnonzero(ordinary & ~known & has_vector)
     rows = torch.zeros(matrix.shape)

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from megamini.adaptation.focus import choose_backend, deepfocus_rows, focus_rows
-from megamini.adaptation.lexicon import lexicon_rows, read_lexicon
+from megamini.adaptation.lexicon import lexicon_rows, lexicon_sha256, read_lexicon
 from megamini.adaptation.piece_forms import Form, piece_forms, shared_pieces
 from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import load_tokenizer, special_roles
@@ -88,7 +88,7 @@ def initialise(
     - overlap: pieces that stand for the same text in both vocabularies are copied, the others drawn from the source's
       distribution: mean and deviation of each dimension over the source's ordinary rows.
     - focus: as overlap, but new pieces that the text uses are mixtures of shared ones (`focus_through`: see `focus`).
-      With a word list its whole words start at the mean of their translations, and the others are mixed from them too.
+      With a word list its whole words start at the mean of their translations, and new ones are mixed from them too.
     - lexicon: whole words of the word list start at the mean of their translations, shared pieces are copied, other
       pieces of words in the list start at the mean over these words, the rest are drawn as for overlap.
 
@@ -112,14 +112,19 @@ def initialise(
         known = shared >= 0
         if lexicon is not None:
             words = read_lexicon(lexicon, match_case)
-            found = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
+            listed = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
             # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less, and
             # less than the mixtures of focus.
-            chosen = found.whole | (found.part & ~known if kind == "lexicon" else False)
-            matrix[chosen] = found.rows[chosen]
-            known |= found.whole
-            facts |= {"lexicon_words": found.words, "lexicon_pieces": int(chosen.sum())}
-            facts |= {"lexicon_whole_words": int(found.whole.sum())}
+            chosen = listed.whole | (listed.part & ~known) if kind == "lexicon" else listed.whole
+            if not chosen.any():
+                raise UserError(
+                    f"{lexicon}: no word of this list is one of the vocabulary's; its lines are 'target word TAB "
+                    "source word', of the language that is learned"
+                )
+            matrix[chosen] = listed.rows[chosen]
+            known |= listed.whole
+            facts |= {"lexicon_pieces": int(chosen.sum()), "lexicon_whole_words": int(listed.whole.sum())}
+            facts |= {"lexicon_sha256": lexicon_sha256(lexicon)}
         if kind == "focus":
             if through == "deepfocus":
                 tokenizers = source.tokenizer, target.tokenizer

@@ -3,9 +3,9 @@
 The idea of Wang, Ruder and Neubig (2022) of using bilingual lexicons, applied to the starting point of the rows.
 """
 
+import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +18,19 @@ from megamini.adaptation.piece_forms import Form
 from megamini.data.tokenizer import encoder
 from megamini.errors import UserError
 
+_SPELL_WORDS = 10_000  # at a time: what the tokenizer says about a word takes a kilobyte
+
 Lexicon = dict[str, list[str]]  # target word -> its source words, in the order of the file
 
 
 @dataclass(frozen=True)
 class LexiconRows:
-    """rows: fp32 [V_t, d], zero where there is none. whole: bool [V_t], pieces that are a word of the lexicon.
-    part: bool [V_t], other pieces that are part of one. words: target words that both tokenizers could spell."""
+    """rows: fp32 [V_t, d], zero where there is none. whole: bool [V_t], pieces that are a word of the lexicon with a
+    translation that the source can spell. part: bool [V_t], other pieces that are part of one."""
 
     rows: torch.Tensor
     whole: np.ndarray
     part: np.ndarray
-    words: int
 
 
 def read_lexicon(path: str | Path, match_case: bool = False) -> Lexicon:
@@ -57,6 +58,12 @@ def read_lexicon(path: str | Path, match_case: bool = False) -> Lexicon:
     if not lexicon:
         raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")
     return dict(lexicon) if match_case else _with_other_cases(lexicon)
+
+
+def lexicon_sha256(path: str | Path) -> str:
+    """Of the file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_other_cases(lexicon: Lexicon) -> Lexicon:
@@ -94,29 +101,26 @@ def lexicon_rows(
         known = [number_of[source] for source in found] if pieces else []
         known = [number for number in known if source_pieces[number]]
         chosen.append([number for number in known if len(source_pieces[number]) == 1] or known)
+    # What a word means, as the sum over its translations of their pieces' means [words, V_s]; sparse, since a list may
+    # have a million words.
+    means = _matrix(chosen, len(translations), mean=False) @ _matrix(source_pieces, len(source_forms))
+    counts = np.array([len(known) for known in chosen], dtype=np.float64)
 
-    # What a word means: the sum over its translations [words, d], each the mean of its pieces' rows.
-    meanings = _matrix(source_pieces, len(source_forms)) @ source_matrix.double().numpy()
-    of_word = _matrix(chosen, len(translations), mean=False)
-    sums, counts = of_word @ meanings, np.array([len(known) for known in chosen], dtype=np.float64)
-
-    def spread(lengths: Callable[[int], bool]) -> tuple[np.ndarray, np.ndarray]:
-        """Sums [V_t, d] and weights [V_t] of the pieces of words spelled in that many."""
-        kept = [pieces if lengths(len(pieces)) else [] for pieces in target_pieces]
-        of_piece = _matrix(kept, len(target_forms)).T
-        return of_piece @ sums, of_piece @ counts
-
-    (rows, weights), (part_rows, part_weights) = spread(lambda length: length == 1), spread(lambda length: length > 1)
-    whole = weights > 0
-    part = ~whole & (part_weights > 0)
-    rows[part], weights[part] = part_rows[part], part_weights[part]
-    rows /= np.where(weights > 0, weights, 1)[:, None]
-    return LexiconRows(torch.from_numpy(rows).float(), whole, part, words=sum(map(bool, chosen)))
+    rows = np.zeros((len(target_forms), source_matrix.shape[1]))
+    has = {}
+    for kind in ("whole", "part"):
+        spelled = [pieces if (len(pieces) == 1) == (kind == "whole") else [] for pieces in target_pieces]
+        of_piece = _matrix(spelled, len(target_forms)).T.tocsr()
+        weights = of_piece @ counts
+        has[kind] = weights > 0 if kind == "whole" else (weights > 0) & ~has["whole"]
+        mine = np.flatnonzero(has[kind])
+        rows[mine] = (of_piece[mine] @ means) @ source_matrix.double().numpy() / weights[mine, None]
+    return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"])
 
 
 def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:
     """A sparse matrix [len(rows), columns] with a one where a row has a number, or with one over their count."""
-    lengths = np.array([len(row) for row in rows])
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
     values = np.repeat(1 / np.maximum(lengths, 1) if mean else np.ones(len(rows)), lengths)
     numbers = np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum())
     return sparse.csr_array((values, numbers, np.concatenate([[0], lengths.cumsum()])), shape=(len(rows), columns))
@@ -126,9 +130,10 @@ def _spell(words: list[str], tokenizer: PreTrainedTokenizerBase, forms: list[For
     """The ids of each word's pieces, without a bare word mark, which carries no meaning; none if a piece is special,
     such as the unknown one."""
     # The space in front lets a byte-level tokenizer see a word inside a sentence; the others have none or strip it.
-    encodings = encoder(tokenizer).encode_batch([f" {word}" for word in words], add_special_tokens=False)
     spelled = []
-    for encoding in encodings:
-        known = all(forms[number] is not None for number in encoding.ids)
-        spelled.append([number for number in encoding.ids if forms[number].text] if known else [])
+    for start in range(0, len(words), _SPELL_WORDS):
+        some = [f" {word}" for word in words[start : start + _SPELL_WORDS]]
+        for encoding in encoder(tokenizer).encode_batch(some, add_special_tokens=False):
+            known = all(forms[number] is not None for number in encoding.ids)
+            spelled.append([number for number in encoding.ids if forms[number].text] if known else [])
     return spelled

@@ -80,7 +80,8 @@ class AdaptationSection(Section):
     pack: str | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
-    """Static embeddings of `initialise: focus`; unset: the package deepfocus where it is installed."""
+    """Static embeddings of `initialise: focus`; unset: the package deepfocus where it is installed and there is no word
+    list."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the source's own."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -122,6 +123,10 @@ class AdaptationRecipe(RunRecipe):
     def _check(self) -> "AdaptationRecipe":
         if self.adaptation.attention == "flash_attention_2" and self.training.precision == "fp32":
             raise ValueError("adaptation.attention: flash_attention_2 needs training.precision bf16")
+        if self.adaptation.lexicon is not None and len(self.data_paths) > 1:
+            raise ValueError(
+                "adaptation.lexicon is of one language, and data.path names several; learn them one by one"
+            )
         if self.adaptation.stop.plateau and not self.telemetry.validate_every:
             raise ValueError("adaptation.stop.plateau needs telemetry.validate_every")
         return self

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from megamini.adaptation.initialise import StartingPoint, Target, initialise
 from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.lexicon import lexicon_sha256
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
@@ -48,6 +49,8 @@ def adapt(recipe: AdaptationRecipe) -> None:
         for language, start in starts.items():
             shared = start.facts.get("shared_token_share")
             known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
+            if listed := start.facts.get("lexicon_pieces"):
+                known += f"; {listed:,} pieces from the word list"
             print(f"{language}: starts from '{recipe.adaptation.initialise}'{known}", flush=True)
         model = RelearnModel(
             setup.source.body,
@@ -101,7 +104,10 @@ class RelearningSetup(RunSetup):
     def identity(self) -> dict[str, Any]:
         data = fingerprint_of([text.fingerprint for text in self.texts.values()])
         free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every"]}
-        return describe_identity(self.recipe, data, self.source.fingerprint, free)
+        identity = describe_identity(self.recipe, data, self.source.fingerprint, free)
+        if self.recipe.adaptation.lexicon is not None:  # what the list says counts, and not where it lies
+            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(self.recipe.adaptation.lexicon)}"
+        return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
         return SideBySide(

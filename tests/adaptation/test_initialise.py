@@ -296,6 +296,14 @@ def test_a_bad_word_list_names_the_line(content, line, source, target, tmp_path)
         initialise("lexicon", source, target, 0, lexicon=path)
 
 
+@pytest.mark.parametrize("kind", ["focus", "lexicon"])
+def test_a_list_of_another_language_is_refused(kind, source, target, tmp_path):
+    path = tmp_path / "words.tsv"
+    path.write_text("house\tHaus\n", encoding="utf-8")  # the wrong way round
+    with pytest.raises(UserError, match=r"words.tsv: no word of this list is one of the vocabulary's"):
+        initialise(kind, source, target, 0, lexicon=path)
+
+
 # --- focus ----------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +405,7 @@ def test_focus_without_anchors_is_overlap(topical):
         ("focus", {"lexicon": "words.tsv", "focus_through": "deepfocus"}, "takes no word list"),
         ("lexicon", {"lexicon": "nowhere.tsv"}, "nowhere.tsv: No such file"),
         ("focus", {"focus_through": "word2vec"}, "there are deepfocus and scikit-learn"),
+        ("focus", {"focus_through": "word2vec", "lexicon": "words.tsv"}, "there are deepfocus and scikit-learn"),
     ],
 )
 def test_bad_requests_end_in_one_line(kind, options, message, source, target):

@@ -228,7 +228,7 @@ def test_flops_and_seconds_end_a_run(shop: Workshop) -> None:
 def test_every_starting_point_is_learned_from(shop: Workshop, kind: str) -> None:
     more = {"focus": {"adaptation__focus_through": "scikit-learn"}}
     if kind == "lexicon":
-        (shop.folder / "words.tsv").write_text("bread\tbread\nwater\twater\n")
+        (shop.folder / "words.tsv").write_text("the\tand\nbread\twater\n")
         more["lexicon"] = {"adaptation__lexicon": str(shop.folder / "words.tsv")}
     if kind == "pack":
         more["pack"] = {"adaptation__pack": str(shop.adapted("mini") / "packs/de")}
@@ -237,6 +237,23 @@ def test_every_starting_point_is_learned_from(shop: Workshop, kind: str) -> None
     losses = read_scalars(run)["train/loss_de"]
     if kind == "pack":
         assert losses[1] < read_scalars(shop.adapted("mini"))["train/loss_de"][1] - 0.1, "it goes on from there"
+
+
+def test_a_word_list_counts_by_what_it_says(shop: Workshop, capfd: pytest.CaptureFixture) -> None:
+    """Mixed from too by focus; a run goes on with a copy of its list, and not with a changed one."""
+    words = shop.folder / "listed.tsv"
+    words.write_text("the\tand\nbread\twater\n")
+    run = shop.adapted("listed", adaptation__lexicon=str(words))
+    facts = LanguagePack.load(run / "packs/de").details["starting_point"]
+    assert facts["kind"] == "focus" and facts["lexicon_whole_words"] > 0 and facts["through"] == "scikit-learn"
+    copied = words.rename(shop.folder / "copied.tsv")
+    longer = {"schedule.duration": f"{UPDATES + 1} updates"}
+    shop.command(adapt, shop.recipe("listed", {"adaptation.lexicon": str(copied), **longer}))
+    copied.write_text("the\tof\n")
+    with pytest.raises(SystemExit) as ended:
+        adapt(shop.recipe("listed", {"adaptation.lexicon": str(copied), **longer}))
+    assert ended.value.code == 2
+    assert re.search(r"adaptation.lexicon is sha256 .* was trained with sha256 .* another name", capfd.readouterr().err)
 
 
 def test_without_deepspeed(shop: Workshop) -> None:

@@ -111,6 +111,14 @@ ADAPTS: Cases = {
         lambda w: w.recipe({"adaptation.initialise": "lexicon"}),
         ("adaptation.initialise: lexicon needs adaptation.lexicon",),
     ),
+    "word list of several languages": (
+        lambda w: w.recipe({"adaptation.lexicon": "x.tsv", "data.path": ["data/de", "data/it"]}),
+        ("adaptation.lexicon is of one language", "data.path"),
+    ),
+    "torn word list of focus": (
+        lambda w: w.recipe({"adaptation.lexicon": w.file("l.tsv", "Haus house")[0]}),
+        ("l.tsv", "line 1", "TAB"),
+    ),
     "word list through deepfocus": (
         lambda w: w.recipe({"adaptation.lexicon": "x.tsv", "adaptation.focus_through": "deepfocus"}),
         ("adaptation.focus_through", "word list"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from megamini.adaptation.lexicon import read_lexicon
 from megamini.errors import UserError
 from tools import fetch_text
 from tools.debian_text import archive, dictionaries, languages, paragraphs, sources
@@ -109,7 +110,8 @@ DICTIONARIES = {
 def dictd(entries: list[str]) -> tuple[bytes, bytes]:
     """Dictionary and index; each entry is listed twice, as under a headword and a second one."""
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    text, index = b"00databaseinfo\nno entry" * 10, ["00databaseinfo\tA\tDw"]
+    about = "00databaseinfo\nno, entry\n"
+    text, index = about.encode(), [f"00databaseinfo\tA\t{digits[len(about)]}"]
     for entry in entries:
         offset, length = len(text), len(entry.encode())
         places = "\t".join(digits[n // 64] + digits[n % 64] for n in (offset, length))
@@ -118,26 +120,33 @@ def dictd(entries: list[str]) -> tuple[bytes, bytes]:
     return gzip.compress(text), ("\n".join(index) + "\n").encode()
 
 
+class Dictionaries:
+    """An archive with packages of dictionaries, `broken` by path."""
+
+    def __init__(self, entries: dict[str, list[str]], broken: dict[str, bytes | None] | None = None):
+        self.entries, self.broken, self.asked = entries, broken or {}, []
+
+    def names(self, prefix):
+        return [f"{prefix}{pair}" for pair in (*self.entries, "ita-deu", "eng-xyz")]
+
+    def download(self, name):
+        self.asked.append(name)
+        return archive.Package(name, "1", Path(f"{name}.deb"))
+
+    def members(self, package, wanted):
+        pair = package.name.removeprefix("dict-freedict-")
+        dictionary, index = dictd(self.entries[pair])
+        files = {
+            f"usr/share/dictd/freedict-{pair}.dict.dz": dictionary,
+            f"usr/share/dictd/freedict-{pair}.index": index,
+            f"usr/share/doc/{package.name}/copyright": b"Files: debian/*\nLicense: GPL-3+\n\nFiles: eng-ita/*\n"
+            b"Copyright: a\nLicense: GPL-2+\n\nFiles: ita-eng/*\nLicense: GPL-1+\n",
+        } | self.broken
+        return [(path, content) for path, content in files.items() if wanted(path) and content is not None]
+
+
 def test_a_word_list_of_both_directions():
-    class FakeArchive:
-        def names(self, prefix):
-            return [f"{prefix}{pair}" for pair in (*DICTIONARIES, "ita-deu", "eng-xyz")]
-
-        def download(self, name):
-            return archive.Package(name, "1", Path("unused"))
-
-        def members(self, package, wanted):
-            pair = package.name.removeprefix("dict-freedict-")
-            dictionary, index = dictd(DICTIONARIES[pair])
-            files = {
-                f"usr/share/dictd/freedict-{pair}.dict.dz": dictionary,
-                f"usr/share/dictd/freedict-{pair}.index": index,
-                f"usr/share/doc/{package.name}/copyright": b"Files: debian/*\nLicense: GPL-3+\n\nFiles: eng-ita/*\n"
-                b"Copyright: a\nLicense: GPL-2+\n\nFiles: ita-eng/*\nLicense: GPL-1+\n",
-            }
-            return [(path, content) for path, content in files.items() if wanted(path)]
-
-    reader = dictionaries.FreeDict(FakeArchive())
+    reader = dictionaries.FreeDict(Dictionaries(DICTIONARIES))
     assert reader.codes() == ["it", "xyz"], "with English, by the codes that users write"
     reading = reader.read("it")
     assert [line.line() for line in reading.documents] == [
@@ -148,6 +157,47 @@ def test_a_word_list_of_both_directions():
     assert reading.licence == "GPL-1+ (dict-freedict-ita-eng); GPL-2+ (dict-freedict-eng-ita)"
     with pytest.raises(UserError, match=r"'ta': freedict has none.* it has it, xyz"):
         reader.read("ta")
+
+
+def test_words_are_words_in_any_script():
+    entries = {
+        "eng-hin": ["water\nपानी, आस~पास\n", "dog\nकुत्ता\n"],
+        "eng-ara": ["water\nمَاء، مياه\n"],
+        "eng-deu": ["over\nu\u0308ber\n", "U-boat\nU-Boot, 2. Boot\n"],
+    }
+    reader = dictionaries.FreeDict(Dictionaries(entries))
+    words = {language: [line.word for line in reader.read(language).documents] for language in ("hi", "ar", "de")}
+    assert words == {"hi": ["पानी", "कुत्ता"], "ar": ["مَاء", "مياه"], "de": ["\u00fcber", "U-Boot"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "words"),
+    [
+        ("usr/share/dictd/freedict-ita-eng.index", None, "version 1 has no usr/share/dictd/freedict-ita-eng.index"),
+        ("usr/share/dictd/freedict-ita-eng.index", b"abile\tA\n", "is no dictionary as dictd reads it"),
+        ("usr/share/dictd/freedict-ita-eng.index", b"abile\t*\tA\n", "is no dictionary as dictd reads it"),
+        ("usr/share/dictd/freedict-ita-eng.index", b"abile\t//\tA\n", "is no dictionary as dictd reads it"),
+        ("usr/share/dictd/freedict-ita-eng.dict.dz", b"abile", "is no dictionary as dictd reads it"),
+    ],
+)
+def test_a_damaged_dictionary_ends_in_one_line(path, content, words):
+    with pytest.raises(UserError, match=words) as error:
+        dictionaries.FreeDict(Dictionaries(DICTIONARIES, {path: content})).read("it")
+    assert "dict-freedict-ita-eng.deb" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_word_list_is_fetched_once(tmp_path, monkeypatch, capsys):
+    fake = Dictionaries(DICTIONARIES)
+    monkeypatch.setattr(fetch_text, "Archive", lambda cache: fake)
+    command = ["freedict", "--languages", "it", "--out", str(tmp_path)]
+    fetch_text.main(command)
+    content = (tmp_path / "freedict.it.tsv").read_bytes()
+    assert read_lexicon(tmp_path / "freedict.it.tsv", match_case=True)["abitare"] == ["live", "dwell"]
+    entry = json.loads((tmp_path / "manifest.json").read_text())["files"]["freedict.it.tsv"]
+    assert (entry["documents"], entry["utf8_bytes"]) == (7, len(content) - 7)
+    asked = len(fake.asked)
+    fetch_text.main(command)
+    assert len(fake.asked) == asked and "complete already, kept" in capsys.readouterr().out
 
 
 def check_roff(mandoc: Path) -> None:

@@ -1,5 +1,6 @@
 """The study's machinery: what depends on what, what is kept, and how seeds are pooled."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from tools.reporting.quality import Curve, curves, reached
 from tools.reporting.runs import RunRecord
 from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
-from tools.study.ledger import Ledger, read_ledger, read_ledgers
+from tools.study.ledger import Ledger, check_same_run, read_ledger, read_ledgers, write_ledger
 from tools.study.pooling import MEAN, bootstrap, pooled, speed_ups, with_mean
 from tools.study.sections import spent_once
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
 
 STUDY = Path("tools/study")
+LEDGER = ("flops", "tokens", "updates", "seconds", "ranks", "device")
 SMALL = """
 text: {sources: [debian-handbook], source_language: en, vocab_size: 4000, block_length: 64}
 primaries:
@@ -95,6 +97,25 @@ def test_tags_are_measured_apart_and_later_too(study, tmp_path):
     assert not [step for step in steps.of(italian) if step.name.startswith("tags")], "no treebank"
     (ledgers / "tags-post-de-s0.json").write_text("{}")
     assert steps.of(post) == []
+
+
+def test_what_is_kept_of_another_run_is_not_added_to(tmp_path):
+    """Weights made anew are not those that a ledger's cells were measured with."""
+
+    def run(name: str, loss: float) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text("name: x\n")
+        (folder / "compute.json").write_text(json.dumps(dict.fromkeys(LEDGER, 1)))
+        lines = [{"update": 2, "validation/loss_en": 3.0}, {"update": 4, "validation/loss_en": loss, "train/lr": 0.5}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    path = tmp_path / "primary-joint.json"
+    write_ledger(path, "primary", {"primary": "joint"}, run("first", 2.123456789), None)
+    check_same_run(path, tmp_path / "first")
+    with pytest.raises(UserError, match=r"primary-joint.json: was kept of another run than .*--ledgers"):
+        check_same_run(path, run("second", 2.2))
 
 
 def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):

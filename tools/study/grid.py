@@ -57,7 +57,7 @@ class SeriesSection(Section):
     changes: Changes = ()
     """Overrides of recipes/adapt.yaml."""
     word_list: bool = False
-    """Whether it starts with the help of a word list (tools/fetch_text.py freedict)."""
+    """Whether FOCUS gets a word list (tools/fetch_text.py freedict)."""
     after: str | None = None
     """Series that it goes on from, pack by pack: a curriculum."""
     about: str
@@ -91,6 +91,8 @@ class Study(Section):
                     raise ValueError(f"series.{name}.{key}: no primary '{wanted}'")
             if series.after is not None and series.after not in self.series:
                 raise ValueError(f"series.{name}.after: no series '{series.after}'")
+            if series.word_list and series.after is not None:
+                raise ValueError(f"series.{name}.word_list: what goes on from '{series.after}' starts from its packs")
         for cells in self.cells:
             for name in cells.series:
                 if name not in self.series:

@@ -30,6 +30,16 @@ class Ledger:
     made_with: dict[str, Any]
 
 
+def check_same_run(path: Path, run: Path) -> None:
+    """Raises UserError where a ledger is of other weights than those that `run` ended with."""
+    kept, own = read_ledger(path).run.validations, read_run(run).validations
+    if kept[-1:] != [{key: _short(value) for key, value in line.items() if _is_kept(key)} for line in own[-1:]]:
+        raise UserError(
+            f"{path}: was kept of another run than {run}, which was made anew; what is measured of the two does not "
+            "belong together: give a folder of your own with --ledgers"
+        )
+
+
 def write_ledger(path: Path, kind: str, facts: dict[str, Any], run: Path, evaluation: Path | None) -> None:
     """Keep a finished run directory, and the evaluation of its weights, as one file."""
     record = read_run(run)

@@ -1,7 +1,7 @@
 """Run the study, or a part of it: text, primary models, adaptation, zero-shot evaluation, ledgers.
 
 python tools/study/run.py --work study --dry-run                 # what there is to do
-python tools/study/run.py --work study                           # all cells of study.yaml without a ledger
+python tools/study/run.py --work study --ledgers study/ledgers   # all cells of study.yaml, from nothing
 python tools/study/run.py --work row --ledgers row/ledgers --series standard mini-4 --languages de  # one, from nothing
 
 The same command again goes on where it stopped. `python tools/study/results.py` writes RESULTS.md from the ledgers.

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tools.benchmarks.page import ROOT
 from tools.study.grid import Cell, Study, primary_in
-from tools.study.ledger import write_ledger
+from tools.study.ledger import check_same_run, read_ledger, write_ledger
 from tools.study.workers import Step
 
 RECIPES = Path(__file__).parent / "recipes"
-# The languages that are studied here and that UD's parallel test set has.
+# The languages that are studied here and whose parallel treebank (PUD) is at hand.
 UD_LANGUAGES = ("de", "es", "ru")
 
 
@@ -36,7 +36,8 @@ class Steps:
         untagged = [cell for cell in cells if self._has_tags(cell) and not self._ledger(f"tags-{cell.name}").is_file()]
         needed = [cell for cell in cells if cell in missing or cell in untagged]
         wanted = [name for name in primaries if not self._ledger(f"primary-{name}").is_file()]
-        for stage in (stage for cell in needed for stage in self._with_earlier_stages(cell)):
+        stages = [stage for cell in needed for stage in self._with_earlier_stages(cell)]
+        for stage in stages:
             series = study.series[stage.series]
             wanted += [series.primary, primary_in(series.source)]
         if not wanted:
@@ -49,7 +50,7 @@ class Steps:
             *(self._data(language) for language in languages),
             *(step for name in names for step in self._primary(name)),
         ]
-        listed = list(dict.fromkeys(cell.language for cell in needed if study.series[cell.series].word_list))
+        listed = list(dict.fromkeys(stage.language for stage in stages if study.series[stage.series].word_list))
         steps += [self._words(listed)] if listed else []
         steps += [self._tagging(study.series[cell.series].primary) for cell in untagged]
         for cell in needed:
@@ -140,14 +141,20 @@ class Steps:
         return [pretraining, tasks]
 
     def _keep_primary(self, name: str, evaluation: Path | None) -> None:
-        run = self._work / "runs" / f"pretrain-{name}"
-        write_ledger(self._ledger(f"primary-{name}"), "primary", {"primary": name}, run, evaluation)
+        """Written when pretrained, and again with what is measured. One that is kept already stays, and its cells must
+        be of the same weights."""
+        path, run = self._ledger(f"primary-{name}"), self._work / "runs" / f"pretrain-{name}"
+        if path.is_file():
+            check_same_run(path, run)
+        if not path.is_file() or (evaluation is not None and not read_ledger(path).results):
+            write_ledger(path, "primary", {"primary": name}, run, evaluation)
 
     def _learn(self, cell: Cell) -> Step:
         series, name, language = self._study.series[cell.series], cell.name, cell.language
         before = replace(cell, series=series.after).name if series.after else None
         start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
-        start += [f"adaptation.lexicon={_word_list(language)}"] if series.word_list else []
+        if series.word_list:
+            start = ["adaptation.initialise=focus", f"adaptation.lexicon={_word_list(language)}"]
         adapt = self._recipe(
             "adapt", f"name={name}", f"adaptation.source=models/{series.source}", f"adaptation.method={series.method}",
             f"adaptation.primary=models/{series.primary}", f"data.path=data/{language}", f"training.seed={cell.seed}",
@@ -173,13 +180,13 @@ class Steps:
     def _measured(self, cell: Cell, name: str, kind: str, evaluate: list[str], needs: str) -> Step:
         """An evaluation of a cell in runs/evaluate-NAME, and the ledger that is kept of it."""
         facts, runs = {"series": cell.series, "language": cell.language, "seed": cell.seed}, self._work / "runs"
-        return Step(
-            name,
-            [evaluate],
-            self._ledger(name).is_file,
-            [f"learn-{cell.name}", needs],
-            then=lambda: write_ledger(self._ledger(name), kind, facts, runs / cell.name, runs / f"evaluate-{name}"),
-        )
+
+        def keep() -> None:
+            if kind == "tags" and self._ledger(cell.name).is_file():
+                check_same_run(self._ledger(cell.name), runs / cell.name)
+            write_ledger(self._ledger(name), kind, facts, runs / cell.name, runs / f"evaluate-{name}")
+
+        return Step(name, [evaluate], self._ledger(name).is_file, [f"learn-{cell.name}", needs], then=keep)
 
     # Parts of speech, where their data are at hand, stand apart: what was measured before stays as it is.
 
@@ -202,7 +209,7 @@ class Steps:
         return Step(
             name,
             [finetune, evaluate],
-            (runs / evaluation / "results.json").is_file,
+            lambda: keep[0].is_file() and (runs / evaluation / "results.json").is_file(),
             [f"pretrain-{primary}"],
             then=lambda: write_ledger(*keep, runs / evaluation),
         )
