@@ -15,7 +15,8 @@ from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
 from tools.study.ledger import Ledger, check_same_run, read_ledger, read_ledgers, write_ledger
 from tools.study.pooling import MEAN, bootstrap, pooled, speed_ups, with_mean
-from tools.study.sections import spent_once
+from tools.study.sections import spent_once, summary
+from tools.study.speeds import speeds_on
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
 
@@ -33,6 +34,7 @@ series:
   then: {primary: joint, source: joint, method: standard, start: overlap, after: mini, about: curriculum}
   post: {primary: plain, source: bridge, method: mini, start: overlap, about: bridged}
   words: {primary: joint, source: joint-exit-2, method: mini, start: words, word_list: true, about: with a word list}
+reference: standard
 cells:
   - {series: [then, post], languages: [de], seeds: [0, 1]}
   - {series: [words], languages: [it, de], seeds: [0]}
@@ -170,17 +172,18 @@ def test_steps_run_in_order_and_failures_stop_only_what_needs_them(tmp_path):
     assert not (tmp_path / "behind-that").exists()
 
 
-def cell(series, seed, accuracies, flops):
+def cell(series, seed, accuracies, flops, language="de"):
     """Accuracy of two fine-tuned models at each number of updates; `flops` an update."""
     method = "standard" if series == "standard" else "mini"
     found = [
-        Result("libreoffice", "de", "accuracy", {"accuracy": value + shift}, 380, "m", f"{series}/de-step-{updates}",
-               model, "test", Learned(series, method, updates, updates, updates * flops, updates))
+        Result("libreoffice", language, "accuracy", {"accuracy": value + shift}, 380, "m",
+               f"{series}/{language}-step-{updates}", model, "test",
+               Learned(series, method, updates, updates, updates * flops, updates))
         for updates, value in accuracies.items()
         for model, shift in ((0, -0.01), (1, 0.01))
     ]  # fmt: skip
-    facts = {"series": series, "language": "de", "seed": seed}
-    return Ledger("cell", f"{series}-de-s{seed}", facts, RunRecord(Path("x"), {}, {}, []), found, {})
+    facts = {"series": series, "language": language, "seed": seed}
+    return Ledger("cell", f"{series}-{language}-s{seed}", facts, RunRecord(Path("x"), {}, {}, []), found, {})
 
 
 def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(study):
@@ -212,6 +215,28 @@ def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(stud
     ]
     assert low <= found["libreoffice", "de", "then", 0.9, "flops"] <= high
     assert share == 1.0
+
+
+def test_the_summary_is_of_the_mean_of_languages(study):
+    ledgers = [
+        cell(series, 0, accuracies, flops, language)
+        for language in ("de", "it")
+        for series, accuracies, flops in (
+            ("standard", {0: 0.2, 10: 0.6}, 100.0),
+            ("mini", {0: 0.2, 10: 0.7}, 10.0),
+            ("post", {0: 0.2, 10: 0.3}, 10.0),
+        )
+    ]
+    record = pooled(study, [*ledgers, cell("words", 0, {0: 0.5, 10: 0.7}, 10.0)])
+    [speeds] = speeds_on("libreoffice", record, study)
+    assert speeds.languages("words") == ["de"], "one language has no average"
+    assert speeds.cell("mini", "de", 0.95, "seconds").startswith("**1.25** [")
+    lines = summary(record, [speeds], study).splitlines()
+    assert "libreoffice, 2 languages" in lines[0]
+    rows = {line.split(" | ")[0].removeprefix("| "): line.rstrip(" |").split(" | ")[2:] for line in lines[2:]}
+    # Standard is there after 9.5 updates of 100, the mini-model after 7.6 of 10.
+    assert rows["standard"] == ["20.0, 60.0"] and rows["mini"][1].startswith("**12.50** [")
+    assert rows["post"] == ["20.0, 30.0", "- (0%)"] and "words" not in rows
 
 
 def test_a_curriculum_has_the_tasks_of_all_its_stages(study):

@@ -79,6 +79,8 @@ class Study(Section):
     primaries: Annotated[dict[str, PrimarySection], Field(min_length=1)]
     series: Annotated[dict[str, SeriesSection], Field(min_length=1)]
     cells: Annotated[tuple[CellsSection, ...], Field(strict=False, min_length=1)]
+    reference: str
+    """Standard series that the summary is held against."""
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
@@ -93,6 +95,8 @@ class Study(Section):
                 raise ValueError(f"series.{name}.after: no series '{series.after}'")
             if series.word_list and series.after is not None:
                 raise ValueError(f"series.{name}.word_list: what goes on from '{series.after}' starts from its packs")
+        if self.reference not in self.series:
+            raise ValueError(f"reference: no series '{self.reference}'")
         for cells in self.cells:
             for name in cells.series:
                 if name not in self.series:

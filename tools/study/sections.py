@@ -1,6 +1,5 @@
 """The sections of RESULTS.md, each computed from ledgers alone."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from tools.reporting.quality import COSTS, SHARES, Curve, curves, reached
 from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
-from tools.study.pooling import Key, best_of, bootstrap, replace_results, speed_ups, with_mean
+from tools.study.pooling import MEAN, best_of, with_mean
+from tools.study.speeds import Speeds, references
 
 HEADLINE, TAGS = "libreoffice", "ud_pos"
 AMORTISED_OVER = (1, 5, 14)
@@ -73,15 +73,6 @@ def primaries(ledgers: Sequence[Ledger]) -> str:
     )
 
 
-def references(study: Study) -> dict[str, str]:
-    """Start to the series of standard adaptation from there."""
-    return {
-        series.start: name
-        for name, series in study.series.items()
-        if series.method == "standard" and series.after is None and series.source == series.primary
-    }
-
-
 def transfer(record: EvaluationRecord, study: Study) -> str:
     """Is transfer real: standard adaptation beside the lines that need no language model."""
     summary = [mean for mean in means(record.results) if mean.task == HEADLINE]
@@ -107,61 +98,53 @@ def transfer(record: EvaluationRecord, study: Study) -> str:
     return f"{table(titles, rows)}\n\n{verdict}"
 
 
-def headline(record: EvaluationRecord, study: Study, task: str = HEADLINE) -> str:
-    """Speed-up at 90, 95 and 99% of standard's best on a task, with intervals: against each standard series, the others
-    of its start, and then those of other starts."""
+def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) -> str:
+    """Every series that has all languages of the reference, in the mean of these: accuracy untrained and at the end,
+    and how many times less FLOPs than the reference it needs for 95% of that one's best gain."""
     of = curves([record])
-    measured = {curve.series for curve in of if curve.task == task}
+    titles, columns = ["series", "what is learned over, and from where it starts"], []
+    for own in (own for own in speeds if own.reference == study.reference):
+        languages = {curve.language for curve in of if (curve.task, curve.series) == (own.task, own.reference)}
+        titles += [f"{own.task}, {len(languages)} languages: untrained, at the end", "times less"]
+        columns.append((own, [curve for curve in with_mean(of, own.reference) if curve.language == MEAN]))
+    rows = []
+    for name, series in study.series.items():
+        cells = []
+        for own, means_of in columns:
+            mean = best_of(means_of, own.task, MEAN, name)
+            ends = [_percent(mean.points[end].mean) for end in (0, -1)] if mean else []
+            cells.append(", ".join(ends))
+            cells.append(own.cell(name, MEAN, 0.95, "flops") if mean and name != own.reference else "")
+        if any(cells):
+            rows.append([name, series.about, *cells])
+    return table(titles, rows)
+
+
+def headline(speeds: Sequence[Speeds], study: Study, task: str = HEADLINE) -> str:
+    """Speed-up at 90, 95 and 99% of standard's best on a task, with intervals: against each standard series, the others
+    of its start, and folded up those of other starts."""
+    starts = {reference: start for start, reference in references(study).items()}
     parts = []
-    for start, reference in references(study).items():
-        if reference not in measured:
-            continue
-        names = [name for name in study.series if name in measured and name != reference]
-        for title, series in (
-            ("from the same start", [name for name in names if study.series[name].start == start]),
-            ("from other starts", [name for name in names if study.series[name].start != start]),
-        ):
-            if series:
-                parts += [f"### Against `{reference}`, {title}", "", _speed_ups(record, series, reference, task), ""]
+    for own in (own for own in speeds if own.task == task):
+        names = [name for name in study.series if name != own.reference and own.languages(name)]
+        same = [name for name in names if study.series[name].start == starts[own.reference]]
+        others = [name for name in names if name not in same]
+        parts += [f"### Against `{own.reference}`", ""]
+        parts += [_speed_ups(own, same), ""] if same else []
+        if others:
+            folded = f"<details><summary>series from other starts, against {own.reference}</summary>"
+            parts += [folded, "", _speed_ups(own, others), "", "</details>", ""]
     return "\n".join(parts).rstrip()
 
 
-def _best_reference(of: list[Curve], study: Study) -> str:
-    """The standard series with the highest average at its best."""
-    averages = {}
-    for reference in references(study).values():
-        if own := [curve.best for curve in of if curve.task == HEADLINE and curve.series == reference]:
-            averages[reference] = sum(own) / len(own)
-    return max(averages, key=averages.get)
-
-
-def _speed_ups(record: EvaluationRecord, series: list[str], reference: str, task: str) -> str:
-    wanted = (*series, reference)
-    learned = [r for r in record.results if r.task == task and r.learned is not None and r.learned.series in wanted]
-    languages = {result.language for result in learned if result.learned.series == reference}
-    record = replace_results(record, [result for result in learned if result.language in languages])
-    found = speed_ups(reached(with_mean(curves([record]), reference), reference))
-    sure = bootstrap(record, task, reference)
-    rows = []
-    for name in series:
-        languages = list(dict.fromkeys(key[1] for key in found if key[2] == name))
-        if len(languages) == 2:  # one language and its average
-            languages = languages[:1]
-        for language in languages:
-            keys = [(task, language, name, share, cost) for cost in COSTS for share in SHARES]
-            rows.append([name, language, *(_cell(found, sure, key) for key in keys)])
-    return table(["series", "language", *(f"{share:.0%}, {cost}" for cost in COSTS for share in SHARES)], rows)
-
-
-def _cell(found: dict[Key, float | None], sure: dict[Key, tuple[float, float, float]], key: Key) -> str:
-    value = found.get(key)
-    low, high, reaching = sure.get(key, (0.0, 0.0, 0.0))
-    if value is None:
-        return f"- ({reaching:.0%})"
-    if math.isinf(value):
-        return "**at once**"
-    not_always = f"; {reaching:.0%}" if reaching < 1 else ""
-    return f"**{value:.2f}** [{low:.2f}, {'∞' if math.isinf(high) else f'{high:.2f}'}{not_always}]"
+def _speed_ups(own: Speeds, series: Sequence[str]) -> str:
+    columns = [(share, cost) for cost in COSTS for share in SHARES]
+    rows = [
+        [name, language, *(own.cell(name, language, share, cost) for share, cost in columns)]
+        for name in series
+        for language in own.languages(name)
+    ]
+    return table(["series", "language", *(f"{share:.0%}, {cost}" for share, cost in columns)], rows)
 
 
 def at_the_end(record: EvaluationRecord, study: Study) -> str:
@@ -181,11 +164,11 @@ def at_the_end(record: EvaluationRecord, study: Study) -> str:
 
 
 def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study) -> str:
-    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of the best standard one."""
+    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of the reference's best."""
     primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
     needs: dict[str, list[float]] = {}
     of = curves([record])
-    for row in reached(of, _best_reference(of, study)):
+    for row in reached(of, study.reference):
         if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
             needs.setdefault(row.curve.series, []).append(row.costs["flops"])
     rows = []
