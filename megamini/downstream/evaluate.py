@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from megamini.adaptation.lexicon import read_lexicon
 from megamini.config import dump_recipe
 from megamini.downstream.examples import Example
 from megamini.downstream.kinds.by_name import KINDS
@@ -76,6 +77,9 @@ class _Plan:
             for language in dict.fromkeys(language for language, _ in self._voices)
         }
         self._training = {self._source: self._read("train", self._source)} if section.reference_lines else {}
+        targets = [language for language in self._examples if language != self._source]
+        pattern = section.word_lists
+        self._word_lists = {one: read_lexicon(pattern.format(language=one)) for one in targets} if pattern else {}
 
     def _read(self, split: str, language: str) -> list[Example]:
         section = self._section
@@ -115,7 +119,8 @@ class _Plan:
             with contextlib.suppress(MissingDataError):  # most tasks have no training data but in the source language
                 training.setdefault(language, self._read("train", language))
         task, split = self._task, self._section.split
-        yield from reference_lines(self._key, task.metric, split, training, self._examples, self._source)
+        examples, lists = self._examples, self._word_lists
+        yield from reference_lines(self._key, task.metric, split, training, examples, self._source, lists)
 
     def _check(self, one: TaskModel) -> None:
         if one.kind != self._task.kind:

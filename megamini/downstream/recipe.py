@@ -159,6 +159,9 @@ class EvaluateTask(TaskSection):
     reference_lines: bool = False
     """Classes only: also measure TF-IDF with logistic regression, trained in the source language and, where there are
     training data, in the target language."""
+    word_lists: str | None = None
+    """For `reference_lines`: word lists as `adaptation.lexicon` takes them, a file a language with {language} in its
+    path; texts translated by them word by word are one more line."""
 
 
 class EvaluateModelSection(Section):
@@ -245,6 +248,10 @@ class EvaluateRecipe(RunRecipe):
                 )
             if section.reference_lines and section.declaration(key).kind != "classification":
                 raise ValueError(f"tasks.{key}.reference_lines: only tasks that predict classes have them")
+            if section.word_lists is not None:
+                _check_pattern(f"tasks.{key}.word_lists", section.word_lists)
+                if not section.reference_lines:
+                    raise ValueError(f"tasks.{key}.word_lists: go with reference_lines: true")
         _check_tasks(self.tasks)
         return self
 

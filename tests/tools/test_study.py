@@ -128,6 +128,8 @@ def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
     for language in ("it", "de"):
         learn = by_name[f"learn-words-{language}-s0"]
         assert f"adaptation.lexicon=text/freedict.{language}.tsv" in learn.commands[0] and "words" in learn.needs
+        evaluate = by_name[f"words-{language}-s0"].commands[0]
+        assert "tasks.libreoffice.word_lists=text/freedict.{language}.tsv" in evaluate
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,24 @@ def transfer(record: EvaluationRecord, study: Study) -> str:
             surface = lines[curve.language, "surface"]
             beats += low > surface
             rows.append(
-                [series, curve.language, _percent(surface), _percent(first.mean),
+                [series, curve.language, _percent(surface),
+                 _percent(lines[glossed]) if (glossed := (curve.language, "word-by-word")) in lines else "",
+                 _percent(first.mean),
                  f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
                  _percent(lines[curve.language, "in-language"]), "yes" if low > surface else "no"]
             )  # fmt: skip
         if own:
             verdicts.append(f"{beats} of {len(own)} languages from `{start}`")
-    titles = ["series", "language", "surface", "untrained", "at the end", "in-language", "above surface"]
+    titles = [
+        "series",
+        "language",
+        "surface",
+        "word by word",
+        "untrained",
+        "at the end",
+        "in-language",
+        "above surface",
+    ]
     verdict = "Standard adaptation beats the surface line by more than its interval in " + ", ".join(verdicts) + "."
     return f"{table(titles, rows)}\n\n{verdict}"
 
@@ -221,8 +232,13 @@ def _plot(task: str, language: str, of: list[Curve], record: EvaluationRecord, o
     for curve in of:
         axes.plot(*zip(*curve.against("flops"), strict=True), marker="o", markersize=3, label=curve.series)
     for mean in means(record.results):
-        if (mean.task, mean.language) == (task, language) and mean.pack in ("surface", "in-language"):
-            axes.axhline(mean.mean, color="grey", linestyle={"surface": ":"}.get(mean.pack, "--"), label=mean.pack)
+        if (mean.task, mean.language) == (task, language) and mean.pack in ("surface", "word-by-word", "in-language"):
+            axes.axhline(
+                mean.mean,
+                color="grey",
+                linestyle={"surface": ":", "word-by-word": "-."}.get(mean.pack, "--"),
+                label=mean.pack,
+            )
     axes.legend(fontsize=7)
     return save_plot(figure, out / f"{task}-{language}.png")
 

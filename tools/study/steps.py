@@ -174,6 +174,7 @@ class Steps:
             f"tasks.libreoffice.languages=[{language}]",
             f"measures.bits_per_byte.data={{{language}: data/{language}}}",
             "measures.retrieval.files=text/libreoffice-help.{language}.jsonl",
+            *([f"tasks.libreoffice.word_lists={_word_list('{language}')}"] if series.word_list else []),
         )  # fmt: skip
         return self._measured(cell, name, "cell", evaluate, f"tasks-{series.primary}")
 

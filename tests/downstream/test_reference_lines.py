@@ -1,0 +1,38 @@
+"""The lines that need no language model: what each of them can know, and what not."""
+
+import pytest
+
+from megamini.downstream.examples import TextExample
+from megamini.downstream.reference_lines import reference_lines, word_by_word
+
+ENGLISH = {"food": "bread and water on the table", "travel": "the train to the station"}
+GERMAN = {"food": "Brot und Wasser auf dem Tisch", "travel": "der Zug zum Bahnhof"}
+WORDS = {"Brot": ["loaf of bread", "bread"], "Wasser": ["water"], "Zug": ["train"], "Bahnhof": ["railway station"]}
+
+
+def examples(texts: dict[str, str]) -> list[TextExample]:
+    return [TextExample((text,), label) for label, text in texts.items() for _ in range(4)]
+
+
+def test_each_line_knows_what_it_is_given():
+    training = {"en": examples(ENGLISH), "de": examples(GERMAN)}
+    measured = {"en": examples(ENGLISH), "de": examples(GERMAN), "it": examples({"food": "pane", "travel": "treno"})}
+    found = list(reference_lines("topics", "accuracy", "test", training, measured, "en", {"de": WORDS}))
+    accuracies = {(one.language, one.pack): one.values["accuracy"] for one in found}
+    assert accuracies["de", "word-by-word"] == accuracies["de", "in-language"] == 1
+    assert accuracies["de", "surface"] == accuracies["it", "surface"] == 0.5, "no word in common: always one class"
+    assert accuracies.keys() == {
+        ("de", "surface"), ("de", "word-by-word"), ("de", "in-language"), ("it", "surface"),
+    }, "none for the source, and none that lacks what it needs"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "translated"),
+    [
+        ("Brot, Wasser.", "bread, water."),  # single words come before phrases
+        ("Bahnhof brot", "railway station brot"),  # as the list spells it
+        ("Wasserzug\nZug", "Wasserzug\ntrain"),
+    ],
+)
+def test_words_are_replaced_and_nothing_else(text, translated):
+    assert word_by_word(text, WORDS) == translated
