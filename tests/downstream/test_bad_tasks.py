@@ -170,6 +170,18 @@ EVALUATE: dict[str, Case] = {
     ),
     "unknown task": (lambda p: p.evaluate({"tasks": task(p, "xqaud")}), ("'xqaud'", "did you mean 'xquad'")),
     "nothing to do": (lambda p: p.evaluate({"tasks": {}}), ("nothing to evaluate",)),
+    "word lists without lines": (
+        lambda p: p.evaluate({"tasks.topic.word_lists": "{language}.tsv"}),
+        ("tasks.topic.word_lists", "reference_lines: true"),
+    ),
+    "word lists of what": (
+        lambda p: p.evaluate({"tasks.topic.reference_lines": True, "tasks.topic.word_lists": "{lang}.tsv"}),
+        ("tasks.topic.word_lists", "{language}"),
+    ),
+    "no such word list": (
+        lambda p: p.evaluate({"tasks.topic.reference_lines": True, "tasks.topic.word_lists": "{language}.tsv"}),
+        ("de.tsv", "word list"),
+    ),
     "no models": (lambda p: p.evaluate({"model.finetuned": REMOVED}), ("tasks.topic", "model.finetuned")),
     "no such model": (
         lambda p: p.evaluate({"model.finetuned": "gone"}),
