@@ -106,7 +106,7 @@ def _mean(group: Sequence[Result]) -> Mean:
         first.pack,
         first.metric,
         statistics.fmean(values),
-        # As statistics.stdev, which is exact in fractions: a hundred times as slow, and resampling asks a million times.
+        # As statistics.stdev, whose exact fractions take a hundred times as long: resampling asks a million times.
         float(np.std(values, ddof=1)) if len(values) > 1 else None,
         len(values),
         first.n,

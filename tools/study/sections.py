@@ -111,12 +111,15 @@ def transfer(record: EvaluationRecord, study: Study) -> str:
 
 def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) -> str:
     """Every series that has all languages of the reference, in the mean of these: accuracy untrained and at the end,
-    and how many times less FLOPs than the reference it needs for 95% of that one's best gain."""
+    and how many times less FLOPs it needs for 95% of the best gain of the reference, and of standard adaptation from
+    its own start."""
     of = curves([record])
+    standard_from = references(study)
     titles, columns = ["series", "what is learned over, and from where it starts"], []
     for own in (own for own in speeds if own.reference == study.reference):
         languages = {curve.language for curve in of if (curve.task, curve.series) == (own.task, own.reference)}
-        titles += [f"{own.task}, {len(languages)} languages: untrained, at the end", "times less"]
+        titles += [f"{own.task}, {len(languages)} languages: untrained, at the end"]
+        titles += [f"times less than `{own.reference}`", "times less than standard from its own start"]
         columns.append((own, [curve for curve in with_mean(of, own.reference) if curve.language == MEAN]))
     rows = []
     for name, series in study.series.items():
@@ -125,7 +128,10 @@ def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) ->
             mean = best_of(means_of, own.task, MEAN, name)
             ends = [_percent(mean.points[end].mean) for end in (0, -1)] if mean else []
             cells.append(", ".join(ends))
-            cells.append(own.cell(name, MEAN, 0.95, "flops") if mean and name != own.reference else "")
+            for reference in (own.reference, standard_from.get(series.start)):
+                against = [one for one in speeds if (one.task, one.reference) == (own.task, reference)]
+                shown = mean and against and name != reference and study.series[reference].primary == series.primary
+                cells.append(against[0].cell(name, MEAN, 0.95, "flops") if shown else "")
         if any(cells):
             rows.append([name, series.about, *cells])
     return table(titles, rows)
@@ -133,13 +139,13 @@ def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) ->
 
 def headline(speeds: Sequence[Speeds], study: Study, task: str = HEADLINE) -> str:
     """Speed-up at 90, 95 and 99% of standard's best on a task, with intervals: against each standard series, the others
-    of its start, and folded up those of other starts."""
-    starts = {reference: start for start, reference in references(study).items()}
+    of its start, and folded up those of other starts that are plugged into the same primary model."""
     parts = []
     for own in (own for own in speeds if own.task == task):
+        reference = study.series[own.reference]
         names = [name for name in study.series if name != own.reference and own.languages(name)]
-        same = [name for name in names if study.series[name].start == starts[own.reference]]
-        others = [name for name in names if name not in same]
+        same = [name for name in names if study.series[name].start == reference.start]
+        others = [name for name in names if study.series[name].primary == reference.primary and name not in same]
         parts += [f"### Against `{own.reference}`", ""]
         parts += [_speed_ups(own, same), ""] if same else []
         if others:
