@@ -186,7 +186,8 @@ def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study)
     needs: dict[str, list[float]] = {}
     of = curves([record])
     for row in reached(of, study.reference):
-        if row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
+        same = study.series[row.curve.series].primary == study.series[study.reference].primary
+        if same and row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
             needs.setdefault(row.curve.series, []).append(row.costs["flops"])
     rows = []
     for name in study.series:
