@@ -106,7 +106,8 @@ def lexicon_rows(
     means = _matrix(chosen, len(translations), mean=False) @ _matrix(source_pieces, len(source_forms))
     counts = np.array([len(known) for known in chosen], dtype=np.float64)
 
-    rows = np.zeros((len(target_forms), source_matrix.shape[1]))
+    matrix = source_matrix.double().numpy()
+    rows = np.zeros((len(target_forms), matrix.shape[1]))
     has = {}
     for kind in ("whole", "part"):
         spelled = [pieces if (len(pieces) == 1) == (kind == "whole") else [] for pieces in target_pieces]
@@ -114,7 +115,7 @@ def lexicon_rows(
         weights = of_piece @ counts
         has[kind] = weights > 0 if kind == "whole" else (weights > 0) & ~has["whole"]
         mine = np.flatnonzero(has[kind])
-        rows[mine] = (of_piece[mine] @ means) @ source_matrix.double().numpy() / weights[mine, None]
+        rows[mine] = (of_piece[mine] @ means) @ matrix / weights[mine, None]
     return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"])
 
 
