@@ -120,7 +120,7 @@ class _Plan:
                 training.setdefault(language, self._read("train", language))
         task, split = self._task, self._section.split
         examples, lists = self._examples, self._word_lists
-        yield from reference_lines(self._key, task.metric, split, training, examples, self._source, lists)
+        yield from reference_lines(self._key, task.kind, task.metric, split, training, examples, self._source, lists)
 
     def _check(self, one: TaskModel) -> None:
         if one.kind != self._task.kind:

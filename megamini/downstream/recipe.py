@@ -157,8 +157,8 @@ class EvaluateTask(TaskSection):
     languages: Words = ()
     """Languages to evaluate in; unset: the source language and the language of every pack."""
     reference_lines: bool = False
-    """Classes only: also measure TF-IDF with logistic regression, trained in the source language and, where there are
-    training data, in the target language."""
+    """Classes and tags only: also measure what needs no language model (TF-IDF with logistic regression; each word's
+    commonest tag), trained in the source language and, where there are training data, in the target language."""
     word_lists: str | None = None
     """For `reference_lines`: word lists as `adaptation.lexicon` takes them, a file a language with {language} in its
     path; texts translated by them word by word are one more line."""
@@ -246,8 +246,8 @@ class EvaluateRecipe(RunRecipe):
                 raise ValueError(
                     f"tasks.{key}: give model.finetuned, or the fine-tuned models of this task in `models`"
                 )
-            if section.reference_lines and section.declaration(key).kind != "classification":
-                raise ValueError(f"tasks.{key}.reference_lines: only tasks that predict classes have them")
+            if section.reference_lines and section.declaration(key).kind == "question-answering":
+                raise ValueError(f"tasks.{key}.reference_lines: only tasks that predict classes or tags have them")
             if section.word_lists is not None:
                 _check_pattern(f"tasks.{key}.word_lists", section.word_lists)
                 if not section.reference_lines:

@@ -1,71 +1,120 @@
-"""What needs no language model at all: TF-IDF over words with logistic regression, as lines to hold a transfer against.
+"""What needs no language model at all, as lines to hold a transfer against.
 
 `surface` is trained in the source language and applied as it is, so it knows the words that both languages write
-alike; a transfer should beat it. `word-by-word` is the same model on texts that a bilingual word list has translated;
-what starts from such a list should beat it. `in-language` is trained on the target's own training data, which zero-shot
-lacks.
+alike; a transfer should beat it. `word-by-word` is the same on words that a bilingual list has translated; what starts
+from such a list should beat it. `in-language` is trained on the target's own training data, which zero-shot lacks.
+Of classes it is TF-IDF over words with logistic regression; of tags, each word's commonest one.
 """
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from megamini.adaptation.lexicon import Lexicon
-from megamini.downstream.examples import TextExample
+from megamini.downstream.examples import Example, TaggedExample, TextExample
+from megamini.downstream.kinds.tagging import measure_tags
 from megamini.downstream.metrics import accuracy, macro_f1
 from megamini.downstream.results import Result
+from megamini.downstream.tasks.declaration import Kind
 
 SURFACE, WORD_BY_WORD, IN_LANGUAGE = "surface", "word-by-word", "in-language"
 _REGULARISATION = 10.0  # scikit-learn's C
 
 
+class _Line(Protocol):
+    """A model of one kind of task, trained when made."""
+
+    name: str
+
+    def __init__(self, training: Sequence[Any]) -> None: ...
+
+    def measure(self, gold: Sequence[Any], lexicon: Lexicon | None = None) -> dict[str, float]:
+        """Metrics on the examples, with a lexicon on their words as that translates them."""
+
+
+class _ClassLine:
+    """TF-IDF over words with logistic regression."""
+
+    name = "TF-IDF, logistic regression"
+
+    def __init__(self, training: Sequence[TextExample]) -> None:
+        model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=_REGULARISATION, max_iter=2000))
+        self._model = model.fit([_text(example) for example in training], [example.label for example in training])
+
+    def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+        texts = [_text(example) for example in gold]
+        predicted = list(self._model.predict([word_by_word(one, lexicon) for one in texts] if lexicon else texts))
+        labels = [example.label for example in gold]
+        return {"accuracy": accuracy(labels, predicted), "macro_f1": macro_f1(labels, predicted)}
+
+
+class _TagLine:
+    """The commonest tag of a word, whatever its case; of an unknown word, of all words."""
+
+    name = "commonest tag of each word"
+
+    def __init__(self, training: Sequence[TaggedExample]) -> None:
+        every, of_word = Counter(), defaultdict(Counter)
+        for example in training:
+            for word, tag in zip(example.words, example.tags, strict=True):
+                every[tag] += 1
+                of_word[word.lower()][tag] += 1
+        self._unknown = every.most_common(1)[0][0]
+        self._known = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
+
+    def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+        def tag(word: str) -> str:
+            read = _translation(word, lexicon) if lexicon else word
+            return self._known.get(read.lower(), self._unknown)
+
+        return measure_tags([example.tags for example in gold], [list(map(tag, example.words)) for example in gold])
+
+
+_LINES: dict[Kind, type[_Line]] = {"classification": _ClassLine, "tagging": _TagLine}
+
+
 def reference_lines(
     task: str,
+    kind: Kind,
     metric: str,
     split: str,
-    training: dict[str, Sequence[TextExample]],
-    examples: dict[str, Sequence[TextExample]],
+    training: dict[str, Sequence[Example]],
+    examples: dict[str, Sequence[Example]],
     source: str,
     word_lists: dict[str, Lexicon],
 ) -> Iterator[Result]:
     """A result for each language but the source; `in-language` where there are training data in it, `word-by-word`
     where there is a word list.
 
-    training, examples, word_lists: language -> what is trained on, what is measured, and its words in the source's.
+    kind: classification or tagging. training, examples, word_lists: language -> what is trained on, what is measured,
+    and its words in the source's.
     """
-    surface = _trained(training[source])
+    surface = _LINES[kind](training[source])
     for language, gold in examples.items():
         if language == source:
             continue
-        texts = [_text(example) for example in gold]
-        lines = {SURFACE: (surface, texts)}
+        values = {SURFACE: surface.measure(gold)}
         if language in word_lists:
-            lines[WORD_BY_WORD] = (surface, [word_by_word(text, word_lists[language]) for text in texts])
+            values[WORD_BY_WORD] = surface.measure(gold, word_lists[language])
         if language in training:
-            lines[IN_LANGUAGE] = (_trained(training[language]), texts)
-        for name, (model, read) in lines.items():
-            labels = [example.label for example in gold]
-            predicted = list(model.predict(read))
-            values = {"accuracy": accuracy(labels, predicted), "macro_f1": macro_f1(labels, predicted)}
-            yield Result(task, language, metric, values, len(gold), "TF-IDF, logistic regression", name, None, split)
+            values[IN_LANGUAGE] = _LINES[kind](training[language]).measure(gold)
+        for line, measured in values.items():
+            yield Result(task, language, metric, measured, len(gold), surface.name, line, None, split)
 
 
 def word_by_word(text: str, lexicon: Lexicon) -> str:
     """Words of the list as their first translation, of a single word where there is one; others as they are."""
-
-    def translated(word: re.Match) -> str:
-        translations = lexicon.get(word[0], [word[0]])
-        return next((one for one in translations if " " not in one), translations[0])
-
-    return re.sub(r"\w+", translated, text)
+    return re.sub(r"\w+", lambda word: _translation(word[0], lexicon), text)
 
 
-def _trained(examples: Sequence[TextExample]):
-    model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=_REGULARISATION, max_iter=2000))
-    return model.fit([_text(example) for example in examples], [example.label for example in examples])
+def _translation(word: str, lexicon: Lexicon) -> str:
+    translations = lexicon.get(word, [word])
+    return next((one for one in translations if " " not in one), translations[0])
 
 
 def _text(example: TextExample) -> str:

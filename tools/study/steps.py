@@ -216,12 +216,13 @@ class Steps:
         )
 
     def _tag(self, cell: Cell) -> Step:
-        primary, name = self._study.series[cell.series].primary, f"tags-{cell.name}"
+        series, name = self._study.series[cell.series], f"tags-{cell.name}"
+        primary, words = series.primary, series.word_list
         evaluate = self._recipe(
             "evaluate", f"name=evaluate-{name}", f"model.finetuned=runs/tags-{primary}",
             f"packs={{{cell.series}: runs/{cell.name}/packs/{cell.language}-step-*}}",
             f"tasks.ud_pos.path={self._ud_pos}", f"tasks.ud_pos.languages=[{cell.language}]",
-            recipe="evaluate_tags",
+            *([f"tasks.ud_pos.word_lists={_word_list('{language}')}"] if words else []), recipe="evaluate_tags",
         )  # fmt: skip
         return self._measured(cell, name, "tags", evaluate, f"tags-{primary}")
 
