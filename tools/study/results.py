@@ -24,14 +24,15 @@ def main() -> None:
     from tools.study import sections
     from tools.study.grid import load_study
     from tools.study.ledger import read_ledgers
-    from tools.study.pooling import pooled
+    from tools.study.pooling import MACRO_F1, pooled
     from tools.study.speeds import speeds_on
 
     study, ledgers = load_study(options.study), read_ledgers(options.ledgers)
     if not any(one.kind == "cell" for one in ledgers):
         raise UserError(f"{options.ledgers}: holds no ledger of a cell; run tools/study/run.py first")
     record = pooled(study, ledgers)
-    speeds = [one for task in (sections.HEADLINE, sections.TAGS) for one in speeds_on(task, record, study)]
+    tasks = sections.HEADLINE, sections.HEADLINE + MACRO_F1, sections.TAGS
+    speeds = [one for task in tasks for one in speeds_on(task, record.results, study)]
     plots = options.out.parent / "plots"
     with writing(options.out):
         plots.mkdir(parents=True, exist_ok=True)
@@ -40,11 +41,13 @@ def main() -> None:
             "made_with": sections.made_with(ledgers),
             "primaries": sections.primaries(ledgers),
             "series": sections.series_table(study, record),
-            "transfer": sections.transfer(record, study),
+            "transfer": sections.transfer(record, study, sections.HEADLINE),
+            "transfer_tags": sections.transfer(record, study, sections.TAGS),
             "summary": sections.summary(record, speeds, study),
             "headline": sections.headline(speeds, study),
+            "headline_macro_f1": sections.headline(speeds, study, sections.HEADLINE + MACRO_F1),
             "headline_tags": sections.headline(speeds, study, sections.TAGS),
-            "amortised": sections.amortised(ledgers, record, study),
+            "amortised": sections.amortised(ledgers, speeds, study),
             "at_the_end": sections.at_the_end(record, study),
             "plots": sections.plots(record, study, plots),
         }

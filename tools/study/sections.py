@@ -1,13 +1,15 @@
 """The sections of RESULTS.md, each computed from ledgers alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from megamini.downstream.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means, spread
 from tools.reporting.evaluation import EvaluationRecord, interval
 from tools.reporting.plots import new_plot, save_plot
-from tools.reporting.quality import COSTS, SHARES, Curve, curves, reached
+from tools.reporting.quality import COSTS, SHARES, Curve, curves
 from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
@@ -16,6 +18,7 @@ from tools.study.speeds import Speeds, references
 
 HEADLINE, TAGS = "libreoffice", "ud_pos"
 AMORTISED_OVER = (1, 5, 14)
+_LINE_STYLES = {SURFACE: ":", WORD_BY_WORD: "-.", IN_LANGUAGE: "--"}
 
 
 def made_with(ledgers: Sequence[Ledger]) -> str:
@@ -73,67 +76,69 @@ def primaries(ledgers: Sequence[Ledger]) -> str:
     )
 
 
-def transfer(record: EvaluationRecord, study: Study) -> str:
+def transfer(record: EvaluationRecord, study: Study, task: str) -> str:
     """Is transfer real: standard adaptation beside the lines that need no language model."""
-    summary = [mean for mean in means(record.results) if mean.task == HEADLINE]
-    lines = {(mean.language, mean.pack): mean.mean for mean in summary if mean.learned is None}
+    lines = {(m.language, m.pack): m.mean for m in means(record.results) if m.task == task and m.learned is None}
     of, rows, verdicts = curves([record]), [], []
-    for start, series in references(study).items():
-        own = [curve for curve in of if curve.task == HEADLINE and curve.series == series]
-        beats = 0
+    for start, name in references(study).items():
+        own = [curve for curve in of if curve.task == task and curve.series == name]
+        beats = {SURFACE: 0, WORD_BY_WORD: 0}
         for curve in own:
             first, last = curve.points[0], curve.points[-1]
             low, high = interval(last)
-            surface = lines[curve.language, "surface"]
-            beats += low > surface
+            cells = {line: lines.get((curve.language, line)) for line in (*beats, IN_LANGUAGE)}
+            above = {line: cells[line] is not None and low > cells[line] for line in beats}
+            beats = {line: count + above[line] for line, count in beats.items()}
             rows.append(
-                [series, curve.language, _percent(surface),
-                 _percent(lines[glossed]) if (glossed := (curve.language, "word-by-word")) in lines else "",
-                 _percent(first.mean),
-                 f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
-                 _percent(lines[curve.language, "in-language"]), "yes" if low > surface else "no"]
+                [name, curve.language, *("" if value is None else _percent(value) for value in cells.values()),
+                 _percent(first.mean), f"**{spread(last)}** [{_percent(low)}, {_percent(high)}]",
+                 *("yes" if yes else "no" for yes in above.values())]
             )  # fmt: skip
         if own:
-            verdicts.append(f"{beats} of {len(own)} languages from `{start}`")
-    titles = [
-        "series",
-        "language",
-        "surface",
-        "word by word",
-        "untrained",
-        "at the end",
-        "in-language",
-        "above surface",
-    ]
-    verdict = "Standard adaptation beats the surface line by more than its interval in " + ", ".join(verdicts) + "."
-    return f"{table(titles, rows)}\n\n{verdict}"
+            listed = f", and word by word in {beats[WORD_BY_WORD]}" if study.series[name].word_list else ""
+            verdicts.append(f"{beats[SURFACE]} of {len(own)} languages from `{start}`{listed}")
+    titles = ["series", "language", "surface", "word by word", "in-language", "untrained", "at the end"]
+    verdict = "Standard adaptation beats the surface line by more than its interval in " + "; ".join(verdicts) + "."
+    return f"{table([*titles, 'above surface', 'above word by word'], rows)}\n\n{verdict}"
 
 
 def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) -> str:
-    """Every series that has all languages of the reference, in the mean of these: accuracy untrained and at the end,
-    and how many times less FLOPs it needs for 95% of the best gain of the reference, and of standard adaptation from
-    its own start."""
+    """A table a task of every series that has all languages of the reference, in the mean of these."""
     of = curves([record])
-    standard_from = references(study)
-    titles, columns = ["series", "what is learned over, and from where it starts"], []
+    parts = []
     for own in (own for own in speeds if own.reference == study.reference):
-        languages = {curve.language for curve in of if (curve.task, curve.series) == (own.task, own.reference)}
-        titles += [f"{own.task}, {len(languages)} languages: untrained, at the end"]
-        titles += [f"times less than `{own.reference}`", "times less than standard from its own start"]
-        columns.append((own, [curve for curve in with_mean(of, own.reference) if curve.language == MEAN]))
+        languages = [curve.language for curve in of if (curve.task, curve.series) == (own.task, own.reference)]
+        parts += [f"**{own.task}**: {', '.join(languages)}", "", _summary_of(own, of, record, speeds, study), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _summary_of(
+    own: Speeds, of: Sequence[Curve], record: EvaluationRecord, speeds: Sequence[Speeds], study: Study
+) -> str:
+    means_of = [curve for curve in with_mean(of, own.reference) if curve.language == MEAN]
+    against = {one.reference: one for one in speeds if one.task == own.task}
     rows = []
     for name, series in study.series.items():
-        cells = []
-        for own, means_of in columns:
-            mean = best_of(means_of, own.task, MEAN, name)
-            ends = [_percent(mean.points[end].mean) for end in (0, -1)] if mean else []
-            cells.append(", ".join(ends))
-            for reference in (own.reference, standard_from.get(series.start)):
-                against = [one for one in speeds if (one.task, one.reference) == (own.task, reference)]
-                shown = mean and against and name != reference and study.series[reference].primary == series.primary
-                cells.append(against[0].cell(name, MEAN, 0.95, "flops") if shown else "")
-        if any(cells):
-            rows.append([name, series.about, *cells])
+        mean = best_of(means_of, own.task, MEAN, name)
+        if mean is None:
+            continue
+        learned = [one for one in record.results if one.task == own.task and one.learned]
+        seeds = {one.seed[0] for one in learned if one.learned.series == name}
+        start = references(study).get(series.start, name)
+        itself = against[start].cell(name, MEAN, 0.95, "flops") if name != start and start in against else ""
+        reaching = own.elsewhere.get(name)
+        compared = name != own.reference and reaching is not None
+        rows.append(
+            [name, series.about, str(len(seeds)), *(_percent(mean.points[end].mean) for end in (0, -1)),
+             own.cell(name, MEAN, 0.95, "flops") if compared else "", f"{int(100 * reaching)}%" if compared else "",
+             "same" if start == own.reference and itself else itself]
+        )  # fmt: skip
+    titles = ["series", "what is learned over, and from where it starts", "seeds", "untrained", "at the end"]
+    titles += [
+        f"less than `{own.reference}`",
+        "there in (languages drawn too)",
+        "less than standard from its own start",
+    ]
     return table(titles, rows)
 
 
@@ -145,13 +150,23 @@ def headline(speeds: Sequence[Speeds], study: Study, task: str = HEADLINE) -> st
         reference = study.series[own.reference]
         names = [name for name in study.series if name != own.reference and own.languages(name)]
         same = [name for name in names if study.series[name].start == reference.start]
-        others = [name for name in names if study.series[name].primary == reference.primary and name not in same]
+        others = [name for name in names if name not in same]
+        if not names:
+            continue
         parts += [f"### Against `{own.reference}`", ""]
         parts += [_speed_ups(own, same), ""] if same else []
         if others:
             folded = f"<details><summary>series from other starts, against {own.reference}</summary>"
-            parts += [folded, "", _speed_ups(own, others), "", "</details>", ""]
+            parts += [folded, "", *_without_what_is_there(own, others), "", "</details>", ""]
     return "\n".join(parts).rstrip()
+
+
+def _without_what_is_there(own: Speeds, series: Sequence[str]) -> list[str]:
+    """The table, and in a sentence the series that are at once at the target in all languages and resamplings."""
+    there = [name for name in series if own.always_at_once(name)]
+    left = [name for name in series if name not in there]
+    sentence = f"At once in every language and every resampling: {', '.join(there)}." if there else ""
+    return [*([_speed_ups(own, left)] if left else []), *([sentence] if sentence else [])]
 
 
 def _speed_ups(own: Speeds, series: Sequence[str]) -> str:
@@ -180,25 +195,25 @@ def at_the_end(record: EvaluationRecord, study: Study) -> str:
     return table(["series", "language", "tokens", "FLOPs", "seconds", *tasks], rows)
 
 
-def amortised(ledgers: Sequence[Ledger], record: EvaluationRecord, study: Study) -> str:
-    """Step 1b and the extra pretraining spread over languages: FLOPs a language to 95% of the reference's best."""
+def amortised(ledgers: Sequence[Ledger], speeds: Sequence[Speeds], study: Study) -> str:
+    """Step 1b and the extra pretraining spread over languages: FLOPs a language until their mean is at 95% of the
+    reference's best, and from how many languages on that is less in all than with the reference."""
     primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
-    needs: dict[str, list[float]] = {}
-    of = curves([record])
-    for row in reached(of, study.reference):
-        same = study.series[row.curve.series].primary == study.series[study.reference].primary
-        if same and row.curve.task == HEADLINE and row.share == 0.95 and row.costs["flops"] is not None:
-            needs.setdefault(row.curve.series, []).append(row.costs["flops"])
+    own = next(one for one in speeds if (one.task, one.reference) == (HEADLINE, study.reference))
+    standard = own.cost[MEAN, study.reference, 0.95, "flops"]
     rows = []
     for name in study.series:
-        if name not in needs:
+        each = own.cost.get((MEAN, name, 0.95, "flops"), math.inf)
+        if math.isinf(each):
             continue
         extra = spent_once(name, study, primary)
-        mean = sum(needs[name]) / len(needs[name])
-        cells = [f"{mean + extra / count:.3g}" for count in AMORTISED_OVER] if extra is not None else ["-"] * 3
-        rows.append([name, str(len(needs[name])), f"{mean:.3g}", "-" if extra is None else f"{extra:.3g}", *cells])
+        if extra is None:
+            rows.append([name, f"{each:.3g}", "-", *"-" * len(AMORTISED_OVER), ""])
+            continue
+        pays = f"{max(1, math.ceil(extra / (standard - each)))}" if name != study.reference and each < standard else ""
+        rows.append([name, f"{each:.3g}", f"{extra:.3g}", *(f"{each + extra / n:.3g}" for n in AMORTISED_OVER), pays])
     shares = [f"with its share, {count} languages" for count in AMORTISED_OVER]
-    return table(["series", "languages that reach it", "FLOPs a language", "once", *shares], rows)
+    return table(["series", "FLOPs a language", "once", *shares, f"less than `{study.reference}` from"], rows)
 
 
 def spent_once(name: str, study: Study, flops: dict[str, float]) -> float | None:
@@ -239,13 +254,8 @@ def _plot(task: str, language: str, of: list[Curve], record: EvaluationRecord, o
     for curve in of:
         axes.plot(*zip(*curve.against("flops"), strict=True), marker="o", markersize=3, label=curve.series)
     for mean in means(record.results):
-        if (mean.task, mean.language) == (task, language) and mean.pack in ("surface", "word-by-word", "in-language"):
-            axes.axhline(
-                mean.mean,
-                color="grey",
-                linestyle={"surface": ":", "word-by-word": "-."}.get(mean.pack, "--"),
-                label=mean.pack,
-            )
+        if (mean.task, mean.language) == (task, language) and mean.pack in _LINE_STYLES:
+            axes.axhline(mean.mean, color="grey", linestyle=_LINE_STYLES[mean.pack], label=mean.pack)
     axes.legend(fontsize=7)
     return save_plot(figure, out / f"{task}-{language}.png")
 
