@@ -130,6 +130,10 @@ def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
         assert f"adaptation.lexicon=text/freedict.{language}.tsv" in learn.commands[0] and "words" in learn.needs
         evaluate = by_name[f"words-{language}-s0"].commands[0]
         assert "tasks.libreoffice.word_lists=text/freedict.{language}.tsv" in evaluate
+    [german] = [cell for cell in cells if cell.language == "de"]
+    tags = Steps(study, tmp_path, tmp_path / "ledgers", tmp_path / "ud", 2).of([german])[-1]
+    assert tags.name == "tags-words-de-s0"
+    assert "tasks.ud_pos.word_lists=text/freedict.{language}.tsv" in tags.commands[0]
 
 
 @pytest.mark.parametrize(
