@@ -232,12 +232,12 @@ def test_the_summary_is_of_the_mean_of_languages(study):
     # Standard is there after 9.5 updates of 100; the mini-model after 7.6 of 10, of which only the 10th was looked at.
     assert speeds.cell("mini", "de", 0.95, "seconds").startswith("**≥ 0.95** [")
     lines = summary(record, [speeds], study).splitlines()
-    assert lines[0] == "**libreoffice**: de, it"
+    assert lines[0] == "**libreoffice**"
     rows = {line.split(" | ")[0].removeprefix("| "): line.strip(" |").split(" | ")[2:] for line in lines[4:]}
-    assert rows["standard"][:3] == ["1", "20.0", "60.0"] and "words" not in rows
-    assert rows["mini"][:3] == ["1", "20.0", "70.0"] and rows["mini"][3].startswith("**≥ 9.5** [")
-    assert rows["mini"][4:] == ["100%", "same"]
-    assert rows["post"][:3] == ["1", "20.0", "30.0"] and not any(cell.strip() for cell in rows["post"][3:])
+    assert rows["standard"][:4] == ["de it", "1", "20.0", "60.0"] and "words" not in rows
+    assert rows["mini"][:4] == ["de it", "1", "20.0", "70.0"] and rows["mini"][4].startswith("**≥ 9.5** [")
+    assert rows["mini"][5:] == ["100%", "same"]
+    assert rows["post"][:4] == ["de it", "1", "20.0", "30.0"] and not any(cell.strip() for cell in rows["post"][4:])
 
 
 def test_a_curriculum_has_the_tasks_of_all_its_stages(study):

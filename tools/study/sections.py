@@ -103,42 +103,41 @@ def transfer(record: EvaluationRecord, study: Study, task: str) -> str:
 
 
 def summary(record: EvaluationRecord, speeds: Sequence[Speeds], study: Study) -> str:
-    """A table a task of every series that has all languages of the reference, in the mean of these."""
-    of = curves([record])
-    parts = []
+    """A table a task of every series that has all languages of the reference, or of standard adaptation from its own
+    start, in the mean of these."""
+    of, parts = curves([record]), []
     for own in (own for own in speeds if own.reference == study.reference):
-        languages = [curve.language for curve in of if (curve.task, curve.series) == (own.task, own.reference)]
-        parts += [f"**{own.task}**: {', '.join(languages)}", "", _summary_of(own, of, record, speeds, study), ""]
+        parts += [f"**{own.task}**", "", _summary_of(own, of, record, speeds, study), ""]
     return "\n".join(parts).rstrip()
 
 
 def _summary_of(
     own: Speeds, of: Sequence[Curve], record: EvaluationRecord, speeds: Sequence[Speeds], study: Study
 ) -> str:
-    means_of = [curve for curve in with_mean(of, own.reference) if curve.language == MEAN]
     against = {one.reference: one for one in speeds if one.task == own.task}
+    learned = [one for one in record.results if one.task == own.task and one.learned]
     rows = []
     for name, series in study.series.items():
-        mean = best_of(means_of, own.task, MEAN, name)
-        if mean is None:
+        start = references(study).get(series.start)
+        held_against = [one for one in (own.reference, start) if one in against]
+        means_of = [best_of(with_mean(of, one), own.task, MEAN, name) for one in held_against]
+        if not any(means_of):
             continue
-        learned = [one for one in record.results if one.task == own.task and one.learned]
+        mean = next(one for one in means_of if one)
+        languages = {one.language for one in learned if one.learned.series == name}
         seeds = {one.seed[0] for one in learned if one.learned.series == name}
-        start = references(study).get(series.start, name)
-        itself = against[start].cell(name, MEAN, 0.95, "flops") if name != start and start in against else ""
-        reaching = own.elsewhere.get(name)
-        compared = name != own.reference and reaching is not None
+        itself = against[start].cell(name, MEAN, 0.95, "flops") if start in against and name != start else ""
+        reaching = own.elsewhere.get(name) if name != own.reference else None
         rows.append(
-            [name, series.about, str(len(seeds)), *(_percent(mean.points[end].mean) for end in (0, -1)),
-             own.cell(name, MEAN, 0.95, "flops") if compared else "", f"{int(100 * reaching)}%" if compared else "",
+            [name, series.about, " ".join(sorted(languages)), str(len(seeds)),
+             *(_percent(mean.points[end].mean) for end in (0, -1)),
+             own.cell(name, MEAN, 0.95, "flops") if reaching is not None else "",
+             f"{int(100 * reaching)}%" if reaching is not None else "",
              "same" if start == own.reference and itself else itself]
         )  # fmt: skip
-    titles = ["series", "what is learned over, and from where it starts", "seeds", "untrained", "at the end"]
-    titles += [
-        f"less than `{own.reference}`",
-        "there in (languages drawn too)",
-        "less than standard from its own start",
-    ]
+    titles = ["series", "what is learned over, and from where it starts", "languages", "seeds", "untrained"]
+    titles += ["at the end", f"less than `{own.reference}`", "there in (languages drawn too)"]
+    titles += ["less than standard from its own start"]
     return table(titles, rows)
 
 
