@@ -98,6 +98,7 @@ def test_overrides_that_are_none(recipe_file, override, expected):
 BAD_VALUES = {  # section.key: value, and what the line says
     "optimizer.learning_rat": (0.1, "unknown key 'optimizer.learning_rat'; did you mean 'learning_rate'?"),
     "optimiser": ({}, "unknown key 'optimiser'; did you mean 'optimizer'?"),
+    "schedule.d": (1, "unknown key 'schedule.d'; did you mean 'duration'?"),
     "model.exit": ([2], "unknown key 'model.exit'; did you mean 'exits'?"),
     "objective.forgetting": (
         {"evry": "1 updates", "every": "1 updates", "none_in_last": "1 updates"},

@@ -125,6 +125,7 @@ def initialise(
             known |= listed.whole
             facts |= {"lexicon_pieces": int(chosen.sum()), "lexicon_whole_words": int(listed.whole.sum())}
             facts |= {"lexicon_sha256": lexicon_sha256(lexicon)}
+            facts |= {"lexicon_token_share": _token_share(listed.whole, ordinary, target.unigram_counts)}
         if kind == "focus":
             if through == "deepfocus":
                 tokenizers = source.tokenizer, target.tokenizer
@@ -197,9 +198,14 @@ def _source_bias(source: Source, pieces: int) -> torch.Tensor:
 
 
 def _overlap_facts(shared: np.ndarray, ordinary: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    tokens = int(counts[ordinary].sum())
     return {
         "pieces": len(shared),
         "shared_pieces": int((shared >= 0).sum()),
-        "shared_token_share": float(counts[shared >= 0].sum() / tokens) if tokens else 0.0,
+        "shared_token_share": _token_share(shared >= 0, ordinary, counts),
     }
+
+
+def _token_share(pieces: np.ndarray, ordinary: np.ndarray, counts: np.ndarray) -> float:
+    """How much of the text's ordinary tokens are of these pieces."""
+    tokens = int(counts[ordinary].sum())
+    return float(counts[pieces].sum() / tokens) if tokens else 0.0

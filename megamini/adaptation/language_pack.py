@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +21,7 @@ from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage_of
+from megamini.tensor_file import write_tensors
 
 FORMAT = 1
 DESCRIPTION = "pack.json"
@@ -52,7 +53,7 @@ class LanguagePack:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {"token_embeddings": self.token_embeddings, "output_bias": self.output_bias}
-        save_file(
+        write_tensors(
             {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, aside / _EMBEDDINGS
         )
         save_tokenizer(self.tokenizer, aside, [])

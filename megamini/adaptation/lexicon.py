@@ -53,7 +53,9 @@ def read_lexicon(path: str | Path, match_case: bool = False) -> Lexicon:
             continue
         fields = [" ".join(field.split()) for field in text.split("\t")]
         if len(fields) != 2 or not all(fields):
-            raise UserError(f"{path}: line {number}: expected 'target word TAB source word', found {text.strip()!r}")
+            raise UserError(
+                f"{path}: line {number}: expected 'target word TAB source word', found {text.strip()[:80]!r}"
+            )
         lexicon[fields[0]].append(fields[1])
     if not lexicon:
         raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")

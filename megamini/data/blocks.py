@@ -187,7 +187,7 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{directory}: no finished data directory (no manifest.json); run tools/prepare_data.py --out {directory}"
         ) from None

@@ -153,7 +153,9 @@ def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
     ours = work.exists() or ((out / "manifest.json").exists() and (out / "tokenizer.json").exists())
     if not ours and any(out.iterdir()):
         raise UserError(f"{out}: is not empty and was not made by tools/prepare_data.py; give another --out")
-    if known.exists() and not overwrite:
+    # Before there is a tokenizer nothing has been made that other settings would contradict.
+    begun = (work / "tokenizer").exists() or (out / "manifest.json").exists()
+    if known.exists() and begun and not overwrite:
         _refuse_other_settings(out, json.loads(known.read_text(encoding="utf-8")), json.loads(json.dumps(asked)))
         for aside in [*work.glob("unit-*.*"), *work.glob("tokenizer.*")]:
             shutil.rmtree(aside, ignore_errors=True)

@@ -165,6 +165,14 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def has_tokenizer(name: str | Path) -> bool:
+    """Whether a local folder holds any file of a tokenizer; of a name on the hub, yes."""
+    folder = Path(name)
+    return not folder.is_dir() or any(
+        file for pattern in ("tokenizer*", "vocab*", "*.model") for file in folder.glob(pattern)
+    )
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path, texts: list[str]) -> None:
     """Save for `AutoTokenizer`, load again, and compare the ids of `texts`: equal, or UserError."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -228,6 +228,8 @@ def _train_one(recipe: FinetuneRecipe, primary: Primary, job: Job, seed: int, fo
     if ranks.rank == 0:
         with writing(aside):
             save_tokenizer(primary.tokenizer, aside / "model", [])
+            for file in (aside / "model").glob("*.safetensors"):  # which the library keeps to its owner
+                file.chmod((aside / "model" / "config.json").stat().st_mode)
         (aside / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle of nothing that the recipe lacks
         _finish(primary, job, seed, aside, folder, trainer.state.global_step, seconds)
     ranks.wait_for_all()

@@ -8,6 +8,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import is_flash_attn_2_available
 
 from megamini.config import ModelSection, Recipe
+from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
@@ -174,7 +175,7 @@ def check_positions(
     if config.max_position_embeddings < needed:
         raise UserError(
             f"{where}: {config.max_position_embeddings} positions are too few for blocks of {block_length} tokens; "
-            f"{needed} are needed"
+            f"{needed} are needed; prepare the data with a smaller --block-length"
         )
 
 
@@ -187,6 +188,13 @@ def _checkpoint_config(
         raise UserError(
             f"{where}: its vocabulary has {config.vocab_size} pieces, the data's tokenizer {len(tokenizer)}; prepare "
             f"the data with --tokenizer {section.from_checkpoint}"
+        )
+    if has_tokenizer(section.from_checkpoint) and (
+        load_tokenizer(section.from_checkpoint).get_vocab() != tokenizer.get_vocab()
+    ):
+        raise UserError(
+            f"{where}: its tokenizer has other pieces than the data's, as many though they are; prepare the data with "
+            f"--tokenizer {section.from_checkpoint}"
         )
     check_positions(config, tokenizer, block_length, where)
     return config

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
@@ -21,6 +20,7 @@ from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage
 from megamini.models.masked_lm import assert_tied
 from megamini.models.pretrained import saved_tensors
+from megamini.tensor_file import write_tensors
 
 Read = Callable[[str], torch.Tensor]
 
@@ -75,7 +75,7 @@ def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:
         saved_tensors(model), filename_pattern="model{suffix}.safetensors", max_shard_size=_FILE_BYTES
     )
     for file, names in tqdm(plan.filename_to_tensors.items(), "writing", unit="file", disable=not plan.is_sharded):
-        save_file({name: read(name).contiguous() for name in names}, directory / file, metadata={"format": "pt"})
+        write_tensors({name: read(name).contiguous() for name in names}, directory / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

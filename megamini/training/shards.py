@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from megamini.errors import UserError
+from megamini.tensor_file import write_tensors
 
 WEIGHT = "weight"
 STEP = "step"
@@ -53,7 +53,7 @@ def write_slices(directory: Path, rank: int, slices: Iterable[Slice], part: int 
         for one in slices
         for kind, value in one.tensors.items()
     }
-    save_file(tensors, file := file_of(directory, rank, part))
+    write_tensors(tensors, file := file_of(directory, rank, part))
     return file
 
 

@@ -347,6 +347,14 @@ def test_other_settings_need_overwrite(tmp_path, made, capsys):
         make(out, [text_2])
 
 
+def test_a_vocabulary_that_was_too_large_may_be_asked_for_smaller(tmp_path, made):
+    text, out = made.parent / "text.txt", tmp_path / "data"
+    with pytest.raises(UserError, match="no more than"):
+        make(out, [text], vocab_size=100_000)
+    make(out, [text])
+    assert contents(out) == contents(made)
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path, made):
     (tmp_path / "thesis.tex").write_text("do not touch")
     for overwrite in (False, True):

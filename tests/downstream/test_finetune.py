@@ -56,6 +56,7 @@ def test_it_learns_with_embeddings_frozen_and_the_lineage_holds(recipe, primary)
         "recipe.yaml", "made_from.json", "results.json", "summary.json", "table.md",
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "result.json",
     ])  # fmt: skip
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "weights are for whom the rest is for"
     (entry,) = json.loads((directory / "results.json").read_text())
     assert entry["accuracy"] == 1
     assert (entry["task"], entry["language"], entry["n"], entry["seed"], entry["pack"]) == ("topic", "en", 12, 0, None)

@@ -170,6 +170,18 @@ def test_another_vocabulary_is_refused(tmp_path):
     )
 
 
+def test_another_tokenizer_with_as_many_pieces_is_refused(checkpoint):
+    own = bodies.small_tokenizer()
+    own.save_pretrained(checkpoint)
+    build(from_checkpoint=str(checkpoint))
+    text = (checkpoint / "tokenizer.json").read_text()
+    piece = next(piece for piece in own.get_vocab() if piece not in own.all_special_tokens)
+    (checkpoint / "tokenizer.json").write_text(text.replace(f'"{piece}"', f'"{piece}x"'))
+    assert f"other pieces than the data's, as many though they are; prepare the data with --tokenizer {checkpoint}" in (
+        refusal(checkpoint)
+    )
+
+
 def test_a_configuration_that_says_untied_is_refused(tmp_path):
     bodies.small_model("roberta", tie_word_embeddings=False).save_pretrained(tmp_path)
     assert "are not tied" in refusal(tmp_path)
