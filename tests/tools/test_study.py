@@ -26,7 +26,7 @@ SMALL = """
 text: {sources: [debian-handbook], source_language: en, vocab_size: 4000, block_length: 64}
 primaries:
   joint: {exits: [2]}
-  plain: {changes: [objective.method=mlm]}
+  plain: {changes: [objective.method=mlm, "model.exits=[]"]}
   bridge: {recipe: bridge, after: plain, tasks: false}
 series:
   standard: {primary: joint, source: joint, method: standard, start: overlap, about: all}
@@ -101,6 +101,23 @@ def test_tags_are_measured_apart_and_later_too(study, tmp_path):
     assert steps.of(post) == []
 
 
+def test_a_run_that_was_stopped_is_not_exported(study, tmp_path):
+    """Stopped by a signal it ends with 0; only a checkpoint of its last update is made a model of."""
+    post = [cell for cell in cells_of(study) if cell.series == "post"]
+    by_name = {step.name: step for step in Steps(study, tmp_path, tmp_path / "ledgers", None, 2).of(post)}
+    for name, last in (("plain", "step-00006000"), ("bridge", "step-00001000")):
+        pretrain, *exports = by_name[f"pretrain-{name}"].commands
+        assert f"name=pretrain-{name}" in pretrain
+        assert [command[2] for command in exports] == [f"runs/pretrain-{name}/checkpoints/{last}"]
+
+
+def test_a_step_that_ends_well_and_has_made_nothing_has_failed(tmp_path):
+    stopped = Step("stopped", [[sys.executable, "-c", "1"]], lambda: False)
+    with pytest.raises(UserError, match=r"stopped: see .*stopped.log"):
+        run_steps([stopped, touch(tmp_path, "behind", ["stopped"])], tmp_path, 1)
+    assert not (tmp_path / "behind").exists()
+
+
 def test_what_is_kept_of_another_run_is_not_added_to(tmp_path):
     """Weights made anew are not those that a ledger's cells were measured with."""
 
@@ -151,9 +168,9 @@ def test_a_broken_study_is_named(change, words, tmp_path):
         load_study(tmp_path / "study.yaml")
 
 
-def touch(name, needs=(), fails=False, **more):
+def touch(folder, name, needs=(), fails=False, **more):
     code = f"import sys, pathlib; pathlib.Path({name!r}).write_text('x'); sys.exit({int(fails)})"
-    return Step(name, [[sys.executable, "-c", code]], lambda: False, needs, **more)
+    return Step(name, [[sys.executable, "-c", code]], (folder / name).exists, needs, **more)
 
 
 def test_a_step_that_would_wait_for_ever_is_refused(tmp_path):
@@ -164,11 +181,11 @@ def test_a_step_that_would_wait_for_ever_is_refused(tmp_path):
 def test_steps_run_in_order_and_failures_stop_only_what_needs_them(tmp_path):
     kept = []
     steps = [
-        touch("first", then=lambda: kept.append("first")),
-        touch("bad", fails=True, then=lambda: kept.append("bad")),
-        touch("behind-bad", ["bad"]),
-        touch("behind-that", ["behind-bad"]),
-        touch("second", ["first"], whole=True, then=lambda: kept.append("second")),
+        touch(tmp_path, "first", then=lambda: kept.append("first")),
+        touch(tmp_path, "bad", fails=True, then=lambda: kept.append("bad")),
+        touch(tmp_path, "behind-bad", ["bad"]),
+        touch(tmp_path, "behind-that", ["behind-bad"]),
+        touch(tmp_path, "second", ["first"], whole=True, then=lambda: kept.append("second")),
     ]
     with pytest.raises(UserError, match=r"bad: see .*logs/bad.log") as raised:
         run_steps(steps, tmp_path, jobs=2)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from megamini.config import duration_in_updates, load_recipe
 from tools.benchmarks.page import ROOT
 from tools.study.grid import Cell, Study, primary_in
 from tools.study.ledger import check_same_run, read_ledger, write_ledger
@@ -112,7 +113,9 @@ class Steps:
             *primary.changes,
         ]  # fmt: skip
         exports = {f"models/{name}": []} | {f"models/{name}-exit-{layer}": ["--exit", layer] for layer in primary.exits}
-        commands = [_python("tools/export.py", run, out, *options) for out, options in exports.items()]
+        # Of its last update, which a run that was stopped by a signal, and ended with 0, does not have.
+        last = f"{run}/checkpoints/step-{self._updates(primary.recipe, primary.changes):08d}"
+        commands = [_python("tools/export.py", last, out, *options) for out, options in exports.items()]
         folders = [self._work / out for out in exports]
         pretraining = Step(
             f"pretrain-{name}",
@@ -139,6 +142,12 @@ class Steps:
             then=lambda: self._keep_primary(name, results.parent),
         )
         return [pretraining, tasks]
+
+    def _updates(self, recipe: str, changes: Sequence[str]) -> int:
+        """Length of a pretraining run."""
+        settings = load_recipe(RECIPES / f"{recipe}.yaml", changes)
+        tokens_per_update = settings.training.global_batch * self._study.text.block_length
+        return duration_in_updates(settings.schedule.duration, tokens_per_update)
 
     def _keep_primary(self, name: str, evaluation: Path | None) -> None:
         """Written when pretrained, and again with what is measured. One that is kept already stays, and its cells must

@@ -17,7 +17,8 @@ _LOOK_EVERY = 0.5  # seconds
 
 @dataclass(frozen=True)
 class Step:
-    """commands: run one after the other in the work folder. is_done: whether nothing is left to do. whole: takes the
+    """commands: run one after the other in the work folder. is_done: whether nothing is left to do; a step that has run
+    and is not done has failed. whole: takes the
     machine for itself. then: called in this process when the commands have succeeded."""
 
     name: str
@@ -59,6 +60,10 @@ def run_steps(steps: Sequence[Step], work: Path, jobs: int) -> None:
                     running.append(_start(one.step, one.left, work, one.slots, jobs))
                 else:
                     one.step.then()
+                    if not one.step.is_done():
+                        failed[one.step.name] = _log(work, one.step)
+                        bar.write(f"{one.step.name}: ended with status 0 before it was done; stopped by a signal?")
+                        continue
                     done.add(one.step.name)
                     bar.update()
                     print(f"{time.strftime('%H:%M:%S')} {one.step.name}: done", flush=True)
