@@ -24,6 +24,7 @@ def main() -> None:
     from tools.study import sections
     from tools.study.grid import load_study
     from tools.study.ledger import read_ledgers
+    from tools.study.plots import plots
     from tools.study.pooling import MACRO_F1, pooled
     from tools.study.speeds import speeds_on
 
@@ -33,9 +34,9 @@ def main() -> None:
     record = pooled(study, ledgers)
     tasks = sections.HEADLINE, sections.HEADLINE + MACRO_F1, sections.TAGS
     speeds = [one for task in tasks for one in speeds_on(task, record.results, study)]
-    plots = options.out.parent / "plots"
+    folder = options.out.parent / "plots"
     with writing(options.out):
-        plots.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         page = (HERE / "RESULTS.template.md").read_text(encoding="utf-8")
         parts = {
             "made_with": sections.made_with(ledgers),
@@ -49,7 +50,7 @@ def main() -> None:
             "headline_tags": sections.headline(speeds, study, sections.TAGS),
             "amortised": sections.amortised(ledgers, speeds, study),
             "at_the_end": sections.at_the_end(record, study),
-            "plots": sections.plots(record, study, plots),
+            "plots": plots(record, study, folder),
         }
         for name, text in parts.items():
             page = page.replace(f"<!-- {name} -->", text)

@@ -3,12 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from megamini.downstream.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means, spread
 from tools.reporting.evaluation import EvaluationRecord, interval
-from tools.reporting.plots import new_plot, save_plot
 from tools.reporting.quality import COSTS, SHARES, Curve, curves
 from tools.reporting.tables import table
 from tools.study.grid import Study
@@ -18,7 +16,6 @@ from tools.study.speeds import Speeds, references
 
 HEADLINE, TAGS = "libreoffice", "ud_pos"
 AMORTISED_OVER = (1, 5, 14)
-_LINE_STYLES = {SURFACE: ":", WORD_BY_WORD: "-.", IN_LANGUAGE: "--"}
 
 
 def made_with(ledgers: Sequence[Ledger]) -> str:
@@ -236,27 +233,6 @@ def _extra(source: str, primary: str, flops: dict[str, float]) -> float | None:
     if source.startswith(f"{primary}-exit-"):
         return flops[primary] - flops["plain"] if "plain" in flops else None
     return flops.get(source.partition("-exit-")[0])
-
-
-def plots(record: EvaluationRecord, study: Study, out: Path) -> str:
-    """A plot for each task: all languages side by side, quality against FLOPs."""
-    of, images = curves([record]), []
-    for task in dict.fromkeys(curve.task for curve in of):
-        for language in dict.fromkeys(curve.language for curve in of if curve.task == task):
-            here = [curve for curve in of if (curve.task, curve.language) == (task, language)]
-            images.append(_plot(task, language, here, record, out))
-    return "\n".join(f"![{path.stem}]({path.relative_to(out.parent)})" for path in images)
-
-
-def _plot(task: str, language: str, of: list[Curve], record: EvaluationRecord, out: Path) -> Path:
-    figure, axes = new_plot("FLOPs of adaptation", f"{task} ({of[0].metric})", f"{task} in {language}")
-    for curve in of:
-        axes.plot(*zip(*curve.against("flops"), strict=True), marker="o", markersize=3, label=curve.series)
-    for mean in means(record.results):
-        if (mean.task, mean.language) == (task, language) and mean.pack in _LINE_STYLES:
-            axes.axhline(mean.mean, color="grey", linestyle=_LINE_STYLES[mean.pack], label=mean.pack)
-    axes.legend(fontsize=7)
-    return save_plot(figure, out / f"{task}-{language}.png")
 
 
 def _percent(value: float) -> str:
