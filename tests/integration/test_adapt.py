@@ -243,10 +243,10 @@ def test_a_word_list_counts_by_what_it_says(shop: Workshop, capfd: pytest.Captur
     """Mixed from too by focus; a run goes on with a copy of its list, and not with a changed one."""
     words = shop.folder / "listed.tsv"
     words.write_text("the\tand\nbread\twater\n")
-    run = shop.adapted("listed", adaptation__lexicon=str(words))
+    said = shop.command(adapt, shop.recipe("listed", {"adaptation.lexicon": str(words)}))
+    run = shop.folder / "listed"
     facts = LanguagePack.load(run / "packs/de").details["starting_point"]
     assert facts["kind"] == "focus" and facts["lexicon_whole_words"] > 0 and facts["through"] == "scikit-learn"
-    said = capfd.readouterr().out
     assert f"{facts['lexicon_token_share']:.0%} of the text as whole words" in said
     assert ("(few: is it a list of this language" in said) == (facts["lexicon_token_share"] < 0.1)
     copied = words.rename(shop.folder / "copied.tsv")

@@ -277,19 +277,22 @@ def check_damaged_checkpoints_are_skipped(case: Case, runs: Runs) -> None:
 @pytest.mark.all_combinations
 @pytest.mark.parametrize("stage", [1, 3])
 def test_killed_while_saving_ten_times(stage: int, runs: Runs) -> None:
-    """One rank, at ten random moments of a run that saves behind every update."""
+    """One rank, ten times in a run that saves behind every update: at random moments, and as soon as a save is seen."""
     case = Case(stage=stage, accumulation=2)
     run, draw, inside = runs.new(case, "saving"), random.Random(f"saving at stage {stage}"), 0
-    for _ in range(10):
+    for at_random in [True, False] * 5:
         before = last_update(run.directory)
         with run.start("checkpoint.every=1 updates") as ranks:
             wait_for_update(run.directory, before + 2, ranks)
             delay, rank = draw.uniform(0, 0.2), draw.randrange(2)
-            time.sleep(delay)
+            end = time.monotonic() + (delay if at_random else 5)
+            while time.monotonic() < end and (at_random or not list(run.checkpoints.glob(".step-*.writing"))):
+                pass
             os.kill(ranks.pids[rank], signal.SIGKILL)
             ranks.wait(timeout=60)
         inside += bool(list(run.checkpoints.glob(".step-*.writing")))
-        print(f"killed rank {rank} {delay:.3f} s behind update {before + 2}; newest is {newest(run)}")
+        moment = f"{delay:.3f} s behind update {before + 2}" if at_random else "when it was seen to save"
+        print(f"killed rank {rank} {moment}; newest is {newest(run)}")
     assert inside, "no kill hit a save"
     finish_and_compare(run, newest(run), runs.uninterrupted(case))
 
