@@ -18,7 +18,7 @@ _LINE_STYLES = {SURFACE: ":", WORD_BY_WORD: "-."}
 
 def plots(record: EvaluationRecord, study: Study, out: Path) -> str:
     """Writes them into a folder; Markdown that shows them. Only series that have all languages of standard adaptation
-    from their start, and only starts that have such a series."""
+    from their start, and only starts that have such a series in several languages."""
     of, images = curves([record]), []
     lines = {(m.task, m.language, m.pack): m.mean for m in means(record.results) if m.pack in _LINE_STYLES}
     for task in dict.fromkeys(curve.task for curve in of):
@@ -36,7 +36,7 @@ def _rows(task: str, of: Sequence[Curve], study: Study) -> dict[str, list[Curve]
         names = [name for name, one in study.series.items() if one.start == start]
         of_row = [c for c in with_mean(of, reference) if c.task == task and c.language in {*languages, MEAN}]
         whole = [name for name in names if {c.language for c in of_row if c.series == name} >= languages]
-        if languages and len(whole) > 1:
+        if len(languages) > 1 and len(whole) > 1:
             # In the study's order, so that standard adaptation has the same colour in all rows.
             rows[start] = sorted((c for c in of_row if c.series in whole), key=lambda c: whole.index(c.series))
     return rows
