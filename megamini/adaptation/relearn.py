@@ -32,7 +32,7 @@ from megamini.training.stopping import StopRules
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
 
-# Of the text: FreeDict's lists of the right language have 12% (2,000 lines) to 57%, of another one at most that.
+# Of the text: FreeDict's lists of the right language know 12% (2,000 lines) to 57%, most of another language's less.
 _FEW_WORDS = 0.1
 _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
@@ -257,7 +257,7 @@ class RelearningSetup(RunSetup):
 def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     """Check a recipe against its data and source; `UserError` where they do not fit."""
     check_plain(recipe)
-    if recipe.adaptation.lexicon is not None:
+    if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
     opened = [open_text(path, recipe.objective, recipe.training.seed) for path in recipe.data_paths]
     texts = {text.language: text for text in opened}

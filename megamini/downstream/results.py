@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megamini.errors import UserError
 from megamini.training.telemetry import write_atomically
 
@@ -106,8 +104,7 @@ def _mean(group: Sequence[Result]) -> Mean:
         first.pack,
         first.metric,
         statistics.fmean(values),
-        # As statistics.stdev, whose exact fractions take a hundred times as long: resampling asks a million times.
-        float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        statistics.stdev(values) if len(values) > 1 else None,
         len(values),
         first.n,
         first.learned,

@@ -7,7 +7,7 @@ from typing import Any
 from megamini.downstream.reference_lines import SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means
 from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.plots import save_plot
+from tools.reporting.plots import new_grid, save_plot
 from tools.reporting.quality import Curve, curves
 from tools.study.grid import Study
 from tools.study.pooling import MEAN, with_mean
@@ -45,16 +45,9 @@ def _rows(task: str, of: Sequence[Curve], study: Study) -> dict[str, list[Curve]
 def _figure(
     task: str, rows: Mapping[str, Sequence[Curve]], lines: Mapping[tuple[str, str, str], float], out: Path
 ) -> Path:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     drawn = [curve for row in rows.values() for curve in row]
     languages = [*sorted({curve.language for curve in drawn} - {MEAN}), MEAN]
-    figure, grid = pyplot.subplots(
-        len(rows), len(languages), figsize=(2.6 * len(languages), 2.4 * len(rows)), sharex=True, squeeze=False
-    )
+    figure, grid = new_grid(len(rows), len(languages))
     for panels, (start, row) in zip(grid, rows.items(), strict=True):
         for axes, language in zip(panels, languages, strict=True):
             here = [curve for curve in row if curve.language == language]

@@ -12,7 +12,7 @@ from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
 from tools.study.pooling import MEAN, best_of, with_mean
-from tools.study.speeds import Speeds, references
+from tools.study.speeds import Speeds, in_percent, references
 
 HEADLINE, TAGS = "libreoffice", "ud_pos"
 AMORTISED_OVER = (1, 5, 14)
@@ -113,11 +113,12 @@ def _summary_of(
 ) -> str:
     against = {one.reference: one for one in speeds if one.task == own.task}
     learned = [one for one in record.results if one.task == own.task and one.learned]
+    in_languages_of = {reference: with_mean(of, reference) for reference in against}
     rows = []
     for name, series in study.series.items():
         start = references(study).get(series.start)
         held_against = [one for one in (own.reference, start) if one in against]
-        means_of = [best_of(with_mean(of, one), own.task, MEAN, name) for one in held_against]
+        means_of = [best_of(in_languages_of[one], own.task, MEAN, name) for one in held_against]
         if not any(means_of):
             continue
         mean = next(one for one in means_of if one)
@@ -129,7 +130,7 @@ def _summary_of(
             [name, series.about, " ".join(sorted(languages)), str(len(seeds)),
              *(_percent(mean.points[end].mean) for end in (0, -1)),
              own.cell(name, MEAN, 0.95, "flops") if reaching is not None else "",
-             f"{int(100 * reaching)}%" if reaching is not None else "",
+             in_percent(reaching) if reaching is not None else "",
              "same" if start == own.reference and itself else itself]
         )  # fmt: skip
     titles = ["series", "what is learned over, and from where it starts", "languages", "seeds", "untrained"]

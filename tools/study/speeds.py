@@ -53,11 +53,11 @@ class Speed:
             return "no target"
         without = f"; no target in {self.without:.0%}" if self.without >= 0.005 else ""
         if not self.value:
-            return f"- ({_share(self.reaching)}{without})"
+            return f"- ({in_percent(self.reaching)}{without})"
         shown = "at once" if math.isinf(self.value) else f"{'≥ ' * self.at_least}{_short(self.value)}"
         if self.always_at_once:
             return f"**{shown}**"
-        always = f"; {_share(self.reaching)}" if self.reaching < 1 else ""
+        always = f"; {in_percent(self.reaching)}" if self.reaching < 1 else ""
         return f"**{shown}** [{_short(self.low)}, {_short(self.high)}{always}{without}]"
 
 
@@ -186,7 +186,7 @@ def _speed(as_measured: np.ndarray, drawn: np.ndarray, at_least: bool) -> Speed:
     if not len(having):
         return Speed(float(as_measured[0]), at_least, math.nan, math.nan, 0.0, without)
     low, high = having[int(0.025 * len(having))], having[min(len(having) - 1, int(0.975 * len(having)))]
-    return Speed(float(as_measured[0]), at_least, float(low), float(high), float((having > 0).mean()), without)
+    return Speed(float(as_measured[0]), at_least, float(low), float(high), _reaching(drawn), without)
 
 
 def _reaching(drawn: np.ndarray) -> float:
@@ -198,6 +198,6 @@ def _short(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:.3g}"
 
 
-def _share(value: float) -> str:
-    """In percent, rounded down: only all are 100%."""
+def in_percent(value: float) -> str:
+    """A share of resamplings, rounded down: only all are 100%."""
     return f"{int(100 * value)}%"
