@@ -15,7 +15,7 @@ from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
 from tools.study.ledger import Ledger, check_same_run, read_ledger, read_ledgers, write_ledger
 from tools.study.pooling import MEAN, pooled, with_mean
-from tools.study.sections import spent_once, summary
+from tools.study.sections import amortised, spent_once, summary
 from tools.study.speeds import speeds_on
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
@@ -255,6 +255,23 @@ def test_the_summary_is_of_the_mean_of_languages(study):
     assert rows["mini"][:4] == ["de it", "1", "20.0", "70.0"] and rows["mini"][4].startswith("**≥ 9.5** [")
     assert rows["mini"][5:] == ["100%", "same"]
     assert rows["post"][:4] == ["de it", "1", "20.0", "30.0"] and not any(cell.strip() for cell in rows["post"][4:])
+
+
+def test_a_row_of_one_language_is_written_up_too(study):
+    """What the second command of the page gives."""
+    ledgers = [
+        cell("standard", 0, {0: 0.2, 10: 0.6, 20: 0.6}, 100.0),
+        cell("mini", 0, {0: 0.2, 10: 0.4, 20: 0.6}, 10.0),
+    ]
+    record = pooled(study, ledgers)
+    [speeds] = speeds_on("libreoffice", record.results, study, rounds=100)
+    assert speeds.overall == "de" and MEAN not in speeds.languages("mini")
+    row = summary(record, [speeds], study).splitlines()[-1].strip(" |").split(" | ")
+    # Standard is there after 9.5 updates of 100, the mini-model after 19 of 10.
+    assert row[2:6] == ["de", "1", "20.0", "60.0"] and row[6].startswith("**5** [") and row[8] == "same"
+    rows = [line.split(" | ") for line in amortised([], [speeds], study).splitlines()[2:]]
+    assert [(row[0].strip("| "), row[1]) for row in rows] == [("standard", "1e+03"), ("mini", "190")]
+    assert amortised([], [], study) == "`standard` was not measured."
 
 
 def test_a_curriculum_has_the_tasks_of_all_its_stages(study):

@@ -11,7 +11,7 @@ from tools.reporting.quality import COSTS, SHARES, Curve, curves
 from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
-from tools.study.pooling import MEAN, best_of, with_mean
+from tools.study.pooling import best_of, with_mean
 from tools.study.speeds import Speeds, in_percent, references
 
 HEADLINE, TAGS = "libreoffice", "ud_pos"
@@ -118,18 +118,21 @@ def _summary_of(
     for name, series in study.series.items():
         start = references(study).get(series.start)
         held_against = [one for one in (own.reference, start) if one in against]
-        means_of = [best_of(in_languages_of[one], own.task, MEAN, name) for one in held_against]
+        means_of = [best_of(in_languages_of[one], own.task, against[one].overall, name) for one in held_against]
         if not any(means_of):
             continue
         mean = next(one for one in means_of if one)
         languages = {one.language for one in learned if one.learned.series == name}
         seeds = {one.seed[0] for one in learned if one.learned.series == name}
-        itself = against[start].cell(name, MEAN, 0.95, "flops") if start in against and name != start else ""
-        reaching = own.elsewhere.get(name) if name != own.reference else None
+        compared = name != own.reference
+        itself = ""
+        if start in against and name != start:
+            itself = against[start].cell(name, against[start].overall, 0.95, "flops")
+        reaching = own.elsewhere.get(name) if compared else None
         rows.append(
             [name, series.about, " ".join(sorted(languages)), str(len(seeds)),
              *(_percent(mean.points[end].mean) for end in (0, -1)),
-             own.cell(name, MEAN, 0.95, "flops") if reaching is not None else "",
+             own.cell(name, own.overall, 0.95, "flops") if compared else "",
              in_percent(reaching) if reaching is not None else "",
              "same" if start == own.reference and itself else itself]
         )  # fmt: skip
@@ -196,11 +199,13 @@ def amortised(ledgers: Sequence[Ledger], speeds: Sequence[Speeds], study: Study)
     """Step 1b and the extra pretraining spread over languages: FLOPs a language until their mean is at 95% of the
     reference's best, and from how many languages on that is less in all than with the reference."""
     primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
-    own = next(one for one in speeds if (one.task, one.reference) == (HEADLINE, study.reference))
-    standard = own.cost[MEAN, study.reference, 0.95, "flops"]
+    own = next((one for one in speeds if (one.task, one.reference) == (HEADLINE, study.reference)), None)
+    if own is None:
+        return f"`{study.reference}` was not measured."
+    standard = own.cost[own.overall, study.reference, 0.95, "flops"]
     rows = []
     for name in study.series:
-        each = own.cost.get((MEAN, name, 0.95, "flops"), math.inf)
+        each = own.cost.get((own.overall, name, 0.95, "flops"), math.inf)
         if math.isinf(each):
             continue
         extra = spent_once(name, study, primary)

@@ -73,6 +73,11 @@ class Speeds:
     cost: dict[Key, float]
     elsewhere: dict[str, float]
 
+    @property
+    def overall(self) -> str:
+        """The mean of languages, or the only language where there is one."""
+        return MEAN if MEAN in self.languages(self.reference) else self.languages(self.reference)[0]
+
     def languages(self, series: str) -> list[str]:
         """Those of a series, and behind them what is over several languages, where there are several."""
         return list(dict.fromkeys(key[0] for key in self.found if key[1] == series))
