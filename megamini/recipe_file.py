@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind:
     """The recipe in `path` with the overrides applied, checked as `kind`.
 
-    Raises `UserError` naming the file and the key for anything that is not a valid recipe of that kind.
+    Raises `UserError` naming the file or the override, and the key, for what is not a valid recipe of that kind.
     """
     values = _read_yaml(Path(path))
     for override in overrides:
@@ -24,7 +24,11 @@ def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) ->
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {_describe(error, kind)}") from None
+        problems = _problems(error)
+        for override in reversed(overrides):
+            if _concerns(override, problems[0]):
+                raise UserError(f"'{override}': {_describe(problems[0], kind)}") from None
+        raise UserError(f"{path}: {'; '.join(_describe(problem, kind) for problem in problems[:3])}") from None
 
 
 class _RepeatedKey(Exception):
@@ -87,15 +91,24 @@ def _is_exponent(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) is not None
 
 
-def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
-    """The first problems of a validation, each as `key: what is wrong`; a mistyped key before the one it leaves out."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    return "; ".join(_describe_one(problem, kind) for problem in problems[:3])
+def _problems(error: ValidationError) -> list[dict[str, Any]]:
+    """The problems of a validation, a mistyped key before the one it leaves out."""
+    return sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
 
 
-def _describe_one(problem: dict[str, Any], kind: type[BaseModel]) -> str:
+def _concerns(override: str, problem: dict[str, Any]) -> bool:
+    """Whether a problem is with a value that an override has set, a part of it, or the section that it is in."""
+    key, location = override.partition("=")[0].split("."), _location(problem)
+    return bool(location) and all(ours == theirs for ours, theirs in zip(key, location, strict=False))
+
+
+def _location(problem: dict[str, Any]) -> list[str]:
     # Alternatives of a union appear in `loc` behind the key; they say nothing to a reader.
-    location = [str(part) for part in problem["loc"] if not _is_type_name(part)]
+    return [str(part) for part in problem["loc"] if not _is_type_name(part)]
+
+
+def _describe(problem: dict[str, Any], kind: type[BaseModel]) -> str:
+    location = _location(problem)
     key, value = ".".join(location), problem["input"]
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(kind, location[:-1]))}"

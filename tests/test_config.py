@@ -32,7 +32,7 @@ def recipe_file(tmp_path):
 
 
 def refusal(path, overrides=()):
-    """The one line with which a recipe is refused; it names the file."""
+    """The one line with which a recipe is refused."""
     with pytest.raises(UserError) as error:
         load_recipe(path, overrides)
     message = str(error.value)
@@ -93,6 +93,19 @@ def test_the_last_override_wins_and_other_keys_stay(recipe_file):
 )
 def test_overrides_that_are_none(recipe_file, override, expected):
     assert expected in refusal(recipe_file, [override])
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("schedule.duratoin=5M tokens", "unknown key 'schedule.duratoin'; did you mean 'duration'?"),
+        ("schedule.duration=5 steps", "schedule.duration: '5 steps' is no duration"),
+        ("optimizer.betas=[0.9, 2]", "optimizer.betas.1: input should be less than 1"),
+        ("model.exits=[3, 1]", "model: model.exits must rise without repeats, not [3, 1]"),
+    ],
+)
+def test_a_bad_value_of_an_override_is_not_blamed_on_the_file(recipe_file, override, expected):
+    assert refusal(recipe_file, ["training.seed=1", override]).startswith(f"'{override}': {expected}")
 
 
 BAD_VALUES = {  # section.key: value, and what the line says

@@ -26,7 +26,7 @@ def main() -> None:
     from tools.reporting.evaluation import evaluation_section, is_evaluation, read_evaluation
     from tools.reporting.page import html_page
     from tools.reporting.pretraining import pretraining_section
-    from tools.reporting.runs import read_run
+    from tools.reporting.runs import NotYetValidated, read_run
     from tools.reporting.speed import speed_section
 
     out, directories = Path(arguments.out), [Path(run) for run in arguments.runs]
@@ -34,7 +34,14 @@ def main() -> None:
     if len(set(names)) < len(names):
         raise UserError("two runs have one name, by which their plots are called; give each a name of its own")
     evaluations = [read_evaluation(directory) for directory in directories if is_evaluation(directory)]
-    runs = [read_run(directory) for directory in directories if not is_evaluation(directory)]
+    runs, young = [], []
+    for directory in directories:
+        try:
+            runs += [] if is_evaluation(directory) else [read_run(directory)]
+        except NotYetValidated as reason:
+            young.append(reason)
+    if young and not runs and not evaluations:
+        raise young[0]
     adaptations = [run for run in runs if run.is_adaptation]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -43,6 +50,7 @@ def main() -> None:
             sections.append(adaptation_section(adaptations, out))
         sections += [evaluation_section(record) for record in evaluations]
         sections.append(speed_section(evaluations, out))
+        sections += [f"Not shown: {reason}." for reason in young]
         report = "\n\n".join(["# Report", *filter(None, sections)]) + "\n"
         (out / "report.md").write_text(report, encoding="utf-8")
         (out / "report.html").write_text(html_page("megamini report", report, out), encoding="utf-8")

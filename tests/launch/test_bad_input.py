@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.launch.workplace import (
     REMOVED,
     Workplace,
     edit_manifest,
+    entry_point,
     run_in_process,
     scribble,
     the_line,
@@ -450,7 +452,7 @@ def tear_line(run: Path) -> None:
 REPORTS: Cases = {
     "no runs": (lambda w: ["--out", "x"], ("RUN", "--help")),
     "no out": (lambda w: ["x"], ("--out", "--help")),
-    "no such run": (lambda w: [str(w.folder / "gone"), "--out", str(w.folder / "o")], ("gone", "compute.json")),
+    "no such run": (lambda w: [str(w.folder / "gone"), "--out", str(w.folder / "o")], ("gone", "no such folder")),
     "no ledger": (reported(lambda r: (r / "compute.json").unlink()), ("small", "compute.json")),
     "torn ledger": (reported(lambda r: truncate(r / "compute.json")), ("small", "compute.json")),
     "ledger without a key": (
@@ -528,6 +530,18 @@ def test_bad_input_is_one_line(entry, break_it, words, workplace, monkeypatch, c
     line = the_line(err)
     assert status == 2
     assert not [word for word in words if word not in line], line
+
+
+def test_a_report_names_a_run_that_is_too_young_and_shows_the_others(workplace, monkeypatch):
+    run = workplace.run()
+    young = shutil.copytree(run, run.with_name("young"))
+    (young / "metrics.jsonl").write_text("")
+    out = workplace.folder / "report"
+    monkeypatch.setattr(sys, "argv", ["report.py", str(run), str(young), "--out", str(out)])
+    entry_point("report").main()
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "## small: pretraining" in report
+    assert f"Not shown: {young}: no validation was recorded; let the run get further." in report
 
 
 def test_there_are_enough_cases():

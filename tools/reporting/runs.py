@@ -13,6 +13,10 @@ from megamini.training.telemetry import read_metrics
 _LEDGER = {"updates", "tokens", "flops", "seconds", "ranks", "device"}
 
 
+class NotYetValidated(UserError):
+    """A run that is whole, and too young to be shown."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """`metrics`: the lines of metrics.jsonl; `ledger`: compute.json; `recipe`: the resolved one, as values."""
@@ -41,7 +45,9 @@ class RunRecord:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read a run directory. Raises `UserError` for one that is not whole, or has not been validated yet."""
+    """Read a run directory. Raises `UserError` for one that is not whole, `NotYetValidated` for a young one."""
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder; give the directory of a run")
     path = directory / "compute.json"
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
@@ -56,5 +62,5 @@ def read_run(directory: Path) -> RunRecord:
         raise UserError(f"{path}: has no '{missing[0]}'; it is written anew when the run goes on or ends")
     run = RunRecord(directory, recipe if isinstance(recipe, dict) else {}, ledger, metrics)
     if not run.validations:
-        raise UserError(f"{directory}: no validation was recorded; let the run get further")
+        raise NotYetValidated(f"{directory}: no validation was recorded; let the run get further")
     return run
