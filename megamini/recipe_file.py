@@ -1,7 +1,7 @@
 """A YAML file and `section.key=value` overrides become a checked recipe, or one line that names the key."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) ->
     Raises `UserError` naming the file or the override, and the key, for what is not a valid recipe of that kind.
     """
     values = _read_yaml(Path(path))
+    found, wanted = _reader_of(values), _reader_of(kind.model_fields)
+    if found and wanted and found != wanted:
+        raise UserError(f"{path}: a recipe of {found}, not of {wanted}")
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -29,6 +32,15 @@ def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) ->
             if _concerns(override, problems[0]):
                 raise UserError(f"'{override}': {_describe(problems[0], kind)}") from None
         raise UserError(f"{path}: {'; '.join(_describe(problem, kind) for problem in problems[:3])}") from None
+
+
+def _reader_of(sections: Container[str]) -> str | None:
+    """The entry point that reads recipes with these sections, where they tell."""
+    if "adaptation" in sections:
+        return "launch/adapt.py"
+    if "tasks" in sections or "measures" in sections:
+        return "launch/finetune.py" if "optimizer" in sections else "launch/evaluate.py"
+    return "launch/pretrain.py" if "objective" in sections else None
 
 
 class _RepeatedKey(Exception):

@@ -238,6 +238,18 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize(
+    "name, reader",
+    [("pretrain", "pretrain"), ("adapt_mini", "adapt"), ("finetune", "finetune"), ("evaluate", "evaluate")],
+)
+def test_a_recipe_of_another_entry_point_is_one_line(name, reader):
+    path = Path(__file__).parents[1] / f"launch/recipes/quickstart/{name}.yaml"
+    for kind, read in KINDS.items():
+        if path not in recipes_of(kind):
+            with pytest.raises(UserError, match=rf"{name}.yaml: a recipe of launch/{reader}.py, not of launch/\w+.py$"):
+                read(path)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_that_comes_along_is_valid_and_listed_by_one_entry_point(path):
     readers = [read for kind, read in KINDS.items() if path in recipes_of(kind)]

@@ -55,12 +55,16 @@ def main() -> None:
     from megamini.training.deepspeed_config import DEFAULT, check_combination
     from tools.planning.memory_plan import deepspeed_json, smallest_that_fits
     from tools.planning.report import plan_report
-    from tools.planning.subject import subject_of
+    from tools.planning.subject import sizes_in_data, subject_of
 
     recipe = load_recipe(options.recipe, options.overrides)
     check_combination(DEFAULT, recipe.training.precision)
-    subject = subject_of(recipe, options.vocab_size, options.block_length)
+    found = sizes_in_data(recipe)
+    pieces, block_length = found or (options.vocab_size, options.block_length)
+    subject = subject_of(recipe, pieces, block_length)
     cluster = _cluster(options)
+    whence = "as" if found else "assumed (--vocab-size, --block-length); there are no data yet"
+    print(f"{pieces:,} pieces and blocks of {block_length}, {whence} in {recipe.data.paths[0]}\n")
     print(plan_report(subject, cluster))
     if options.write:
         with writing(options.write):

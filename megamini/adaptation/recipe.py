@@ -65,7 +65,7 @@ class AdaptationSection(Section):
     """Layer of the exit, where the source is a run with several."""
     primary: str | None = None
     """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
-    run, where the source is one."""
+    run, where the source is one with exits."""
     initialise: Literal["random", "unigram", "overlap", "focus", "lexicon", "pack"] = "focus"
     """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
     copied, others drawn alike. focus: others mixed from shared ones. lexicon: from a word list. pack: from a pack."""

@@ -185,6 +185,8 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     Raises UserError when the directory or the manifest is missing, torn, of another format, or was edited.
     """
     path = Path(directory) / "manifest.json"
+    if Path(directory).is_file():
+        raise UserError(f"{directory}: a file; make a data directory of it: tools/prepare_data.py --text {directory}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -175,7 +175,8 @@ def check_positions(
     if config.max_position_embeddings < needed:
         raise UserError(
             f"{where}: {config.max_position_embeddings} positions are too few for blocks of {block_length} tokens; "
-            f"{needed} are needed; prepare the data with a smaller --block-length"
+            f"{needed} are needed; prepare the data with --block-length "
+            f"{config.max_position_embeddings - needed + block_length} or less"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from megamini.compute import measured_matmul_rate, peak_rate
 from megamini.config import Recipe, RunRecipe, dump_recipe
@@ -105,12 +106,35 @@ def claimed(setup: RunSetup) -> Iterator[None]:
         os.close(handle)
 
 
-def _record(setup: RunSetup, deepspeed_config: dict[str, Any] | None) -> None:
-    """Rank 0 only: write down what was asked for, once it is known to fit what the directory holds."""
+def _record(setup: RunSetup, deepspeed_config: dict[str, Any] | None, update: int) -> None:
+    """Rank 0 only: write down what was asked for, once it is known to fit what the directory holds.
+
+    Where a run goes on with a changed recipe, the one up to `update` is kept beside it.
+    """
     directory = setup.recipe.run_directory
-    write_atomically(directory / "recipe.yaml", dump_recipe(setup.recipe))
+    path, asked = directory / "recipe.yaml", dump_recipe(setup.recipe)
+    before = path.read_text(encoding="utf-8") if update and path.is_file() else asked
+    if before != asked:
+        kept = path.with_stem(f"recipe-to-{update:08d}")
+        write_atomically(kept, before)
+        try:
+            changes = "; ".join(_changes(yaml.safe_load(before), yaml.safe_load(asked)))
+        except yaml.YAMLError:
+            changes = "the one that was there is torn"
+        print(f"goes on with a changed recipe: {changes} (before: {kept})", flush=True)
+    write_atomically(path, asked)
     if deepspeed_config is not None:
         write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
+
+
+def _changes(before: Any, now: Any, key: str = "") -> list[str]:
+    """`section.key: before -> now` for each value in which two recipes differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{key}: {before} -> {now}"]
+    keys = dict.fromkeys([*before, *now])
+    return [
+        change for name in keys for change in _changes(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    ]
 
 
 def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | None = None) -> TrainState:
@@ -123,9 +147,10 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         setup.in_updates(recipe.checkpoint.keep_every),
     )
     state = _starting_state(recipe, engine, checkpoints)
-    if engine.rank == 0:
-        _record(setup, deepspeed_config)
-    if is_over(setup, engine, state):
+    over, begun = is_over(setup, engine, state), (recipe.run_directory / "recipe.yaml").is_file()
+    if engine.rank == 0 and not (over and begun):  # what a complete run says of itself stays, whatever is asked for now
+        _record(setup, deepspeed_config, state.update)
+    if over:
         if engine.rank == 0:
             write_ledger(recipe.run_directory, ledger(engine, state))
             print(f"{recipe.name} is complete: {state.update} updates")

@@ -179,7 +179,10 @@ def test_a_run_killed_and_stopped_ends_as_an_uninterrupted_one(shop: Workshop, p
     curves = [read_scalars(shop.folder / f"{run}-{precision}") for run in ("whole", "broken")]
     for name in curves[0].keys() - {"train/tokens_per_second", "train/mfu"}:
         assert curves[0][name] == curves[1][name], name
-    assert "is complete" in shop.command(adapt, runs["broken"])
+    written = {path: path.read_bytes() for path in (directory / "recipe.yaml", directory / "packs/de/pack.json")}
+    changed = {"schedule.duration": "30 updates", "optimizer.learning_rate": 1e-4}
+    assert "is complete: 40 updates" in shop.command(adapt, shop.recipe(directory.name, settings | changed))
+    assert all(path.read_bytes() == content for path, content in written.items()), "says how it was trained"
 
 
 def test_each_language_learned_beside_others_is_the_one_learned_alone(shop: Workshop) -> None:
@@ -251,7 +254,10 @@ def test_a_word_list_counts_by_what_it_says(shop: Workshop, capfd: pytest.Captur
     assert ("(few: is it a list of this language" in said) == (facts["lexicon_token_share"] < 0.1)
     copied = words.rename(shop.folder / "copied.tsv")
     longer = {"schedule.duration": f"{UPDATES + 1} updates"}
-    shop.command(adapt, shop.recipe("listed", {"adaptation.lexicon": str(copied), **longer}))
+    begun = (run / "recipe.yaml").read_text()
+    said = shop.command(adapt, shop.recipe("listed", {"adaptation.lexicon": str(copied), **longer}))
+    assert f"adaptation.lexicon: {words} -> {copied}; schedule.duration: {UPDATES} updates -> {UPDATES + 1}" in said
+    assert (run / f"recipe-to-{UPDATES:08d}.yaml").read_text() == begun
     copied.write_text("the\tof\n")
     with pytest.raises(SystemExit) as ended:
         adapt(shop.recipe("listed", {"adaptation.lexicon": str(copied), **longer}))

@@ -99,7 +99,7 @@ def change_json(name: str, **values) -> Callable[[Path], object]:
 
 ADAPTS: Cases = {
     "unknown key": (lambda w: w.recipe({"adaptation.initialize": "random"}), ("initialize", "'initialise'")),
-    "a recipe of pretraining": (lambda w: Workplace.recipe(w), ("unknown key 'model'",)),
+    "a recipe of pretraining": (lambda w: Workplace.recipe(w), ("a recipe of launch/pretrain.py",)),
     "unknown starting point": (lambda w: w.recipe({"adaptation.initialise": "wechsel"}), ("adaptation.initialise",)),
     "7e-4 is text": (lambda w: w.recipe({"optimizer.learning_rate": "7e-4"}), ("write 7.0e-4",)),
     "no section": (lambda w: w.recipe({"adaptation": REMOVED}), ("'adaptation' is missing",)),
@@ -150,7 +150,7 @@ ADAPTS: Cases = {
     ),
     "source is a run of its own kind": (
         lambda w: w.recipe({"adaptation.source": str(w.good / "runs/small-de")}),
-        ("small-de", "'adaptation'"),
+        ("small-de", "give the model that they plug into"),
     ),
     "source without checkpoints": (
         lambda w: (run := w.run(), shutil.rmtree(run / "checkpoints"), w.recipe({"adaptation.source": str(run)}))[2],
@@ -251,7 +251,7 @@ EXPORTS: Cases = {
         ("ordinary checkpoint already", "--pack"),
     ),
     "exit of a folder": (lambda w: [*w.plugging(nothing), "--exit", "2"], ("--exit", "no run directory")),
-    "adaptation run": (lambda w: [str(w.good / "runs/small-de"), str(w.folder / "o")], ("small-de", "'adaptation'")),
+    "adaptation run": (lambda w: [str(w.good / "runs/small-de"), str(w.folder / "o")], ("small-de", "language packs")),
 }
 
 

@@ -6,7 +6,7 @@ from megamini.compute import checkpoint_bytes
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
 from tools.planning.subject import Subject
-from tools.planning.time_plan import break_even, times_of
+from tools.planning.time_plan import PUBLISHED_TOKENS, break_even, times_of
 from tools.reporting.tables import table
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "buffers")
@@ -70,8 +70,8 @@ def _break_even(subject: Subject) -> list[str]:
     return [
         "",
         f"Break-even: the exit costs {found.extra:.3g} FLOPs in pretraining ({found.extra / plain:.1%}) and saves "
-        f"{found.standard - found.mini:.3g} a language ({found.standard / found.mini:.2f} times less for the same "
-        f"tokens): it has paid after {found.languages:.2f} languages.",
+        f"{found.standard - found.mini:.3g} a language of the published length, {PUBLISHED_TOKENS:.3g} tokens "
+        f"({found.standard / found.mini:.2f} times less): it has paid after {found.languages:.2f} languages.",
     ]
 
 

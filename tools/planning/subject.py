@@ -65,12 +65,17 @@ class Subject:
         return of * self.recipe.training.global_batch
 
 
-def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
-    """The run of a recipe. Its data decide vocabulary and block length where they are there, else the arguments."""
+def sizes_in_data(recipe: Recipe) -> tuple[int, int] | None:
+    """Number of pieces and block length of a recipe's data; None where they are not there."""
     first = recipe.data.paths[0]
-    if (Path(first) / "manifest.json").is_file():
-        manifest = load_manifest(first)
-        vocab_size, block_length = manifest["vocab_size"], manifest["block_length"]
+    if not (Path(first) / "manifest.json").is_file():
+        return None
+    manifest = load_manifest(first)
+    return manifest["vocab_size"], manifest["block_length"]
+
+
+def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
+    """The run of a recipe, on data of so many pieces and blocks so long."""
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
     masked = masked_per_block(recipe.objective.mask_share, block_length)

@@ -9,6 +9,8 @@ from tools.planning.memory_plan import Layout
 from tools.planning.subject import Subject
 
 DAY = 86_400.0
+PUBLISHED_TOKENS = 125_000 * 2_048 * 512
+"""Of one language's adaptation (Marchisio et al. 2023): updates, blocks, block length."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class BreakEven:
 
 
 def break_even(subject: Subject) -> BreakEven | None:
-    """With as many tokens a language as the published schedule takes (125,000 updates of 2,048 x 512), whatever the
-    pretraining; None for a recipe without exactly one exit. A fresh bridge is paid for as MiniPost's pretraining."""
+    """With `PUBLISHED_TOKENS` a language, whatever the pretraining; None for a recipe without exactly one exit. A fresh
+    bridge is paid for as MiniPost's pretraining."""
     if subject.method != "minijoint" or len(subject.exits) != 1:
         return None
-    blocks = 125_000 * 2_048 * 512 / subject.block_length
+    blocks = PUBLISHED_TOKENS / subject.block_length
     exits = (only_exit(subject.exits),)
 
     def language(method: str) -> float:

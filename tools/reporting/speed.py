@@ -33,7 +33,7 @@ def _task(task: str, of: list[Curve], records: Sequence[EvaluationRecord], out: 
         lines += [
             "What a series needs to reach a share of standard adaptation's best gain over the untrained pack, and how "
             "many times less that is than standard's own need (by straight lines between the packs measured; '-' where "
-            "it is not reached):",
+            "it is not reached). Of one run each: what lies within the intervals at the accuracies may be chance.",
             "",
             table(["series", "language", "of standard's best", "target", *_titles()], _rows(rows, languages)),
         ]
