@@ -51,6 +51,8 @@ def adapt(recipe: AdaptationRecipe) -> None:
         for language, start in starts.items():
             shared = start.facts.get("shared_token_share")
             known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
+            if shared == 1:
+                known += " (all: the source's own language, or tokenizer?)"
             if listed := start.facts.get("lexicon_pieces"):
                 share = start.facts["lexicon_token_share"]
                 known += f"; {listed:,} pieces from the word list, {share:.0%} of the text as whole words"
