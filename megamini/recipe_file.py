@@ -1,7 +1,8 @@
 """A YAML file and `section.key=value` overrides become a checked recipe, or one line that names the key."""
 
+import copy
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,31 +17,44 @@ Kind = TypeVar("Kind", bound=BaseModel)
 def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind:
     """The recipe in `path` with the overrides applied, checked as `kind`.
 
-    Raises `UserError` naming the file or the override, and the key, for what is not a valid recipe of that kind.
+    Raises `UserError` naming the file, or the override, and the key for what is not a valid recipe of that kind.
     """
     values = _read_yaml(Path(path))
-    found, wanted = _reader_of(values), _reader_of(kind.model_fields)
-    if found and wanted and found != wanted:
-        raise UserError(f"{path}: a recipe of {found}, not of {wanted}")
+    in_file = copy.deepcopy(values)
     for override in overrides:
         _apply_override(values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         problems = _problems(error)
-        for override in reversed(overrides):
-            if _concerns(override, problems[0]):
-                raise UserError(f"'{override}': {_describe(problems[0], kind)}") from None
-        raise UserError(f"{path}: {'; '.join(_describe(problem, kind) for problem in problems[:3])}") from None
+    if reader := _other_reader(in_file, kind):
+        raise UserError(f"{path}: a recipe of {reader}")
+    guilty = [override for override in overrides if _sets(override, problems[0])]
+    if guilty:
+        raise UserError(f"'{guilty[-1]}': {_describe(problems[0], kind)}")
+    # A rule of a whole section says nothing of who broke it; the file alone does.
+    where = path if not overrides or _is_refused(in_file, kind) else f"{path} with {' '.join(overrides)}"
+    own = [problem for problem in problems if not any(_sets(override, problem) for override in overrides)]
+    raise UserError(f"{where}: {'; '.join(_describe(problem, kind) for problem in own[:3])}")
 
 
-def _reader_of(sections: Container[str]) -> str | None:
-    """The entry point that reads recipes with these sections, where they tell."""
-    if "adaptation" in sections:
+def _other_reader(values: dict[str, Any], kind: type[BaseModel]) -> str | None:
+    """The entry point whose recipe this is, by sections that `kind` does not know."""
+    unknown = values.keys() - kind.model_fields.keys()
+    if "adaptation" in unknown:
         return "launch/adapt.py"
-    if "tasks" in sections or "measures" in sections:
-        return "launch/finetune.py" if "optimizer" in sections else "launch/evaluate.py"
-    return "launch/pretrain.py" if "objective" in sections else None
+    if "tasks" in unknown:
+        return "launch/finetune.py or launch/evaluate.py"
+    of_pretraining = {"model", "objective"}
+    return "launch/pretrain.py" if unknown & of_pretraining and of_pretraining <= values.keys() else None
+
+
+def _is_refused(values: dict[str, Any], kind: type[BaseModel]) -> bool:
+    try:
+        kind.model_validate(values)
+    except ValidationError:
+        return True
+    return False
 
 
 class _RepeatedKey(Exception):
@@ -108,10 +122,10 @@ def _problems(error: ValidationError) -> list[dict[str, Any]]:
     return sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
 
 
-def _concerns(override: str, problem: dict[str, Any]) -> bool:
-    """Whether a problem is with a value that an override has set, a part of it, or the section that it is in."""
-    key, location = override.partition("=")[0].split("."), _location(problem)
-    return bool(location) and all(ours == theirs for ours, theirs in zip(key, location, strict=False))
+def _sets(override: str, problem: dict[str, Any]) -> bool:
+    """Whether a problem is with the value that an override has set, or with a part of it."""
+    key = override.partition("=")[0].split(".")
+    return _location(problem)[: len(key)] == key
 
 
 def _location(problem: dict[str, Any]) -> list[str]:

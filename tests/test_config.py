@@ -101,11 +101,26 @@ def test_overrides_that_are_none(recipe_file, override, expected):
         ("schedule.duratoin=5M tokens", "unknown key 'schedule.duratoin'; did you mean 'duration'?"),
         ("schedule.duration=5 steps", "schedule.duration: '5 steps' is no duration"),
         ("optimizer.betas=[0.9, 2]", "optimizer.betas.1: input should be less than 1"),
-        ("model.exits=[3, 1]", "model: model.exits must rise without repeats, not [3, 1]"),
     ],
 )
 def test_a_bad_value_of_an_override_is_not_blamed_on_the_file(recipe_file, override, expected):
-    assert refusal(recipe_file, ["training.seed=1", override]).startswith(f"'{override}': {expected}")
+    innocent = "schedule.warmup=5 updates"
+    for overrides in ([innocent, override], [override, innocent]):
+        assert refusal(recipe_file, overrides).startswith(f"'{override}': {expected}")
+
+
+def test_who_breaks_the_rule_of_a_section(tmp_path, recipe_file):
+    """The file where it does so alone; else file and overrides together."""
+    overrides = ["model.exits=[3, 1]", "model.dropout=0.1"]
+    together = f"{recipe_file} with {' '.join(overrides)}: model: model.exits must rise"
+    assert refusal(recipe_file, overrides).startswith(together)
+    assert refusal(recipe_file, ["objective.method=mlm"]).startswith(f"{recipe_file} with objective.method=mlm: ")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(yaml.safe_dump(VALUES | {"schedule": {**VALUES["schedule"], "shape": "warmup-stable-decay"}}))
+    assert refusal(broken, ["schedule.duration=5M tokens"]).startswith(f"{broken}: schedule: schedule.decay goes with")
+    broken.write_text(yaml.safe_dump(VALUES | {"nmae": "x"}))
+    message = refusal(broken, ["schedule.duration=5 steps"])
+    assert message == f"{broken}: unknown key 'nmae'; did you mean 'name'?"
 
 
 BAD_VALUES = {  # section.key: value, and what the line says
@@ -239,15 +254,34 @@ KINDS = {
 
 
 @pytest.mark.parametrize(
-    "name, reader",
-    [("pretrain", "pretrain"), ("adapt_mini", "adapt"), ("finetune", "finetune"), ("evaluate", "evaluate")],
+    "name, kind, reader",
+    [
+        ("adapt_mini", Recipe, "launch/adapt.py"),
+        ("finetune", Recipe, "launch/finetune.py or launch/evaluate.py"),
+        ("pretrain", AdaptationRecipe, "launch/pretrain.py"),
+        ("evaluate", AdaptationRecipe, "launch/finetune.py or launch/evaluate.py"),
+        ("pretrain", FinetuneRecipe, "launch/pretrain.py"),
+        ("adapt_mini", EvaluateRecipe, "launch/adapt.py"),
+    ],
 )
-def test_a_recipe_of_another_entry_point_is_one_line(name, reader):
+def test_a_recipe_of_another_entry_point_is_one_line(name, kind, reader):
     path = Path(__file__).parents[1] / f"launch/recipes/quickstart/{name}.yaml"
-    for kind, read in KINDS.items():
-        if path not in recipes_of(kind):
-            with pytest.raises(UserError, match=rf"{name}.yaml: a recipe of launch/{reader}.py, not of launch/\w+.py$"):
-                read(path)
+    with pytest.raises(UserError, match=rf"{name}.yaml: a recipe of {reader}$"):
+        KINDS[kind](path)
+
+
+def test_a_mistyped_section_is_no_recipe_of_another_entry_point(tmp_path):
+    recipes, path = Path(__file__).parents[1] / "launch/recipes/quickstart", tmp_path / "recipe.yaml"
+    for name, kind, section, typo in (
+        ("finetune", FinetuneRecipe, "optimizer", "optimiser"),
+        ("adapt_mini", AdaptationRecipe, "adaptation", "adaptaton"),
+        ("pretrain", Recipe, "objective", "objectiv"),
+    ):
+        values = yaml.safe_load((recipes / f"{name}.yaml").read_text())
+        values[typo] = values.pop(section)
+        path.write_text(yaml.safe_dump(values))
+        with pytest.raises(UserError, match=f"unknown key '{typo}'; did you mean '{section}'?"):
+            KINDS[kind](path)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")

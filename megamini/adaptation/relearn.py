@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from megamini.adaptation.initialise import StartingPoint, Target, initialise
 from megamini.adaptation.language_pack import LanguagePack
 from megamini.adaptation.lexicon import lexicon_sha256, read_lexicon
-from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
+from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.compute import BodyShape, activation_memory, training_flops
@@ -71,11 +71,9 @@ def adapt(recipe: AdaptationRecipe) -> None:
             setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
         if is_over(setup, engine, state):
-            # A run that was over already has a recipe of its own, whatever is asked for now.
-            trained = replace(setup, recipe=load_adaptation_recipe(recipe.run_directory / "recipe.yaml"))
             for language in setup.texts:
                 directory = setup.packs_directory / language
-                trained.pack(language, engine, state).save(directory)
+                setup.pack(language, engine, state).save(directory)
                 print(f"language pack: {directory}")
 
 
@@ -210,7 +208,8 @@ class RelearningSetup(RunSetup):
             "method": self.recipe.adaptation.method,
             "body": self.source.provenance,
             "starting_point": self.starting_facts[language],
-            "settings": self.recipe.model_dump(mode="json"),
+            "settings": state.recipe or self.recipe.model_dump(mode="json"),
+            "settings_changed": state.changes,
             "text": self.texts[language].train.manifest["sources"],
             "ledger": {
                 **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},

@@ -186,7 +186,7 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(directory) / "manifest.json"
     if Path(directory).is_file():
-        raise UserError(f"{directory}: a file; make a data directory of it: tools/prepare_data.py --text {directory}")
+        raise UserError(f"{directory}: a file; give a data directory, which tools/prepare_data.py makes")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

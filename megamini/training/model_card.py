@@ -74,6 +74,7 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
             (run.directory / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
             "```",
             "",
+            *(f"- changed {change}" for change in _state(run).get("changes", [])),
         ]
     )
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from megamini.compute import measured_matmul_rate, peak_rate
-from megamini.config import Recipe, RunRecipe, dump_recipe
+from megamini.config import Recipe, RunRecipe
 from megamini.data.batches import training_loader
 from megamini.errors import UserError, writing
 from megamini.models.build import build_primary
@@ -23,6 +22,7 @@ from megamini.training.engines import DTYPES, Engine, PlainEngine
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
+from megamini.training.record import take_on, write_recipe
 from megamini.training.setup import RunSetup
 from megamini.training.signals import StopFlag
 from megamini.training.spikes import RollBack
@@ -106,37 +106,6 @@ def claimed(setup: RunSetup) -> Iterator[None]:
         os.close(handle)
 
 
-def _record(setup: RunSetup, deepspeed_config: dict[str, Any] | None, update: int) -> None:
-    """Rank 0 only: write down what was asked for, once it is known to fit what the directory holds.
-
-    Where a run goes on with a changed recipe, the one up to `update` is kept beside it.
-    """
-    directory = setup.recipe.run_directory
-    path, asked = directory / "recipe.yaml", dump_recipe(setup.recipe)
-    before = path.read_text(encoding="utf-8") if update and path.is_file() else asked
-    if before != asked:
-        kept = path.with_stem(f"recipe-to-{update:08d}")
-        write_atomically(kept, before)
-        try:
-            changes = "; ".join(_changes(yaml.safe_load(before), yaml.safe_load(asked)))
-        except yaml.YAMLError:
-            changes = "the one that was there is torn"
-        print(f"goes on with a changed recipe: {changes} (before: {kept})", flush=True)
-    write_atomically(path, asked)
-    if deepspeed_config is not None:
-        write_atomically(directory / "deepspeed.json", json.dumps(deepspeed_config, indent=2) + "\n")
-
-
-def _changes(before: Any, now: Any, key: str = "") -> list[str]:
-    """`section.key: before -> now` for each value in which two recipes differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{key}: {before} -> {now}"]
-    keys = dict.fromkeys([*before, *now])
-    return [
-        change for name in keys for change in _changes(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-    ]
-
-
 def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | None = None) -> TrainState:
     """Resume or start, then train; where the run stands at the end. All ranks."""
     recipe = setup.recipe
@@ -147,20 +116,29 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         setup.in_updates(recipe.checkpoint.keep_every),
     )
     state = _starting_state(recipe, engine, checkpoints)
-    over, begun = is_over(setup, engine, state), (recipe.run_directory / "recipe.yaml").is_file()
-    if engine.rank == 0 and not (over and begun):  # what a complete run says of itself stays, whatever is asked for now
-        _record(setup, deepspeed_config, state.update)
+    over = is_over(setup, engine, state)
+    changes = take_on(recipe, state, over)
+    if engine.rank == 0:
+        write_recipe(recipe, state)
     if over:
         if engine.rank == 0:
             write_ledger(recipe.run_directory, ledger(engine, state))
-            print(f"{recipe.name} is complete: {state.update} updates")
+            other = f"; not trained with {changes}: give the run another name for that" if changes else ""
+            print(f"{recipe.name} is complete: {state.update} updates{other}")
         return state
+    if engine.rank == 0:
+        if changes:
+            print(f"goes on with a changed recipe: {changes}", flush=True)
+        if deepspeed_config is not None:
+            text = json.dumps(deepspeed_config, indent=2) + "\n"
+            write_atomically(recipe.run_directory / "deepspeed.json", text)
     peak_flops = _peak_of_all_ranks(recipe, engine)
     while True:
         try:
             _session(setup, engine, checkpoints, state, peak_flops)
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
+            take_on(recipe, state, over=False)
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
             # What was thrown away has been paid for all the same.
             state.tokens, state.flops, state.seconds = before.tokens, before.flops, before.seconds

@@ -34,6 +34,11 @@ class TrainState:
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the last updates, which a spike is held against."""
 
+    recipe: dict[str, Any] | None = None
+    """The recipe that the last update was trained with, as values."""
+    changes: list[str] = field(default_factory=list)
+    """What was changed in it on the way, and after which update."""
+
     @property
     def last_batch(self) -> int:
         """Number of the global batch that the last update read."""

@@ -113,8 +113,6 @@ def open_run(path: Path) -> RunCheckpoint:
     directory = _run_directory(path)
     if not is_run(path):
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
-    if (directory / "packs").is_dir():
-        raise UserError(f"{path}: a run of launch/adapt.py, with language packs; give the model that they plug into")
     recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
     manifests = [load_manifest(path) for path in recipe.data.paths]

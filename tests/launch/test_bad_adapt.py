@@ -150,7 +150,7 @@ ADAPTS: Cases = {
     ),
     "source is a run of its own kind": (
         lambda w: w.recipe({"adaptation.source": str(w.good / "runs/small-de")}),
-        ("small-de", "give the model that they plug into"),
+        ("small-de", "a recipe of launch/adapt.py"),
     ),
     "source without checkpoints": (
         lambda w: (run := w.run(), shutil.rmtree(run / "checkpoints"), w.recipe({"adaptation.source": str(run)}))[2],
@@ -251,7 +251,10 @@ EXPORTS: Cases = {
         ("ordinary checkpoint already", "--pack"),
     ),
     "exit of a folder": (lambda w: [*w.plugging(nothing), "--exit", "2"], ("--exit", "no run directory")),
-    "adaptation run": (lambda w: [str(w.good / "runs/small-de"), str(w.folder / "o")], ("small-de", "language packs")),
+    "adaptation run": (
+        lambda w: [str(w.good / "runs/small-de"), str(w.folder / "o")],
+        ("small-de", "a recipe of launch/adapt.py"),
+    ),
 }
 
 
