@@ -124,6 +124,10 @@ FINETUNE: dict[str, Case] = {
         lambda p: p.finetune({"model.primary": str(p.folder / "texts")}),
         ("texts", "no config.json of an encoder can be read"),
     ),
+    "primary that is a run": (
+        lambda p: p.finetune({"model.primary": str(write(p.folder / "run/recipe.yaml", "name: run").parent)}),
+        ("run", "tools/export.py makes of it"),
+    ),
     "unsupported family": (
         lambda p: p.finetune(
             {"model.primary": str(write(p.folder / "m/config.json", '{"model_type": "gpt2"}').parent)}

@@ -190,6 +190,10 @@ ADAPTS: Cases = {
         ("adaptation.primary", "other token embeddings"),
     ),
     "no data": (lambda w: w.recipe({"data.path": "./gone"}), ("./gone", "tools/prepare_data.py")),
+    "data that are a file": (
+        lambda w: w.recipe({"data.path": str(w.good / "de/manifest.json")}),
+        ("manifest.json", "a file; give a data directory"),
+    ),
     "no language at all": (lambda w: w.recipe({"data.path": []}), ("data.path",)),
     "one language twice": (
         lambda w: w.recipe({"data.path": [str(w.good / "de"), str(w.good / "de")]}),

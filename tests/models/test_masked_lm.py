@@ -118,7 +118,10 @@ def test_from_scratch_the_data_decides_vocabulary_ids_and_positions(family):
         ({"is_decoder": True}, "model.config.is_decoder: the body is an encoder that sees both sides; leave it out"),
         ({"pad_token_id": 0}, "model.config.pad_token_id: decided by the data; leave it out"),
         ({"hidden_size": 66, "num_attention_heads": 4}, "model.config.hidden_size: 66 is no multiple of 4 heads"),
-        ({"max_position_embeddings": 25}, "25 positions are too few for blocks of 24 tokens; 26 are needed"),
+        (
+            {"max_position_embeddings": 25},
+            "25 positions are too few for blocks of 24 tokens; 26 are needed; prepare the data with --block-length 23",
+        ),
         ({"hidden_size": "wide"}, "model.config"),
     ],
 )

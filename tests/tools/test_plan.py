@@ -145,6 +145,7 @@ def test_a_plan_is_printed_and_its_json_written(monkeypatch, capsys, tmp_path):
     arguments = ["launch/recipes/large/minijoint.yaml", "--gpus", "4", "--gpu-memory", "16", "--write", str(path)]
     status, out, _ = run(monkeypatch, capsys, *arguments)
     assert status == 0
+    assert out.startswith("50,000 pieces and blocks of 512, assumed (--vocab-size, --block-length)")
     assert "Least sharding that fits: **ZeRO-" in out
     assert json.loads(path.read_text()) == read_deepspeed_json(path)
     assert find_gpu("h100").peak("bf16") == 989.4e12
