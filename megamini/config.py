@@ -11,10 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from megamini.recipe_file import read_recipe
+from megamini.recipe_file import as_yaml, read_recipe
 
 Family = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
 
@@ -321,4 +320,4 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump_recipe(recipe: RunRecipe) -> str:
     """The resolved recipe as YAML that reads back the same."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return as_yaml(recipe.model_dump(mode="json"))

@@ -26,21 +26,26 @@ def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) ->
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = _problems(error)
+        problems = _sorted(error)
     if reader := _other_reader(in_file, kind):
         raise UserError(f"{path}: a recipe of {reader}")
-    guilty = [override for override in overrides if _sets(override, problems[0])]
-    if guilty:
-        raise UserError(f"'{guilty[-1]}': {_describe(problems[0], kind)}")
-    # A rule of a whole section says nothing of who broke it; the file alone does.
-    where = path if not overrides or _is_refused(in_file, kind) else f"{path} with {' '.join(overrides)}"
-    own = [problem for problem in problems if not any(_sets(override, problem) for override in overrides)]
-    raise UserError(f"{where}: {'; '.join(_describe(problem, kind) for problem in own[:3])}")
+    # A rule of a whole section says nothing of who broke it: the file did where it breaks it alone.
+    of_file = {_key(problem) for problem in _problems_of(in_file, kind)}
+    for override in reversed(overrides):
+        if _sets(override, problems[0], _key(problems[0]) in of_file):
+            raise UserError(f"'{override}': {_describe(problems[0], kind)}")
+    where = f"{path} with {' '.join(overrides)}"
+    if _key(problems[0]) in of_file:
+        where, problems = str(path), [problem for problem in problems if _key(problem) in of_file]
+    raise UserError(f"{where}: {'; '.join(_describe(problem, kind) for problem in problems[:3])}")
 
 
 def _other_reader(values: dict[str, Any], kind: type[BaseModel]) -> str | None:
-    """The entry point whose recipe this is, by sections that `kind` does not know."""
+    """The entry point whose recipe this is: by sections that `kind` does not know, where some that it needs are not
+    there."""
     unknown = values.keys() - kind.model_fields.keys()
+    if all(name in values for name, field in kind.model_fields.items() if field.is_required()):
+        return None
     if "adaptation" in unknown:
         return "launch/adapt.py"
     if "tasks" in unknown:
@@ -49,12 +54,17 @@ def _other_reader(values: dict[str, Any], kind: type[BaseModel]) -> str | None:
     return "launch/pretrain.py" if unknown & of_pretraining and of_pretraining <= values.keys() else None
 
 
-def _is_refused(values: dict[str, Any], kind: type[BaseModel]) -> bool:
+def as_yaml(values: dict[str, Any]) -> str:
+    """The values of a recipe as YAML that reads back the same."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _problems_of(values: dict[str, Any], kind: type[BaseModel]) -> list[dict[str, Any]]:
     try:
         kind.model_validate(values)
-    except ValidationError:
-        return True
-    return False
+    except ValidationError as error:
+        return _sorted(error)
+    return []
 
 
 class _RepeatedKey(Exception):
@@ -117,15 +127,22 @@ def _is_exponent(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) is not None
 
 
-def _problems(error: ValidationError) -> list[dict[str, Any]]:
+def _sorted(error: ValidationError) -> list[dict[str, Any]]:
     """The problems of a validation, a mistyped key before the one it leaves out."""
     return sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
 
 
-def _sets(override: str, problem: dict[str, Any]) -> bool:
-    """Whether a problem is with the value that an override has set, or with a part of it."""
-    key = override.partition("=")[0].split(".")
-    return _location(problem)[: len(key)] == key
+def _key(problem: dict[str, Any]) -> tuple[Any, ...]:
+    return problem["loc"], problem["type"], problem["msg"]
+
+
+def _sets(override: str, problem: dict[str, Any], is_of_file: bool) -> bool:
+    """Whether a problem is with the value that an override has set, with a part of it, or with a section that is
+    unknown and that it has made."""
+    key, location = override.partition("=")[0].split("."), _location(problem)
+    if problem["type"] == "extra_forbidden" and not is_of_file:
+        return key[: len(location)] == location
+    return location[: len(key)] == key
 
 
 def _location(problem: dict[str, Any]) -> list[str]:

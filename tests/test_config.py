@@ -119,8 +119,13 @@ def test_who_breaks_the_rule_of_a_section(tmp_path, recipe_file):
     broken.write_text(yaml.safe_dump(VALUES | {"schedule": {**VALUES["schedule"], "shape": "warmup-stable-decay"}}))
     assert refusal(broken, ["schedule.duration=5M tokens"]).startswith(f"{broken}: schedule: schedule.decay goes with")
     broken.write_text(yaml.safe_dump(VALUES | {"nmae": "x"}))
-    message = refusal(broken, ["schedule.duration=5 steps"])
-    assert message == f"{broken}: unknown key 'nmae'; did you mean 'name'?"
+    assert refusal(broken, ["schedule.duration=5 steps"]) == f"{broken}: unknown key 'nmae'; did you mean 'name'?"
+    template = tmp_path / "template.yaml"  # complete only with an override
+    template.write_text(yaml.safe_dump({key: value for key, value in VALUES.items() if key != "data"}))
+    given = ["data.path=d", "model.exits=[3, 1]"]
+    assert refusal(template, given).startswith(f"{template} with {' '.join(given)}: model: model.exits must rise")
+    unknown = "schedulee.duration=5M tokens"
+    assert refusal(template, [unknown, "data.path=d"]).startswith(f"'{unknown}': unknown key 'schedulee'")
 
 
 BAD_VALUES = {  # section.key: value, and what the line says
@@ -270,7 +275,7 @@ def test_a_recipe_of_another_entry_point_is_one_line(name, kind, reader):
         KINDS[kind](path)
 
 
-def test_a_mistyped_section_is_no_recipe_of_another_entry_point(tmp_path):
+def test_a_mistyped_or_stray_section_is_no_recipe_of_another_entry_point(tmp_path):
     recipes, path = Path(__file__).parents[1] / "launch/recipes/quickstart", tmp_path / "recipe.yaml"
     for name, kind, section, typo in (
         ("finetune", FinetuneRecipe, "optimizer", "optimiser"),
@@ -281,6 +286,10 @@ def test_a_mistyped_section_is_no_recipe_of_another_entry_point(tmp_path):
         values[typo] = values.pop(section)
         path.write_text(yaml.safe_dump(values))
         with pytest.raises(UserError, match=f"unknown key '{typo}'; did you mean '{section}'?"):
+            KINDS[kind](path)
+    for name, kind, stray in (("pretrain", Recipe, "adaptation"), ("adapt_mini", AdaptationRecipe, "tasks")):
+        path.write_text((recipes / f"{name}.yaml").read_text() + f"{stray}: {{}}\n")
+        with pytest.raises(UserError, match=f"unknown key '{stray}'"):
             KINDS[kind](path)
 
 

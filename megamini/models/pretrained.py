@@ -28,7 +28,7 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:  # whatever a broken folder makes the library raise
         if (Path(checkpoint) / "recipe.yaml").is_file():
-            raise UserError(f"{where}: a run's directory; give a model, which tools/export.py makes of it") from None
+            raise UserError(f"{where}: a run and no model; of one of pretraining, tools/export.py makes one") from None
         here = "" if Path(checkpoint).is_dir() else "no such folder here, and as a hub name "
         raise UserError(f"{where}: {here}no config.json of an encoder can be read there: {error}") from None
     try:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megamini.recipe_file import as_yaml
 from megamini.training.manifest import MANIFEST
 from megamini.training.telemetry import read_metrics
 from megamini.training.weights import RunCheckpoint
@@ -71,12 +72,18 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
             "The recipe of the run:",
             "",
             "```yaml",
-            (run.directory / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
+            _recipe(run).rstrip(),
             "```",
             "",
             *(f"- changed {change}" for change in _state(run).get("changes", [])),
         ]
     )
+
+
+def _recipe(run: RunCheckpoint) -> str:
+    """That of the checkpoint; one of an earlier version does not have it."""
+    values = _state(run).get("recipe")
+    return as_yaml(values) if values else (run.directory / "recipe.yaml").read_text(encoding="utf-8")
 
 
 def _languages(run: RunCheckpoint) -> list[str]:

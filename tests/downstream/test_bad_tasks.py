@@ -126,7 +126,7 @@ FINETUNE: dict[str, Case] = {
     ),
     "primary that is a run": (
         lambda p: p.finetune({"model.primary": str(write(p.folder / "run/recipe.yaml", "name: run").parent)}),
-        ("run", "tools/export.py makes of it"),
+        ("run", "tools/export.py makes one"),
     ),
     "unsupported family": (
         lambda p: p.finetune(

@@ -71,6 +71,9 @@ def test_two_languages_train_validate_resume_and_export(data, tmp_path):
     card = model_card(run, about)
     assert "language: [en, de]" in card
     assert "german.txt" in card
+    assert "- changed after update 10: schedule.duration: 10 updates -> 20 updates" in card
+    first = load_run(tmp_path / "both/checkpoints/step-00000010")
+    assert "duration: 10 updates" in model_card(first, describe(first, None))
     export_checkpoint(run.model.model, run.tokenizer, tmp_path / "out", about, card)
 
 

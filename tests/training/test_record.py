@@ -78,10 +78,26 @@ def test_a_run_that_is_over_keeps_its_recipe_and_learns_where_things_lie(recipe)
 
 def test_a_checkpoint_of_another_version(recipe):
     """Without a recipe; with a key that is unknown by now, and without one that came since."""
+    begun = recipe()
+    asked, change = recipe("optimizer.learning_rate=0.9"), "optimizer.learning_rate: 0.001 -> 0.9"
     state = TrainState(update=100)
-    assert take_on(recipe(), state, over=True) == ""
-    assert state.recipe == recipe().model_dump(mode="json")
+    (begun.run_directory / "recipe.yaml").write_bytes(b"torn\xff")
+    assert take_on(begun, state, over=True) == ""
+    assert state.recipe == begun.model_dump(mode="json")
+    write_recipe(begun, state)
+    state = TrainState(update=100)
+    assert take_on(asked, state, over=True) == change
+    assert state.recipe == begun.model_dump(mode="json")
     state.recipe["optimizer"]["gone"] = 1
     del state.recipe["optimizer"]["eps"]
-    assert take_on(recipe(), state, over=True) == ""
-    assert state.recipe == recipe().model_dump(mode="json")
+    assert take_on(asked, state, over=True) == change
+    assert state.recipe == begun.model_dump(mode="json")
+
+
+def test_what_is_logged_and_kept_is_no_change(recipe):
+    state = TrainState()
+    take_on(recipe(), state, over=False)
+    state = saved(state, 40)
+    asked = recipe("data.workers=0", "telemetry.every=5", "checkpoint.every=5 updates", "training.hang_minutes=60")
+    assert take_on(asked, state, over=False) == ""
+    assert state.recipe == asked.model_dump(mode="json")
