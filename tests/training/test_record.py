@@ -1,32 +1,22 @@
 """What a run directory says of how the run was trained."""
 
 import json
+from pathlib import Path
 
 import pytest
-import yaml
 
 from megamini.config import Recipe, load_recipe
 from megamini.training.record import take_on, write_recipe
 from megamini.training.state import TrainState
 
-VALUES = {
-    "name": "test",
-    "model": {"family": "roberta"},
-    "data": {"path": "data/x"},
-    "objective": {"method": "mlm"},
-    "optimizer": {"learning_rate": 1e-3},
-    "schedule": {"duration": "100 updates", "warmup": "10 updates"},
-    "training": {"global_batch": 32, "micro_batch": 8},
-}
+QUICKSTART = Path(__file__).parents[2] / "launch/recipes/quickstart/pretrain.yaml"
+AT_FIRST = ("optimizer.learning_rate=1e-3", "schedule.duration=100 updates", "schedule.warmup=10 updates")
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(VALUES))
-
     def changed(*overrides: str) -> Recipe:
-        made = load_recipe(path, [f"training.runs={tmp_path / 'runs'}", *overrides])
+        made = load_recipe(QUICKSTART, [f"training.runs={tmp_path / 'runs'}", *AT_FIRST, *overrides])
         made.run_directory.mkdir(parents=True, exist_ok=True)
         return made
 
