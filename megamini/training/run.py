@@ -157,8 +157,8 @@ def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: T
         pin_memory=engine.device.type == "cuda",
     )
     with ExitStack() as stack:
-        # First in, last out: a second signal while the others close must not end the process.
-        stop = stack.enter_context(StopFlag())
+        # First in, last out: what a launcher sends while the others close must not end the process.
+        stop = stack.enter_context(StopFlag(speaks=engine.rank == 0))
         batches = stack.enter_context(closing(loader))
         stack.callback(checkpoints.abandon)
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
