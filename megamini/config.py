@@ -227,7 +227,10 @@ class CheckpointSection(Section):
     """When checkpoints are written and which are kept."""
 
     every: Duration | None = None
-    """Distance between two checkpoints; unset: only at the end."""
+    """Distance between two checkpoints; unset: by time, as `every_minutes` says."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """Where `every` is unset: minutes between two checkpoints, about the most that a kill can cost; null: only at the
+    end."""
     keep_last: Positive = 2
     """Number of newest checkpoints that are kept."""
     keep_every: Duration | None = None

@@ -241,6 +241,7 @@ class RelearningSetup(RunSetup):
                 layers = self.source.primary.config.num_hidden_layers
                 rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
+        rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
 
     def _activations(self, text: Text) -> int:

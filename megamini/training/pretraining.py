@@ -125,7 +125,7 @@ class PretrainingSetup(RunSetup):
                 f"{self.flops_per_update * updates:.3g} in all",
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(activations.total)} on each rank",
-                "checkpoint": in_bytes(checkpoint_bytes(trainable)),
+                "checkpoint": f"{in_bytes(checkpoint_bytes(trainable))}, {self.checkpoint_plan()}",
             }
         )
 

@@ -50,6 +50,16 @@ class RunSetup(ABC):
         section = self.recipe.training.spike
         return SpikeRule(section.above, section.window, section.most_roll_backs)
 
+    def checkpoint_plan(self) -> str:
+        """When checkpoints are written, for people."""
+        section = self.recipe.checkpoint
+        when = "at the end and on a stop signal"
+        if section.every:
+            return f"every {self.in_updates(section.every):,} updates, {when}"
+        if section.every_minutes:
+            return f"every {section.every_minutes:g} minutes (checkpoint.every_minutes), {when}"
+        return f"only {when}: a kill costs all (checkpoint.every, checkpoint.every_minutes)"
+
     @property
     @abstractmethod
     def head_weights(self) -> tuple[float, ...]:
