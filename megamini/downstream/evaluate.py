@@ -25,8 +25,6 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     All data, packs, models and folders are looked at before the first measurement. Raises UserError for what cannot be
     used, and where another process writes to the run directory.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     directory = recipe.run_directory
     _refuse_another_run(directory)
@@ -63,6 +61,8 @@ def plan(recipe: EvaluateRecipe) -> str:
 
 def _looked_at(recipe: EvaluateRecipe) -> tuple[list[TaskMeasurements], list[WithoutLabels]]:
     """All that is to be measured, in order, found good."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     packs = Packs(recipe.packs)
     lineages = Lineages(packs)
     tasks = [TaskMeasurements(recipe, packs, lineages, key, section) for key, section in recipe.tasks.items()]
