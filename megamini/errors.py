@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _RANK_0_SPEAKS_FIRST = 5.0  # seconds
 _STANDARD_FILES = 3  # input, output, errors
@@ -41,10 +41,21 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
+        """A leading ~ is the home folder, which shells leave as it is in quotes and behind an equals sign."""
+        values, rest = super().parse_known_args(*arguments, **options)
+        for name, value in vars(values).items():
+            setattr(values, name, [_at_home(one) for one in value] if isinstance(value, list) else _at_home(value))
+        return values, rest
+
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         hint = did_you_mean(unknown, self._option_string_actions) if unknown.startswith("-") else ""
         raise UserError(f"{message}{hint or '; --help shows what there is'}")
+
+
+def _at_home(value: Any) -> Any:
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value  # noqa: PTH111 (of both)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

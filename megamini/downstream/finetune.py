@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import distributed
 from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
@@ -181,7 +182,7 @@ def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
     may be added."""
     directory = recipe.run_directory
     written = directory / "recipe.yaml"
-    if written.exists() and _without_seeds(written.read_text(encoding="utf-8")) != _without_seeds(dump_recipe(recipe)):
+    if written.exists() and _what_trains(_read(written)) != _what_trains(recipe):
         raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
     made_from = {"primary": weights_fingerprint(recipe.model.primary)} | {
         job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
@@ -195,9 +196,25 @@ def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
     write_atomically(written, dump_recipe(recipe))
 
 
-def _without_seeds(text: str) -> str:
-    """A recipe's YAML without what may differ between two calls that go on with one run."""
-    return re.sub(r"^  seeds:\n(  - \d+\n)*", "", text, flags=re.MULTILINE)
+def _read(written: Path) -> FinetuneRecipe | None:
+    """The recipe of a run directory, of this version or an earlier one; None where it is no such recipe."""
+    try:
+        return FinetuneRecipe.model_validate(yaml.safe_load(written.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError, UserError):
+        return None
+
+
+def _what_trains(recipe: FinetuneRecipe | None) -> dict[str, Any] | None:
+    """A recipe without what may differ between two calls that go on with one run: seeds, and where things lie, which
+    count by their content."""
+    if recipe is None:
+        return None
+    values = recipe.model_dump(mode="json", exclude={"name", "telemetry", "checkpoint"})
+    for section, key in (("training", "seeds"), ("training", "runs"), ("model", "primary")):
+        del values[section][key]
+    for task in values["tasks"].values():
+        del task["path"], task["dataset"]
+    return values
 
 
 # --- one seed -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from megamini.models.build import model_config
 from megamini.training.engines import Engine
 from megamini.training.forgetting import build_forgetting
 from megamini.training.identity import identity_of
+from megamini.training.kept_data import keep_data
 from megamini.training.schedule import build_schedule
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
 from megamini.training.text import Text, open_text
@@ -66,6 +67,11 @@ class PretrainingSetup(RunSetup):
     def identity(self) -> dict[str, Any]:
         manifests = [text.train.manifest for text in self.texts]
         return identity_of(self.recipe, fingerprint_of_all(manifests, self.recipe.data.weights))
+
+    def keep_data(self) -> None:
+        tokenizer, model = self.text.tokenizer, self.recipe.model
+        config = model_config(model, tokenizer, self.block_length) if model.from_checkpoint else None
+        keep_data(self.recipe.run_directory, tokenizer, [text.train.manifest for text in self.texts], config)
 
     def micro_batches(self, rank: int) -> MicroBatches:
         own = [TrainingMicroBatches(text.train, text.masking, self.batches, rank) for text in self.texts]

@@ -16,6 +16,7 @@ from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import DTYPES, Engine, PlainEngine
+from megamini.training.identity import defaults_of
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
@@ -97,12 +98,14 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.checkpoint.keep_last,
         setup.identity(),
         setup.in_updates(recipe.checkpoint.keep_every),
+        defaults_of(recipe),
     )
     state = _starting_state(recipe, engine, checkpoints)
     over = is_over(setup, engine, state)
     changes = take_on(recipe, state, over)
     if engine.rank == 0:
         write_recipe(recipe, state)
+        setup.keep_data()
     if over:
         if engine.rank == 0:
             write_ledger(recipe.run_directory, ledger(engine, state))

@@ -85,6 +85,9 @@ class RunSetup(ABC):
     def validate(self, engine: Engine) -> dict[str, float]:
         """Scalars by TensorBoard name, with `validation/loss_HEAD` for each head. *All ranks.*"""
 
+    def keep_data(self) -> None:  # noqa: B027 (a language pack has all that it needs)
+        """Keep in the run directory what export needs of the data. Rank 0 only."""
+
     def after_update(self, engine: Engine, state: TrainState) -> None:  # noqa: B027 (most runs have nothing to do)
         """Called behind each update, before it is saved. *All ranks.*"""
 

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -62,3 +63,22 @@ def test_cases_a_dry_run_prints_the_plan_alone(recipe: FinetuneRecipe, tmp_path:
         assert running.wait(120) == [0], running.printed()
         assert running.printed() == f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}\n"
     assert not recipe.run_directory.exists()
+
+
+def test_cases_models_and_texts_are_known_by_content(
+    recipe: FinetuneRecipe, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """From another folder, with relative paths and another log; and of an earlier version, with an option fewer."""
+    finetune(recipe)
+    written = recipe.run_directory / "recipe.yaml"
+    written.write_text(written.read_text().replace("  attention: sdpa\n", ""))
+    monkeypatch.chdir(tmp_path)
+    values = recipe.model_dump(mode="json")
+    copy = shutil.copytree(values["model"]["primary"], tmp_path / "copy")
+    values["model"]["primary"], values["training"]["runs"] = str(copy.relative_to(tmp_path)), "runs"
+    values["tasks"]["topic"]["path"], values["telemetry"]["every"] = "texts", 1
+    finetune(FinetuneRecipe.model_validate(values))
+    assert capsys.readouterr().out.count("complete already, kept") == 2
+    values["schedule"]["updates"] = 5
+    with pytest.raises(UserError, match="holds models of another recipe"):
+        finetune(FinetuneRecipe.model_validate(values))
