@@ -24,14 +24,7 @@ PATHS = {
     },
 }  # fmt: skip
 # What speaks of files and folders and is no path of the user's: patterns inside `path`, rules, names.
-OTHERS = {
-    "name",
-    "data.weights",
-    "data.workers",
-    "tasks.NAME.files",
-    "tasks.NAME.languages",
-    "measures.retrieval.pages",
-}
+OTHERS = {"name", "data.weights", "tasks.NAME.files", "checkpoint.resume"}
 
 
 def paths_in(section, prefix: str = ""):
