@@ -103,6 +103,10 @@ def run_command(main: Callable[[], None]) -> None:
         _exit(141)  # whoever read the output, such as `head`, has enough
     except OSError as error:
         _exit_with_line(_what_failed(error), status=2)
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= character <= "\udfff" for character in error.object[error.start : error.end]):
+            raise
+        _exit_with_line(f"'{error.object}': a name with bytes that are no characters here; rename it", status=2)
 
 
 def _settle_output() -> None:

@@ -67,7 +67,8 @@ class LanguagePack:
             "tokenizer_sha256": fingerprint(self.tokenizer),
             **self.details,
         }
-        (aside / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
         shutil.rmtree(directory, ignore_errors=True)
         aside.rename(directory)
 

@@ -123,7 +123,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader, or a kill, sees the old or the new one whole."""
     aside = path.with_name(f".{path.name}.part")
     with writing(path):
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
