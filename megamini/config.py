@@ -189,7 +189,7 @@ class ScheduleSection(Section):
 
 
 class SpikeSection(Section):
-    """A loss far above those before it is reported with its blocks."""
+    """A loss far above those before it is reported with its blocks, once the warm-up is over."""
 
     above: Annotated[float, Field(gt=0)] = 1.0
     """Nats over the median of the last losses that make a spike."""

@@ -48,7 +48,7 @@ class RunSetup(ABC):
     def spikes(self) -> SpikeRule:
         """What a loss spike is."""
         section = self.recipe.training.spike
-        return SpikeRule(section.above, section.window, section.most_roll_backs)
+        return SpikeRule(section.above, section.window, section.most_roll_backs, self.schedule.warmup)
 
     def checkpoint_plan(self) -> str:
         """When checkpoints are written, for people."""

@@ -16,16 +16,19 @@ class RollBack(Exception):
 
 @dataclass(frozen=True)
 class SpikeRule:
-    """above: nats over the median of the last `window` losses that make a spike. most_roll_backs: 0 only reports."""
+    """above: nats over the median of the last `window` losses that make a spike. most_roll_backs: 0 only reports.
+    warmup: updates in which the learning rate rises, and the loss goes up and down with it: nothing there is a spike.
+    """
 
     above: float
     window: int
     most_roll_backs: int
+    warmup: int = 0
 
     def look(self, state: TrainState, loss: float) -> str | None:
         """What to say of the loss of the update just done; None where it is no spike. A spike does not count among the
         losses that later ones are held against."""
-        if len(state.recent_losses) == self.window:
+        if len(state.recent_losses) == self.window and state.update > self.warmup:
             usual = statistics.median(state.recent_losses)
             if loss > usual + self.above:
                 return (

@@ -24,6 +24,18 @@ def test_a_spike_is_far_above_the_median_of_a_full_window():
     assert after is None, "a spike does not raise what is usual"
 
 
+def test_cases_nothing_is_a_spike_in_the_warm_up():
+    """The loss of a small run that falls, and rises with the learning rate: its losses are what is usual behind it."""
+    losses = [6.0, 4.0, 4.0, 4.0, 4.0, 5.0, 5.1, 5.2, 5.1, 5.1, 5.7]
+    at = [number for number, said_of in enumerate(said(losses), start=1) if said_of]
+    assert at == [6, 7, 8, 9, 10, 11], "without a warm-up, the first spike makes spikes of all that follow"
+    rule, state, found = SpikeRule(0.5, 4, 1, warmup=9), TrainState(), []
+    for loss in losses:
+        state.update += 1
+        found += [state.update] if rule.look(state, loss) else []
+    assert found == [11]
+
+
 def test_the_window_moves():
     assert said([5.0] * 4 + [4.0] * 4 + [4.6])[-1] is not None
     assert said([5.0] * 4 + [4.6])[-1] is None
