@@ -31,6 +31,7 @@ __all__ = [
     "measured_matmul_rate",
     "model_flops_utilisation",
     "model_states",
+    "newton_schulz_flops",
     "parameter_counts",
     "peak_rate",
     "trainable_parameters",
@@ -106,6 +107,13 @@ def _minipost_flops(shape: BodyShape, block_length: int, masked: int, exits: tup
         # input. In a pre-norm layer they do: its own trainable norm lies before them.
         bridge -= 2 * block_length * 3 * shape.hidden**2
     return lower + bridge + 2 * head_forward_flops(shape, masked)
+
+
+def newton_schulz_flops(rows: int, columns: int, steps: int) -> int:
+    """FLOPs of orthogonalising one matrix (`training.muon`): in each step, for m the smaller side and n the larger, the
+    m x m Gram matrix (2 m m n), its square (2 m m m) and their product with the matrix (2 m m n)."""
+    m, n = sorted((rows, columns))
+    return steps * 2 * m * m * (2 * n + m)
 
 
 def _layers_flops(shape: BodyShape, block_length: int, layers: Iterable[int], passes: _Passes) -> int:

@@ -149,19 +149,57 @@ class ObjectiveSection(MaskingSection):
     """Active forgetting; unset: never."""
 
 
+class MuonSection(Section):
+    """Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised by a Newton-Schulz iteration."""
+
+    momentum: Decay = 0.95
+    """Decay rate of the momentum, a running mean of the gradients."""
+    nesterov: bool = True
+    """Orthogonalise the momentum as it will be one gradient later."""
+    newton_schulz_steps: Annotated[int, Field(ge=1, lt=100)] = 5
+    """Steps of the iteration."""
+    newton_schulz_precision: Literal["fp32", "bf16"] | None = None
+    """Precision of the iteration; unset: bf16 where training.precision is bf16, else fp32."""
+
+
 class OptimizerSection(Section):
     """AdamW. Biases and norms are not decayed."""
 
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.98)
-    """Decay rates of the two moments."""
+    """Decay rates of AdamW's two moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-6
-    """Added to the root of the second moment."""
+    """Added to the root of AdamW's second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of matrices."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 never clips."""
+
+    @property
+    def muon_settings(self) -> MuonSection | None:
+        """Muon's settings; None where AdamW moves everything."""
+        return None
+
+
+class PretrainingOptimizerSection(OptimizerSection):
+    """AdamW alone, or beside Muon."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: for all parameters. muon: Muon for the matrices of attention, feed-forward networks and heads, with
+    updates of the size of AdamW's, so that one learning rate and decay fit both; AdamW for all others."""
+    muon: MuonSection | None = None
+    """Settings of Muon; unset: its defaults."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainingOptimizerSection":
+        if self.muon is not None and self.name != "muon":
+            raise ValueError("optimizer.muon goes with optimizer.name: muon")
+        return self
+
+    @property
+    def muon_settings(self) -> MuonSection | None:
+        return (self.muon or MuonSection()) if self.name == "muon" else None
 
 
 class ScheduleSection(Section):
@@ -268,7 +306,7 @@ class Recipe(RunRecipe):
     model: ModelSection
     data: DataSection
     objective: ObjectiveSection
-    optimizer: OptimizerSection
+    optimizer: PretrainingOptimizerSection
     schedule: ScheduleSection
     training: TrainingSection
     checkpoint: CheckpointSection = CheckpointSection()

@@ -33,12 +33,13 @@ class Case:
     """Over a checkpoint of the family: 1 layer and 1 bridge layer."""
     clip_norm: float = 0.5
     ranks: int = 2
+    muon: bool = False
 
     def __str__(self) -> str:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
-        marks += ["minipost"] * self.minipost
+        marks += ["minipost"] * self.minipost + ["muon"] * self.muon
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 
@@ -64,7 +65,12 @@ class Case:
             "model": model,
             "data": {"path": str(data), "workers": 0},
             "objective": objective,
-            "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.1, "clip_norm": self.clip_norm},
+            "optimizer": {
+                "name": "muon" if self.muon else "adamw",
+                "learning_rate": LEARNING_RATE,
+                "weight_decay": 0.1,
+                "clip_norm": self.clip_norm,
+            },
             "schedule": {"duration": f"{UPDATES} updates", "warmup": f"{WARMUP} updates", "final_share": 0.1},
             "training": {
                 "global_batch": GLOBAL_BATCH,

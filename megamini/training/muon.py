@@ -1,0 +1,103 @@
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices, beside AdamW for everything else.
+
+The mathematics is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Liu et al. 2025, arXiv 2502.16982,
+section 2.2), whatever holds the matrices: a process whole ones, or a rank under ZeRO its share of flat tensors. What is
+ours is that a matrix may lie in parts on several ranks (`matrix_exchange`), that several may lie in one weight, and that
+the iteration can run in fp32, which PyTorch's cannot.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from megamini.config import MuonSection, OptimizerSection
+
+MOMENTUM = "momentum_buffer"
+# Of the quintic iteration, and what keeps a norm of zero from dividing: Jordan et al. 2024, as in `torch.optim.Muon`.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_EPS = 1e-7
+# Root mean square of an update of AdamW, measured by Liu et al. 2025 (section 2.2); Muon's are scaled to it.
+_ADAMW_RMS = 0.2
+
+Orthogonalise = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NewtonSchulz:
+    """Orthogonalises a matrix: `steps` of the iteration, in `dtype`."""
+
+    steps: int
+    dtype: torch.dtype
+
+    def __call__(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The update fp32 [m, n] in the direction of `matrix` fp32 [m, n]: near orthogonal, of AdamW's size.
+
+        An m x n matrix with orthonormal rows or columns has a root mean square of 1 / sqrt(max(m, n)).
+        """
+        a, b, c = _COEFFICIENTS
+        tall = matrix.size(0) > matrix.size(1)
+        x = (matrix.T if tall else matrix).to(self.dtype)
+        x = x / x.norm().clamp(min=_EPS)
+        for _ in range(self.steps):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return (x.T if tall else x).float() * (_ADAMW_RMS * math.sqrt(max(matrix.shape)))
+
+
+class MuonBesideAdamW(torch.optim.Optimizer):
+    """Groups with `matrices` get Muon, the others AdamW.
+
+    `matrices` says for each parameter of a group how many matrices it holds one below the other, each of which is
+    orthogonalised by itself: queries, keys and values are different maps, and a family that keeps them in one weight
+    must train as one that does not. Engines that replace parameters by flat tensors say with `place` where the
+    matrices lie.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], section: OptimizerSection, orthogonalise: NewtonSchulz, **adamw: Any
+    ) -> None:
+        self._muon: MuonSection = section.muon_settings
+        self._orthogonalise = orthogonalise
+        self._exchanges: dict[int, Callable[[torch.Tensor, Orthogonalise], torch.Tensor]] = {}
+        self._adamw = torch.optim.AdamW([group for group in groups if "matrices" not in group], fused=True, **adamw)
+        super().__init__(groups, {"lr": adamw["lr"]})
+
+    def place(self, flat: torch.Tensor, exchange: Callable[[torch.Tensor, Orthogonalise], torch.Tensor]) -> None:
+        """Say for a flat tensor which function orthogonalises the matrices that lie in it, on this rank and others."""
+        self._exchanges[id(flat)] = exchange
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update of all parameters that have a gradient. *All ranks* for matrices that lie on several."""
+        self._adamw.state = self.state
+        self._adamw.param_groups = [group for group in self.param_groups if "matrices" not in group]
+        self._adamw.step()
+        for group in self.param_groups:
+            if "matrices" in group:
+                self._step_of_matrices(group)
+
+    def _step_of_matrices(self, group: dict[str, Any]) -> None:
+        counts = group["matrices"]
+        for number, parameter in enumerate(group["params"]):
+            if parameter.grad is None:
+                continue
+            ahead = self._momentum(parameter)
+            exchange = self._exchanges.get(id(parameter))
+            update = exchange(ahead, self._orthogonalise) if exchange else self._whole(ahead, counts[number])
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"])
+
+    def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Fold the gradient into the momentum; what is to be orthogonalised, elementwise, of `parameter`'s shape."""
+        state = self.state[parameter]
+        if MOMENTUM not in state:
+            state[MOMENTUM] = torch.zeros_like(parameter)
+        gradient, buffer, momentum = parameter.grad, state[MOMENTUM], self._muon.momentum
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum) if self._muon.nesterov else buffer
+
+    def _whole(self, ahead: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.cat([self._orthogonalise(matrix) for matrix in ahead.chunk(count)])
