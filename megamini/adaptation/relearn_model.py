@@ -54,7 +54,7 @@ class RelearnModel(nn.Module):
         return tuple(self.matrices.values())
 
     @property
-    def matrices(self) -> tuple[()]:
+    def hidden_matrices(self) -> tuple[()]:
         """None: the body is frozen."""
         return ()
 

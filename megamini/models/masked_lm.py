@@ -72,7 +72,7 @@ class PrimaryModel(nn.Module):
         return (self.token_embeddings,)
 
     @property
-    def matrices(self) -> tuple[tuple[nn.Parameter, int], ...]:
+    def hidden_matrices(self) -> tuple[tuple[nn.Parameter, int], ...]:
         """As `training.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
         linear = [(name, module.weight) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return tuple(

@@ -250,7 +250,7 @@ class DeepSpeedEngine:
 
     def _place_matrices(self, flat: list[FlatTensor]) -> None:
         """Tell Muon where its matrices lie, once ZeRO has cut them up. All ranks."""
-        counts = dict(self.model.matrices)
+        counts = dict(self.model.hidden_matrices)
         for one in flat:
             optimizer = self._engine.optimizer.optimizer
             if "matrices" in optimizer.param_groups[one.group]:
@@ -290,7 +290,7 @@ def _wait_at_most(timeout: timedelta) -> None:
 
 
 def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[str, Any]) -> torch.optim.Optimizer:
-    """As a single process has it, or DeepSpeed's CPU Adam where AdamW is offloaded and the JSON does not say otherwise."""
+    """As a process alone has it; DeepSpeed's CPU Adam where AdamW is offloaded, unless the JSON says otherwise."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     offloaded = offload.get("device", "none") != "none"
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):

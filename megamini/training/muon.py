@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for matrices, beside AdamW for everything else.
 
 The mathematics is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Liu et al. 2025, arXiv 2502.16982,
-section 2.2), whatever holds the matrices: a process whole ones, or a rank under ZeRO its share of flat tensors. What is
-ours is that a matrix may lie in parts on several ranks (`matrix_exchange`), that several may lie in one weight, and that
-the iteration can run in fp32, which PyTorch's cannot.
+section 2.2), whatever holds the matrices: a process whole ones, or a rank under ZeRO its part of flat tensors. Three
+things PyTorch's cannot do: a matrix may lie in parts on several ranks (`matrix_exchange`), one weight may hold several
+matrices, and the iteration may run in fp32.
 """
 
 import math

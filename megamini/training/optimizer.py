@@ -17,7 +17,7 @@ def parameter_groups(model: TrainedModel, section: OptimizerSection) -> list[dic
     """Trainable parameters as the token matrices, Muon's matrices, the other ones (decayed), and biases and norms (not
     decayed). Muon's group says in `matrices` how many lie in each of its parameters."""
     tokens = [p for p in model.token_matrices if p.requires_grad]
-    muon = dict(model.matrices) if section.muon_settings else {}
+    muon = dict(model.hidden_matrices) if section.muon_settings else {}
     taken = {id(p) for p in (*tokens, *muon)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     decay = section.weight_decay
