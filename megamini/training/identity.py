@@ -8,6 +8,9 @@ from megamini.config import Recipe, RunRecipe
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
 
+# Keys that checkpoints of earlier versions lack, with what those versions did.
+_BEFORE_THE_KEY = {("optimizer", "name"): "adamw"}
+
 
 def identity_of(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
     """The parts of a recipe that a resumed run and an export must share with the checkpoint, and its data.
@@ -31,6 +34,9 @@ def describe_identity(
     free = {**free, "objective": ["loss_workspace_mib"]}
     chosen = {name: {key: values[name][key] for key in values[name] if key not in keys} for name, keys in free.items()}
     chosen["optimizer"] = {key: values["optimizer"][key] for key in ("betas", "eps", "weight_decay")}
+    if "name" in values["optimizer"]:
+        muon = recipe.optimizer.muon_settings
+        chosen["optimizer"] |= {"name": recipe.optimizer.name, "muon": muon and muon.model_dump()}
     chosen["training"] = {key: values["training"][key] for key in ("global_batch", "precision", "seed")}
     return json.loads(json.dumps({"data": data_fingerprint, "source": source, **chosen}))
 
@@ -43,7 +49,7 @@ def check_identity(own: dict[str, Any], saved: dict[str, Any], checkpoint: Path)
             raise UserError(f"{what} that {checkpoint} was trained on; give the run another name")
     for section in (name for name in own if name not in wholes):
         for key, value in own[section].items():
-            before = saved.get(section, {}).get(key)
+            before = saved.get(section, {}).get(key, _BEFORE_THE_KEY.get((section, key)))
             if value != before:
                 raise UserError(
                     f"{section}.{key} is {value}, but {checkpoint} was trained with {before}; give the run another name"

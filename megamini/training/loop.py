@@ -89,6 +89,7 @@ def train(
         state.update += 1
         state.tokens += cost.tokens
         state.flops += cost.flops
+        state.optimizer_flops += cost.optimizer_flops
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
@@ -128,6 +129,7 @@ def ledger(engine: Engine, state: TrainState) -> dict[str, int | float | str]:
         "updates": state.update,
         "tokens": state.tokens,
         "flops": state.flops,
+        "optimizer_flops": state.optimizer_flops,
         "seconds": round(state.seconds, 3),
         "device": engine.device.type,
         "ranks": engine.world_size,

@@ -122,21 +122,21 @@ class MatrixExchange:
             for number in range(max(rounds, default=-1) + 1)
         ]  # fmt: skip
 
-    def __call__(self, flat: torch.Tensor, orthogonalise: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """What `orthogonalise` makes of the matrices in `flat`, this rank's part; zeros where there is none."""
-        update = torch.zeros_like(flat)
+    def __call__(self, flat: torch.Tensor, orthogonalise: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Put in the place of the matrices in `flat`, this rank's part, what `orthogonalise` makes of them whole."""
         for one in self._rounds:
-            sent = _joined([flat[piece.at : piece.at + piece.numel] for piece in one.sent], flat).to(self._device)
+            sizes = [piece.numel for piece in one.sent]
+            sent = _joined([flat.narrow(0, piece.at, piece.numel) for piece in one.sent], flat).to(self._device)
             got = sent.new_empty(sum(one.receive_sizes))
             # All ranks.
             distributed.all_to_all_single(got, sent, one.receive_sizes, one.send_sizes)
             for number, pieces in one.got.items():
-                self._orthogonalise(self._matrices[number], [got[p.at : p.at + p.numel] for p in pieces], orthogonalise)
-            back = torch.empty_like(sent)  # what was sent may be the flat tensor's own memory
+                own = [got.narrow(0, piece.at, piece.numel) for piece in pieces]
+                self._orthogonalise(self._matrices[number], own, orthogonalise)
+            back = torch.empty_like(sent)
             distributed.all_to_all_single(back, got, one.send_sizes, one.receive_sizes)
-            for piece, values in zip(one.sent, back.split([piece.numel for piece in one.sent]), strict=True):
-                update[piece.at : piece.at + piece.numel] = values
-        return update
+            for piece, values in zip(one.sent, back.split(sizes), strict=True):
+                flat.narrow(0, piece.at, piece.numel).copy_(values)
 
     @staticmethod
     def _orthogonalise(

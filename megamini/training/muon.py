@@ -22,7 +22,7 @@ _EPS = 1e-7
 # Root mean square of an update of AdamW, measured by Liu et al. 2025 (section 2.2); Muon's are scaled to it.
 _ADAMW_RMS = 0.2
 
-Orthogonalise = Callable[[torch.Tensor], torch.Tensor]
+InPlace = Callable[[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -61,43 +61,37 @@ class MuonBesideAdamW(torch.optim.Optimizer):
     ) -> None:
         self._muon: MuonSection = section.muon_settings
         self._orthogonalise = orthogonalise
-        self._exchanges: dict[int, Callable[[torch.Tensor, Orthogonalise], torch.Tensor]] = {}
+        self._exchanges: dict[int, InPlace] = {}
         self._adamw = torch.optim.AdamW([group for group in groups if "matrices" not in group], fused=True, **adamw)
         super().__init__(groups, {"lr": adamw["lr"]})
 
-    def place(self, flat: torch.Tensor, exchange: Callable[[torch.Tensor, Orthogonalise], torch.Tensor]) -> None:
-        """Say for a flat tensor which function orthogonalises the matrices that lie in it, on this rank and others."""
+    def place(self, flat: torch.Tensor, exchange: InPlace) -> None:
+        """Say for a flat tensor what orthogonalises, in place, the matrices that lie in it, on this rank and others."""
         self._exchanges[id(flat)] = exchange
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update of all parameters that have a gradient. *All ranks* for matrices that lie on several."""
+        """One update of all that has a gradient, whose memory it uses. *All ranks* where matrices lie on several."""
         self._adamw.state = self.state
         self._adamw.param_groups = [group for group in self.param_groups if "matrices" not in group]
         self._adamw.step()
         for group in self.param_groups:
-            if "matrices" in group:
-                self._step_of_matrices(group)
+            for parameter, count in zip(group["params"], group.get("matrices", ()), strict=False):
+                if parameter.grad is not None:
+                    update = self._orthogonalised_momentum(parameter, count)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"])
 
-    def _step_of_matrices(self, group: dict[str, Any]) -> None:
-        counts = group["matrices"]
-        for number, parameter in enumerate(group["params"]):
-            if parameter.grad is None:
-                continue
-            ahead = self._momentum(parameter)
-            exchange = self._exchanges.get(id(parameter))
-            update = exchange(ahead, self._orthogonalise) if exchange else self._whole(ahead, counts[number])
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"])
-
-    def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Fold the gradient into the momentum; what is to be orthogonalised, elementwise, of `parameter`'s shape."""
-        state = self.state[parameter]
+    def _orthogonalised_momentum(self, parameter: torch.Tensor, count: int) -> torch.Tensor:
+        """Fold the gradient into the momentum, and put into its place what that gives."""
+        state, update = self.state[parameter], parameter.grad
         if MOMENTUM not in state:
             state[MOMENTUM] = torch.zeros_like(parameter)
-        gradient, buffer, momentum = parameter.grad, state[MOMENTUM], self._muon.momentum
-        buffer.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum) if self._muon.nesterov else buffer
-
-    def _whole(self, ahead: torch.Tensor, count: int) -> torch.Tensor:
-        return torch.cat([self._orthogonalise(matrix) for matrix in ahead.chunk(count)])
+        buffer = state[MOMENTUM].lerp_(update, 1 - self._muon.momentum)
+        update = update.lerp_(buffer, self._muon.momentum) if self._muon.nesterov else update.copy_(buffer)
+        if exchange := self._exchanges.get(id(parameter)):
+            exchange(update, self._orthogonalise)
+        else:
+            for matrix in update.chunk(count):
+                matrix.copy_(self._orthogonalise(matrix))
+        return update

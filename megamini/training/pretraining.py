@@ -10,7 +10,9 @@ from megamini.compute import (
     ExitShape,
     activation_memory,
     checkpoint_bytes,
+    matrix_parameters,
     model_states,
+    muon_flops,
     parameter_counts,
     trainable_parameters,
     training_flops,
@@ -20,10 +22,11 @@ from megamini.data.batches import MicroBatches, TrainingMicroBatches, plan_batch
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.errors import UserError
-from megamini.models.build import model_config
+from megamini.models.build import model_config, outline_of
 from megamini.training.engines import Engine
 from megamini.training.forgetting import build_forgetting
 from megamini.training.identity import identity_of
+from megamini.training.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
 from megamini.training.text import Text, open_text
@@ -60,8 +63,15 @@ class PretrainingSetup(RunSetup):
         )
         return self.batches.global_batch * per_block
 
+    @cached_property
+    def optimizer_flops(self) -> int:
+        """Of one update, beside the model's; 0 with AdamW."""
+        muon = self.recipe.optimizer.muon_settings
+        method = self.recipe.objective.method
+        return muon_flops(self.shape, method, self.exits, muon.newton_schulz_steps) if muon else 0
+
     def cost(self, stopped: Collection[str]) -> Cost:
-        return Cost(self.tokens_per_update, self.flops_per_update)
+        return Cost(self.tokens_per_update, self.flops_per_update, self.optimizer_flops)
 
     def identity(self) -> dict[str, Any]:
         manifests = [text.train.manifest for text in self.texts]
@@ -92,8 +102,9 @@ class PretrainingSetup(RunSetup):
             counts = parameter_counts(self.shape, method, self.exits)
         total, trainable = sum(counts.values()), trainable_parameters(self.shape, method, self.exits)
         ranks, precision = self.batches.world_size, self.recipe.training.precision
+        muon = matrix_parameters(self.shape, method, self.exits) if self.recipe.optimizer.muon_settings else 0
         states = [
-            model_states(trainable, total - trainable, precision, stage, ranks, fp32_gradients=stage >= 2).total
+            model_states(trainable, total - trainable, precision, stage, ranks, stage >= 2, muon).total
             for stage in range(4)
         ]
         activations = activation_memory(
@@ -123,9 +134,14 @@ class PretrainingSetup(RunSetup):
                 "parameters": f"{total:,}: {groups}{trained}",
                 "compute": f"{self.flops_per_update / self.tokens_per_update:.3g} FLOPs a token, "
                 f"{self.flops_per_update * updates:.3g} in all",
+                **optimizer_rows(
+                    outline_of(self.recipe, self.text.tokenizer, self.block_length),
+                    self.recipe.optimizer,
+                    self.optimizer_flops / self.flops_per_update,
+                ),
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(activations.total)} on each rank",
-                "checkpoint": in_bytes(checkpoint_bytes(trainable)),
+                "checkpoint": in_bytes(checkpoint_bytes(trainable, muon)),
             }
         )
 

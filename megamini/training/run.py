@@ -142,6 +142,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
             # What was thrown away has been paid for all the same.
             state.tokens, state.flops, state.seconds = before.tokens, before.flops, before.seconds
+            state.optimizer_flops = before.optimizer_flops
         else:
             return state
 

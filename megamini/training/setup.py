@@ -17,10 +17,11 @@ from megamini.training.stopping import StopRules
 
 
 class Cost(NamedTuple):
-    """Of one update: tokens that the model reads, and model FLOPs by formula."""
+    """Of one update: tokens that the model reads, and FLOPs by formula, the model's and the optimizer's."""
 
     tokens: int
     flops: int
+    optimizer_flops: int = 0
 
 
 @dataclass(frozen=True)

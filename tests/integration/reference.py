@@ -55,7 +55,13 @@ def train_reference(case: Case, data: Path) -> Curve:
     primary = build_primary(recipe, tokenizer, blocks.block_length).train()
     matrix = primary.model.get_input_embeddings().weight
     trained = _all_or_the_bridge(primary, case)
-    muon = ReferenceMuon({n: p for n, p in trained.items() if case.muon and p.dim() > 1 and "embeddings" not in n})
+    muon = ReferenceMuon(
+        {
+            name: p
+            for name, p in trained.items()
+            if case.muon and p.dim() > 1 and p is not matrix and "embeddings" not in name
+        }
+    )
     others = [p for p in trained.values() if not any(p is own for own in muon.matrices.values())]
     optimizer = torch.optim.AdamW(
         [
