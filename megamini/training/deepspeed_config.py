@@ -167,12 +167,11 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     values = _with_own_swap_folder(values, recipe)
     # Many small gradients are summed in fp32, but for stage 1: there it picks the optimizer that is refused above.
     summed_in_fp32 = {"grad_accum_dtype": "fp32"} if precision == "bf16" and zero_stage(values) >= 2 else None
-    # Muon is an optimizer of our own, which works where the states lie.
-    own_optimizer = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
     return {
         **({"data_types": summed_in_fp32} if summed_in_fp32 else {}),
         **values,
-        **(own_optimizer if recipe.optimizer.name == "muon" else {}),
+        # Muon is an optimizer of our own, which works where the states lie.
+        **({"zero_force_ds_cpu_optimizer": False} if recipe.optimizer.muon_settings else {}),
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,

@@ -12,6 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.partition_parameters import is_zero_param
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from pydantic import ValidationError
 from torch import distributed, nn
@@ -27,6 +28,7 @@ from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult
 from megamini.training.matrix_exchange import MatrixExchange, matrices_of
+from megamini.training.muon import MuonBesideAdamW
 from megamini.training.optimizer import (
     TOKEN_GROUP,
     adamw_settings,
@@ -293,6 +295,8 @@ def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[
     """As a process alone has it; DeepSpeed's CPU Adam where AdamW is offloaded, unless the JSON says otherwise."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     offloaded = offload.get("device", "none") != "none"
+    if recipe.optimizer.muon_settings and MuonBesideAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(MuonBesideAdamW)  # else DeepSpeed calls it untested
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
         refuse_stale_build_lock("cpu_adam")
         return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))

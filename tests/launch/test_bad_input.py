@@ -154,6 +154,14 @@ RECIPES: Cases = {
         lambda w: (w.run(), w.recipe({"training.seed": 5}))[1],
         ("training.seed is 5", "give the run another name"),
     ),
+    "other optimizer in the run's folder": (
+        lambda w: (w.run(), w.recipe({"optimizer.name": "muon"}))[1],
+        ("optimizer.name is muon", "was trained with adamw", "give the run another name"),
+    ),
+    "settings of Muon without it": (
+        lambda w: w.recipe({"optimizer.muon": {"momentum": 0.9}}),
+        (HERE, "optimizer.muon goes with optimizer.name: muon"),
+    ),
     "folder in use without resume": (
         lambda w: (w.run(), w.recipe({"checkpoint.resume": False}))[1],
         ("small", "checkpoint.resume", "another name"),
