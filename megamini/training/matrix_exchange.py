@@ -16,7 +16,7 @@ from torch import distributed
 from megamini.compute import newton_schulz_flops
 from megamini.training.zero_layout import Part
 
-_MOST_ELEMENTS = 64 * 2**20  # that a rank takes on at once, 256 MiB, unless a single matrix has more
+MOST_ELEMENTS = 64 * 2**20  # that a rank takes on at once, 256 MiB, unless a single matrix has more
 
 
 class Matrix(NamedTuple):
@@ -104,7 +104,7 @@ class MatrixExchange:
         parts: Sequence[Sequence[Part]],
         rank: int,
         device: torch.device,
-        most_elements: int = _MOST_ELEMENTS,
+        most_elements: int = MOST_ELEMENTS,
     ) -> None:
         """`parts`: what each rank holds. device: where the matrices are orthogonalised."""
         self._matrices, self._device = matrices, device

@@ -10,7 +10,7 @@ from megamini.training.optimizer import parameter_groups
 from megamini.training.trained_model import TrainedModel
 
 # Above this share of an update's FLOPs, a plan says what to do about Muon's.
-_DEAR = 0.1
+DEAR = 0.1
 
 
 def optimizer_rows(model: TrainedModel, section: PretrainingOptimizerSection, overhead: float) -> dict[str, str]:
@@ -20,7 +20,7 @@ def optimizer_rows(model: TrainedModel, section: PretrainingOptimizerSection, ov
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, section)
     muon, adamw = ([p for g in groups if ("matrices" in g) == own for p in g["params"]] for own in (True, False))
-    advice = "; a larger training.global_batch makes that less" if overhead > _DEAR else ""
+    advice = "; a larger training.global_batch makes that less" if overhead > DEAR else ""
     return {
         "muon": f"{_listed(muon, name_of)}; adds {overhead:.1%} to the FLOPs of an update{advice}",
         "adamw": _listed(adamw, name_of),

@@ -3,6 +3,7 @@
 import json
 
 from megamini.compute import checkpoint_bytes
+from megamini.training.optimizer_plan import DEAR
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
 from tools.planning.subject import Subject
@@ -22,7 +23,8 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"{subject.block_length} = {cluster.gpus:,} GPUs x {chosen.accumulation} x {chosen.micro_batch} blocks"
     )
     groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
-    flops, checkpoint = subject.flops_per_update() * subject.updates, checkpoint_bytes(subject.trainable)
+    flops = subject.flops_per_update() * subject.updates
+    checkpoint = checkpoint_bytes(subject.trainable, subject.muon_parameters)
     lines = [
         f"## {recipe.name} on {cluster.name}",
         "",
@@ -30,6 +32,7 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"* Batch: {batch}",
         f"* Length: {subject.updates:,} updates = {subject.updates * subject.tokens_per_update:.3g} tokens = "
         f"{flops:.3g} model FLOPs",
+        *_muon(subject),
         f"* Time: {times.days:.1f} days, {times.gpu_hours:,.0f} GPU-hours, assuming {cluster.utilisation:.0%} of peak",
         f"* Communication: {times.communication:.2f} s an update at {cluster.slowest_link / 1e9:.0f} GB/s, against "
         f"{times.compute:.2f} s of compute ({times.communication / times.compute:.0%})",
@@ -54,6 +57,14 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         "```",
     ]
     return "\n".join([*lines, *_break_even(subject)]) + "\n"
+
+
+def _muon(subject: Subject) -> list[str]:
+    if not subject.muon_parameters:
+        return []
+    share = subject.muon_flops / subject.flops_per_update()
+    advice = "; a larger training.global_batch makes that less" if share > DEAR else ""
+    return [f"* Muon: {subject.muon_parameters:,} of the parameters; adds {share:.1%} to the FLOPs{advice}"]
 
 
 def _row(layout: Layout, size: Bytes, chosen: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamini.compute import parameter_counts, trainable_parameters, training_flops
+from megamini.compute import matrix_parameters, muon_flops, parameter_counts, trainable_parameters, training_flops
 from megamini.config import Recipe, duration_in_updates
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import masked_per_block
@@ -48,6 +48,17 @@ class Subject:
     @property
     def trainable(self) -> int:
         return trainable_parameters(self.shape, self.method, self.exits)
+
+    @property
+    def muon_parameters(self) -> int:
+        """How many of those that train Muon moves."""
+        return matrix_parameters(self.shape, self.method, self.exits) if self.recipe.optimizer.muon_settings else 0
+
+    @property
+    def muon_flops(self) -> int:
+        """Of one update, beside the model's."""
+        muon = self.recipe.optimizer.muon_settings
+        return muon_flops(self.shape, self.method, self.exits, muon.newton_schulz_steps) if muon else 0
 
     @property
     def tokens_per_update(self) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import training_flops
+from megamini.compute import newton_schulz_flops, training_flops
 from megamini.shape import only_exit
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Layout
@@ -32,17 +32,29 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
     """
     width = 4 if subject.recipe.training.precision == "fp32" else 2
     model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
+    # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on.
+    matrices = 2 * 4 * subject.muon_parameters / cluster.gpus if layout.stage and cluster.gpus > 1 else 0
     if layout.stage <= 1:
-        return 2 * model
+        return 2 * model + matrices
     if layout.stage == 2:
-        return (layout.accumulation + 1) * model
-    return 3 * layout.accumulation * model
+        return (layout.accumulation + 1) * model + matrices
+    return 3 * layout.accumulation * model + matrices
+
+
+def _own_muon_flops(subject: Subject, cluster: Cluster) -> float:
+    """Of the rank with the most of Muon's work: an even share, or one matrix where they are fewer than ranks."""
+    muon = subject.recipe.optimizer.muon_settings
+    if not muon:
+        return 0.0
+    shape = subject.shape
+    largest = newton_schulz_flops(shape.hidden, shape.ffn, muon.newton_schulz_steps)
+    return max(largest, subject.muon_flops / cluster.gpus)
 
 
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
-    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation * cluster.gpus
-    compute = subject.flops_per_update() / rate
+    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation
+    compute = (subject.flops_per_update() / cluster.gpus + _own_muon_flops(subject, cluster)) / rate
     communication = communicated_bytes(subject, cluster, layout) / cluster.slowest_link
     seconds = compute * subject.updates
     return Times(compute, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
