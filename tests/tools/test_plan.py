@@ -21,6 +21,8 @@ A100 = GPUS["a100-80gb"]
 
 
 def subject(name: str = "base", vocab_size: int = 50_000, **overrides: object):
+    """With AdamW, unless said otherwise."""
+    overrides = {"optimizer__name": "adamw"} | overrides
     changes = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
     return subject_of(load_recipe(ROOT / f"launch/recipes/{name}/minijoint.yaml", changes), vocab_size, 512)
 
@@ -103,6 +105,29 @@ def test_communication_by_hand():
     assert volume == {1: 2 * model, 2: 5 * model, 3: 12 * model}
     assert times_of(run, cluster, Layout(1, False, False, 8, 4)).communication == pytest.approx(2 * model / 300e9)
     assert Cluster("", A100, 64).slowest_link == 25e9
+
+
+def test_muon_by_hand():
+    """12 layers of four 768 x 768 and two 768 x 3072, and two heads: one momentum instead of two. What a rank sends
+    twice is its own part, for which it has three buffers."""
+    run, cluster, layout = subject(optimizer__name="muon"), Cluster("", A100, 8), Layout(1, False, False, 64, 4)
+    adamw = subject()
+    matrices = 12 * (4 * 768**2 + 2 * 768 * 3072) + 2 * 768**2
+    square, oblong = (5 * 2 * 768**2 * (2 * larger + 768) for larger in (768, 3072))
+    assert run.muon_parameters == matrices
+    assert run.muon_flops == 50 * square + 24 * oblong
+    theirs, ours = (bytes_of(one, cluster, layout) for one in (adamw, run))
+    assert ours.optimizer == pytest.approx(theirs.optimizer - 4 * matrices / 8, abs=8)
+    assert ours.buffers == theirs.buffers + 3 * 4 * (matrices // 8)
+    assert communicated_bytes(run, cluster, layout) == communicated_bytes(adamw, cluster, layout) + matrices
+    share = run.muon_flops / run.flops_per_update()
+    assert share < 0.05, "a million tokens an update"
+    assert times_of(run, cluster, layout).compute == pytest.approx(
+        times_of(adamw, cluster, layout).compute * (1 + share)
+    )
+    many = times_of(run, Cluster("", A100, 1024), Layout(1, False, False, 2, 1)).compute
+    own = run.flops_per_update() / 1024 + oblong
+    assert many == pytest.approx(own / (0.4 * 312e12)), "no rank has less than a matrix to do"
 
 
 def test_time_follows_from_flops():
