@@ -101,6 +101,7 @@ def test_overrides_that_are_none(recipe_file, override, expected):
         ("schedule.duratoin=5M tokens", "unknown key 'schedule.duratoin'; did you mean 'duration'?"),
         ("schedule.duration=5 steps", "schedule.duration: '5 steps' is no duration"),
         ("optimizer.betas=[0.9, 2]", "optimizer.betas.1: input should be less than 1"),
+        ("objective.forgetting={evry: 1 updates}", "unknown key 'objective.forgetting.evry'; did you mean 'every'?"),
     ],
 )
 def test_a_bad_value_of_an_override_is_not_blamed_on_the_file(recipe_file, override, expected):
