@@ -4,7 +4,7 @@ Nothing of our loss, engines, loop, optimizer groups or schedule is used. From o
 blocks with their masks, and the draw of a forgotten matrix.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,10 @@ from megamini.training.forgetting import fresh_token_embeddings
 from tests.integration.cases import (
     FORGET_EVERY,
     GLOBAL_BATCH,
+    HIGH_MASK_SHARE,
     LEARNING_RATE,
+    LOWERED_AFTER,
+    MASK_SHARE,
     REMEMBER_LAST,
     UPDATES,
     VALIDATE_EVERY,
@@ -75,7 +78,9 @@ def train_reference(case: Case, data: Path) -> Curve:
     )
     curve = Curve()
     for update in range(UPDATES):
-        heads = _losses_of_global_batch(primary, blocks, rule, update)
+        high = case.lowered and update < LOWERED_AFTER
+        masks = replace(rule, share=HIGH_MASK_SHARE) if high else rule
+        heads = _losses_of_global_batch(primary, blocks, masks, update)
         weights = case.head_weights or [1.0] * len(heads)
         loss = sum(w * mean for w, mean in zip(weights, heads.values(), strict=True)) / sum(weights)
         primary.zero_grad()
@@ -141,7 +146,7 @@ def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> dict[str, torch.nn.
 def masking_rule(tokenizer) -> MaskingRule:
     """The masks that a recipe with the default shares and seed 3 asks for."""
     return MaskingRule(
-        share=0.15,
+        share=MASK_SHARE,
         replace_with_mask=0.8,
         replace_with_random=0.1,
         mask_id=tokenizer.mask_token_id,

@@ -107,7 +107,7 @@ def runs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     ("case", "signals"),
     [
         (Case(stage=2, accumulation=2), ("SIGKILL", "SIGUSR1")),
-        (Case(stage=3, precision="bf16"), ("SIGKILL", "SIGTERM")),
+        (Case(stage=3, precision="bf16", lowered=True), ("SIGKILL", "SIGTERM")),
         (Case(stage=1, precision="bf16", muon=True), ("SIGKILL", "SIGUSR1")),
     ],
     ids=str,

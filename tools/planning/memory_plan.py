@@ -72,8 +72,9 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         muon=subject.muon_parameters,
     )
     activations = activation_memory(
-        subject.shape, subject.block_length, layout.micro_batch, subject.masked, subject.method, subject.exits,
-        training.precision, layout.checkpointing, workspace_bytes=subject.recipe.objective.loss_workspace_mib * 2**20,
+        subject.shape, subject.block_length, layout.micro_batch, subject.mask_schedule.most_masked, subject.method,
+        subject.exits, training.precision, layout.checkpointing,
+        workspace_bytes=subject.recipe.objective.loss_workspace_mib * 2**20,
     )  # fmt: skip
     bucket = 0 if cluster.gpus == 1 or layout.stage == 0 else bucket_of(subject) * width
     if layout.stage == 3:

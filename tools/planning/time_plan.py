@@ -15,7 +15,8 @@ PUBLISHED_TOKENS = 125_000 * 2_048 * 512
 
 @dataclass(frozen=True)
 class Times:
-    """compute, communication: seconds of one update, were the other not there. days: of the whole run by compute."""
+    """compute, communication: seconds of one update, were the other not there, in the mean over the run. days: of the
+    whole run by compute."""
 
     compute: float
     communication: float
@@ -54,10 +55,9 @@ def _own_muon_flops(subject: Subject, cluster: Cluster) -> float:
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
     rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation
-    compute = (subject.flops_per_update() / cluster.gpus + _own_muon_flops(subject, cluster)) / rate
+    seconds = (subject.flops() / cluster.gpus + subject.updates * _own_muon_flops(subject, cluster)) / rate
     communication = communicated_bytes(subject, cluster, layout) / cluster.slowest_link
-    seconds = compute * subject.updates
-    return Times(compute, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
+    return Times(seconds / subject.updates, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,16 @@ class BreakEven:
 
 
 def break_even(subject: Subject) -> BreakEven | None:
-    """With `PUBLISHED_TOKENS` a language, whatever the pretraining; None for a recipe without exactly one exit. A fresh
-    bridge is paid for as MiniPost's pretraining."""
+    """With `PUBLISHED_TOKENS` a language, whatever the pretraining, at the mask share of its end; None for a recipe
+    without exactly one exit. A fresh bridge is paid for as MiniPost's pretraining."""
     if subject.method != "minijoint" or len(subject.exits) != 1:
         return None
     blocks = PUBLISHED_TOKENS / subject.block_length
+    masked = subject.mask_schedule.masked(subject.updates - 1)
     exits = (only_exit(subject.exits),)
 
     def language(method: str) -> float:
-        return blocks * training_flops(subject.shape, subject.block_length, subject.masked, method, exits)
+        return blocks * training_flops(subject.shape, subject.block_length, masked, method, exits)
 
-    extra = (subject.flops_per_update() - subject.flops_per_update("mlm", ())) * subject.updates
+    extra = subject.flops() - subject.flops("mlm", ())
     return BreakEven(extra, language("standard"), language("mini"))
