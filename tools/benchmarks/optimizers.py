@@ -1,11 +1,11 @@
 """AdamW and Muon from the same start: validation losses along the way, tokens, FLOPs and seconds to fixed losses.
 
-python tools/benchmarks/optimizers.py run --work optimizers       # what optimizers/grid.yaml lists, one after the other
-python tools/benchmarks/optimizers.py updates --work optimizers   # seconds of an update, interleaved; a quiet machine
-python tools/benchmarks/optimizers.py page                        # optimizers.md and its plots
+python tools/benchmarks/optimizers.py run --work optimizers     # what optimizers/grid.yaml lists, one after the other
+python tools/benchmarks/optimizer_step.py                       # seconds of a step beside an update; a quiet machine
+python tools/benchmarks/optimizers.py page                      # optimizers.md and its plots, from what is there
 
 Real runs of launch/pretrain.py, in one process of one thread each, on the quickstart's text and the study's. What is
-done is kept beside the grid, in optimizers/runs.jsonl and optimizers/updates.jsonl: the same command again goes on.
+done is kept in optimizers/runs.jsonl: the same command again goes on.
 """
 
 import argparse
@@ -28,12 +28,16 @@ CONSOLE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "updates", "page"))
+    parser.add_argument("what", choices=("run", "page"))
     parser.add_argument("--work", type=Path, default=Path("optimizers"), help="folder for data and runs")
     parser.add_argument("--only", metavar="WORD", default="", help="runs whose names have this word")
     options = parser.parse_args()
     if options.what == "run":
         run_all(options.work.resolve(), options.only)
+    else:
+        from tools.benchmarks.optimizers_page import write_page
+
+        write_page(grid(), list(done().values()))
 
 
 def grid() -> dict:
