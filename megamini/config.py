@@ -5,6 +5,7 @@ offload and communication (`megamini/training/deepspeed_config.py`). The docstri
 """
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -56,7 +57,9 @@ MaskShare = Annotated[float, Field(gt=0, lt=0.5)]
 Layers = Annotated[tuple[Positive, ...], Field(strict=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
-Paths = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+# Of a file, a folder, or a pattern of some; a leading ~ is the home folder, which YAML and most shells leave as it is.
+PathName = Annotated[str, AfterValidator(os.path.expanduser)]
+Paths = Annotated[tuple[PathName, ...], Field(strict=False, min_length=1)]
 
 
 class Section(BaseModel):
@@ -75,7 +78,7 @@ class ModelSection(Section):
     config: dict[str, int | float | bool | str | list[str] | None] = {}
     """Keys of the family's configuration class (hidden_size, num_hidden_layers ...). What the data decides (vocabulary,
     special tokens, enough positions) is filled in."""
-    from_checkpoint: str | None = None
+    from_checkpoint: PathName | None = None
     """Checkpoint folder (or hub name) whose body to start from, instead of random weights."""
     exits: Layers = ()
     """Layers after which a further head reads the hidden states; empty for plain masked-LM pretraining. minipost: the
@@ -101,7 +104,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """Prepared text: folders written by `tools/prepare_data.py`."""
 
-    path: str | Paths
+    path: PathName | Paths
     """Data directory (tokenizer, train/, validation/, manifest.json), or a list of them, with one tokenizer and block
     length (prepare them with --tokenizer), of which every update reads."""
     weights: Numbers | None = None
@@ -302,7 +305,7 @@ class TrainingSection(Section):
     """Recompute the encoder layers in the backward pass instead of keeping their activations."""
     compile: bool = False
     """Compile the model with torch.compile."""
-    runs: str = "runs"
+    runs: PathName = "runs"
     """Folder in which the run directory is made."""
     stop_after_nonfinite: Positive = 10
     """End the run after this many updates in a row whose loss or gradient was not finite."""
@@ -316,7 +319,10 @@ class CheckpointSection(Section):
     """When checkpoints are written and which are kept."""
 
     every: Duration | None = None
-    """Distance between two checkpoints; unset: only at the end."""
+    """Distance between two checkpoints; unset: by time, as `every_minutes` says."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """Where `every` is unset: minutes between two checkpoints, about the most that a kill can cost; null: only at the
+    end."""
     keep_last: Positive = 2
     """Number of newest checkpoints that are kept."""
     keep_every: Duration | None = None

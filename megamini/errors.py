@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _RANK_0_SPEAKS_FIRST = 5.0  # seconds
+_STANDARD_FILES = 3  # input, output, errors
 
 _SPACE = "free some space there, or choose another folder, and run the same command again"
 _ELSEWHERE = "choose a folder that you may write to"
@@ -40,10 +41,21 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
+        """A leading ~ is the home folder, which shells leave as it is in quotes and behind an equals sign."""
+        values, rest = super().parse_known_args(*arguments, **options)
+        for name, value in vars(values).items():
+            setattr(values, name, [_at_home(one) for one in value] if isinstance(value, list) else _at_home(value))
+        return values, rest
+
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         hint = did_you_mean(unknown, self._option_string_actions) if unknown.startswith("-") else ""
         raise UserError(f"{message}{hint or '; --help shows what there is'}")
+
+
+def _at_home(value: Any) -> Any:
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value  # noqa: PTH111 (of both)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -76,7 +88,8 @@ def run_command(main: Callable[[], None]) -> None:
 
     Under a launcher this ends the process, with status 0 as well.
     """
-    threading.excepthook = _quiet_about_full_disks
+    threading.excepthook = _quiet_about_files
+    _settle_output()
     try:
         main()
         sys.stdout.flush()
@@ -89,9 +102,39 @@ def run_command(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         _exit(141)  # whoever read the output, such as `head`, has enough
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        _exit_with_line(_what_failed(error), status=2)
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= character <= "\udfff" for character in error.object[error.start : error.end]):
             raise
-        _exit_with_line(_cannot_be_written(error.filename or "the output", error), status=2)
+        _exit_with_line(f"'{error.object}': a name with bytes that are no characters here; rename it", status=2)
+
+
+def _settle_output() -> None:
+    """Characters that the terminal does not know are replaced, and a stream that the caller has closed leads nowhere:
+    its number must not go to the next file that is opened."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) < _STANDARD_FILES:
+        os.set_inheritable(spare, True)
+    os.close(spare)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 (to the end of the process)
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def _what_failed(error: OSError) -> str:
+    """A line for an error that nobody has said more of: which file, and as far as it can be told, what with it."""
+    path = error.filename or "a file, or the output"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        there = os.path.exists(path)  # noqa: PTH110 (bytes, or a number)
+        if there and not os.access(path, os.R_OK):
+            return f"{path}: cannot be read: {error.strerror}; ask its owner for the right to read it"
+        may_write = os.access(path if there else os.path.dirname(path) or ".", os.W_OK)  # noqa: PTH120
+    else:
+        may_write = error.errno not in _REMEDIES
+    if not may_write:
+        return _cannot_be_written(path, error)
+    return f"{path}: cannot be read or written: {error.strerror or error}; mend that and run the command again"
 
 
 def _cannot_be_written(path: Path | str, error: OSError) -> str:
@@ -99,9 +142,9 @@ def _cannot_be_written(path: Path | str, error: OSError) -> str:
     return f"{path}: cannot be written: {reason}; {_REMEDIES.get(error.errno, 'mend that and run the command again')}"
 
 
-def _quiet_about_full_disks(problem: threading.ExceptHookArgs) -> None:
+def _quiet_about_files(problem: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread would print a traceback; the main thread meets the same full disk, and says so in a line."""
-    if not (isinstance(problem.exc_value, OSError) and problem.exc_value.errno in _REMEDIES):
+    if not isinstance(problem.exc_value, OSError):
         threading.__excepthook__(problem)
 
 

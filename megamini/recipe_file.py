@@ -168,7 +168,8 @@ def _describe(problem: dict[str, Any], kind: type[BaseModel]) -> str:
 
 
 def _is_type_name(part: Any) -> bool:
-    return isinstance(part, str) and part in ("int", "float", "bool", "str", "none", "list[str]", "list[stage]")
+    names = ("int", "float", "bool", "str", "none")
+    return isinstance(part, str) and (part in names or "[" in part)  # list[str], function-after[...]
 
 
 def _with_point(number: str) -> str:

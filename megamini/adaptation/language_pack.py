@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.reindex import reindexed, with_layout_of
+from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
 from megamini.models.lineage import declared_lineage, lineage_of
@@ -66,7 +67,8 @@ class LanguagePack:
             "tokenizer_sha256": fingerprint(self.tokenizer),
             **self.details,
         }
-        (aside / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
         shutil.rmtree(directory, ignore_errors=True)
         aside.rename(directory)
 
@@ -118,13 +120,7 @@ def plug(
     """
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.load(pack)
-    _check_lineage(model, tokenizer, pack)
-    pack = _with_roles_of(pack, tokenizer)
-    old = model.get_input_embeddings().weight
-    if old.shape[1] != pack.token_embeddings.shape[1]:
-        raise UserError(
-            f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {old.shape[1]}"
-        )
+    pack = fitted(model, tokenizer, pack)
     declared = dict(getattr(model.config, "megamini", None) or {})
     model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
     with torch.no_grad():
@@ -135,6 +131,23 @@ def plug(
     model.tie_weights()
     model.config.megamini = {**declared, "lineage": pack.lineage, "plugged": pack.language}
     return with_layout_of(pack.tokenizer, tokenizer)
+
+
+def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> LanguagePack:
+    """The pack as it goes into `model`, of which only configuration and token embeddings are looked at, and which stays
+    as it is. Raises `UserError` where it does not fit."""
+    _check_lineage(model, tokenizer, pack)
+    pack = _with_roles_of(pack, tokenizer)
+    width = model.get_input_embeddings().weight.shape[1]
+    if width != pack.token_embeddings.shape[1]:
+        raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
+    return pack
+
+
+def pack_fingerprint(directory: str | Path) -> str:
+    """Of a pack's rows and tokenizer, as its description has them. Raises `UserError` where it has none."""
+    description = _read_description(Path(directory) / DESCRIPTION)
+    return fingerprint_of([description[key] for key in ("embeddings_sha256", "tokenizer_sha256")])
 
 
 def _with_roles_of(pack: LanguagePack, tokenizer: PreTrainedTokenizerBase) -> LanguagePack:

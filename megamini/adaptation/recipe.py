@@ -12,6 +12,7 @@ from megamini.config import (
     MaskingSection,
     NotNegative,
     OptimizerSection,
+    PathName,
     Paths,
     Positive,
     RunRecipe,
@@ -27,7 +28,7 @@ from megamini.recipe_file import read_recipe
 class TargetDataSection(Section):
     """Prepared text of the new languages."""
 
-    path: str | Paths
+    path: PathName | Paths
     """Data directory of the new language (tools/prepare_data.py), or a list of them, to learn side by side."""
     workers: NotNegative = 2
     """Processes that make batches ahead of the step; 0 makes them in the step's own process."""
@@ -56,14 +57,14 @@ class StopSection(Section):
 class AdaptationSection(Section):
     """What the embeddings are learned over, and from where they start."""
 
-    source: str
+    source: PathName
     """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT) or hub name, or a
     run directory or checkpoint of launch/pretrain.py."""
     method: Literal["standard", "mini"]
     """standard: over the whole primary model. mini: over a mini-model, which the source is or has as an exit."""
     exit: Positive | None = None
     """Layer of the exit, where the source is a run with several."""
-    primary: str | None = None
+    primary: PathName | None = None
     """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
     run, where the source is one with exits."""
     initialise: Literal["random", "unigram", "overlap", "focus", "lexicon", "pack"] = "focus"
@@ -74,10 +75,10 @@ class AdaptationSection(Section):
     Unset: source for random, else unigram."""
     train_bias: bool = True
     """Learn the output bias too; as published it stays."""
-    lexicon: str | None = None
+    lexicon: PathName | None = None
     """Word list of `initialise: lexicon`, or with `focus`, to mix from its words too: lines of target word, tab,
     source word."""
-    pack: str | None = None
+    pack: PathName | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
     """Static embeddings of `initialise: focus`; unset: the package deepfocus where it is installed and there is no word

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from megamini.adaptation.initialise import StartingPoint, Target, initialise
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.lexicon import lexicon_sha256, read_lexicon
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
@@ -114,10 +114,14 @@ class RelearningSetup(RunSetup):
 
     def identity(self) -> dict[str, Any]:
         data = fingerprint_of([text.fingerprint for text in self.texts.values()])
-        free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every"]}
+        free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every", "pack"]}
         identity = describe_identity(self.recipe, data, self.source.fingerprint, free)
-        if self.recipe.adaptation.lexicon is not None:  # what the list says counts, and not where it lies
-            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(self.recipe.adaptation.lexicon)}"
+        section = self.recipe.adaptation
+        # What list and pack say counts, and not where they lie.
+        if section.lexicon is not None:
+            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(section.lexicon)}"
+        if section.pack is not None:
+            identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
@@ -244,6 +248,7 @@ class RelearningSetup(RunSetup):
                 layers = self.source.primary.config.num_hidden_layers
                 rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
+        rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
 
     def _activations(self, text: Text) -> int:

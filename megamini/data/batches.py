@@ -4,6 +4,7 @@ Global batch t is the blocks t x B to (t + 1) x B - 1 of the endless order, what
 accumulation steps: each of these only decides who computes what.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -161,12 +162,16 @@ def training_loader(
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    """DeepSpeed's launcher and schedulers send a stop signal to every process of a job: were a worker to die of it, its
-    rank could not reach the safe point. Only the rank itself ends its workers; they notice by themselves if it dies.
+    """Terminals, schedulers and DeepSpeed's launcher send a stop signal to every process of a job: were a worker to die
+    of it, its rank could not reach the safe point. Only the rank itself ends its workers; they notice by themselves if
+    it dies.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)  # the rank's own, which hears of signals through it
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+    rank = multiprocessing.parent_process().pid
+    threading.Thread(target=_end_when_told_by, args=(rank,), daemon=True).start()
 
 
 def _end_when_told_by(rank: int) -> None:

@@ -170,7 +170,7 @@ class _Shard:
 def fingerprint_of(value: Any) -> str:
     """SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # paths may be of another locale
 
 
 def fingerprint_of_all(manifests: Sequence[dict[str, Any]], weights: Sequence[float] | None) -> str:

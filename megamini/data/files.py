@@ -25,6 +25,11 @@ def write_json(path: Path, value: Any) -> None:
         stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
+def printable(name: str | Path) -> str:
+    """A file's name as text can hold it: what is no character in this locale is replaced."""
+    return str(name).encode("utf-8", "replace").decode()
+
+
 def is_missing_folder(name: str) -> bool:
     """Whether `name`, a folder or a hub name, can only be a folder, and there is none."""
     is_path = name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from megamini.data import units
 from megamini.data.blocks import Frame, load_manifest
 from megamini.data.corpus import Layout, Unit, find_files, plan_units, read_pieces
-from megamini.data.files import write_json
+from megamini.data.files import printable, write_json
 from megamini.data.hub import spool_units, stream_records
 from megamini.data.joining import join_units
 from megamini.data.pieces import cut_document
@@ -89,6 +89,8 @@ def prepare(text: list[str], out: Path, settings: Settings, processes: int, over
     The output depends on the text and the settings only. A rerun continues; a finished directory is left alone.
     Raises UserError for any bad input, and when the disk is full.
     """
+    if printable(out) != str(out):  # the libraries that write there cannot
+        raise UserError(f"--out {printable(out)}: a name with bytes that are no characters here; choose another")
     files = find_files(text)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, o
         _refuse_other_settings(out, {part: manifest[part] for part in asked}, asked)
         print(f"{out}: already complete")
         return manifest
-    inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    inputs = [[printable(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     work = _work_folder(out, {**asked, "inputs": inputs}, overwrite)
     planned = plan_units(files, settings.layout)
     tokenizer = _tokenizer(planned, work, settings)
@@ -142,7 +144,7 @@ def _sources(files: list[Path]) -> list[dict[str, Any]]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             noted = json.loads((file.parent / "manifest.json").read_text(encoding="utf-8"))["files"][file.name]
         known = {key: noted[key] for key in ("source", "licence") if key in noted}
-        sources.append({"file": file.name, "bytes": file.stat().st_size, **known})
+        sources.append({"file": printable(file.name), "bytes": file.stat().st_size, **known})
     return sources
 
 

@@ -8,11 +8,13 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import distributed
 from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
@@ -30,9 +32,11 @@ from megamini.downstream.tasks.registry import read_examples
 from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
 from megamini.errors import UserError, writing
 from megamini.models.pretrained import load_config, load_model, weights_fingerprint
+from megamini.training.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 
 _RESULT, _MADE_FROM = "result.json", "made_from.json"
+_PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending
 
 
 @dataclass(frozen=True)
@@ -91,34 +95,27 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
 
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _quiet()
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
     primary = _load_primary(recipe)
     jobs = [_prepare(recipe, primary, key) for key in recipe.tasks]
-    if ranks.rank == 0:
-        _claim(recipe, jobs)
-    ranks.wait_for_all()
-    results = []
-    for job in jobs:
-        for seed in recipe.training.seeds:
-            folder = recipe.run_directory / job.key / f"seed-{seed}"
-            if not (folder / _RESULT).is_file():
-                _train_one(recipe, primary, job, seed, folder, ranks)
-            elif ranks.rank == 0:
-                print(f"{folder}: complete already, kept")
-            results.append(_read_result(folder))
-            if ranks.rank == 0:
-                write_results(recipe.run_directory, results, table_of(results, job.section.language))
-    if ranks.rank == 0:
-        _print_summary(recipe.run_directory, results)
-    ranks.leave()
+    with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
+        if ranks.rank == 0:
+            _claim(recipe, jobs)
+        ranks.wait_for_all()
+        results = []
+        for job in jobs:
+            results += _train_all_seeds(recipe, primary, job, results, ranks)
+        if ranks.rank == 0:
+            _print_summary(recipe.run_directory, results)
+        ranks.leave()
 
 
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
+    _quiet()
     primary, training = _load_primary(recipe), recipe.training
     lines = []
     for job in (_prepare(recipe, primary, key) for key in recipe.tasks):
@@ -130,6 +127,12 @@ def plan(recipe: FinetuneRecipe) -> str:
             f"{len(job.validation):,} ({job.validation_split})"
         )
     return "\n".join(lines)
+
+
+def _quiet() -> None:
+    """What the library says of each model that it loads is no news here."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 # --- before training ------------------------------------------------------------------------------------------------
@@ -175,13 +178,11 @@ def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
 
 
 def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
-    """Rank 0 only: make the run directory; one that holds models of another recipe, primary or data is refused. Seeds
+    """Rank 0 only: take the run directory; one that holds models of another recipe, primary or data is refused. Seeds
     may be added."""
     directory = recipe.run_directory
-    with writing(directory, "training.runs: "):
-        directory.mkdir(parents=True, exist_ok=True)
     written = directory / "recipe.yaml"
-    if written.exists() and _without_seeds(written.read_text(encoding="utf-8")) != _without_seeds(dump_recipe(recipe)):
+    if written.exists() and _what_trains(_read(written)) != _what_trains(recipe):
         raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
     made_from = {"primary": weights_fingerprint(recipe.model.primary)} | {
         job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
@@ -195,15 +196,64 @@ def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
     write_atomically(written, dump_recipe(recipe))
 
 
-def _without_seeds(text: str) -> str:
-    """A recipe's YAML without what may differ between two calls that go on with one run."""
-    return re.sub(r"^  seeds:\n(  - \d+\n)*", "", text, flags=re.MULTILINE)
+def _read(written: Path) -> FinetuneRecipe | None:
+    """The recipe of a run directory, of this version or an earlier one; None where it is no such recipe."""
+    try:
+        return FinetuneRecipe.model_validate(yaml.safe_load(written.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError, UserError):
+        return None
+
+
+def _what_trains(recipe: FinetuneRecipe | None) -> dict[str, Any] | None:
+    """A recipe without what may differ between two calls that go on with one run: seeds, and where things lie, which
+    count by their content."""
+    if recipe is None:
+        return None
+    values = recipe.model_dump(mode="json", exclude={"name", "telemetry", "checkpoint"})
+    for section, key in (("training", "seeds"), ("training", "runs"), ("model", "primary")):
+        del values[section][key]
+    for task in values["tasks"].values():
+        del task["path"], task["dataset"]
+    return values
 
 
 # --- one seed -------------------------------------------------------------------------------------------------------
 
 
-def _train_one(recipe: FinetuneRecipe, primary: Primary, job: Job, seed: int, folder: Path, ranks: Ranks) -> None:
+def _train_all_seeds(
+    recipe: FinetuneRecipe, primary: Primary, job: Job, before: Sequence[Result], ranks: Ranks
+) -> list[Result]:
+    """The results of a task, those of its seeds; written behind those `before`. All ranks."""
+    results: list[Result] = []
+    inputs = None  # the same for all seeds
+    for seed in recipe.training.seeds:
+        folder = recipe.run_directory / job.key / f"seed-{seed}"
+        if not (folder / _RESULT).is_file():
+            inputs = inputs or _inputs(primary, job)
+            _train_one(recipe, primary, job, inputs, seed, folder, ranks)
+        elif ranks.rank == 0:
+            print(f"{folder}: complete already, kept")
+        results.append(_read_result(folder))
+        if ranks.rank == 0:
+            written = [*before, *results]
+            write_results(recipe.run_directory, written, table_of(written, job.section.language))
+    return results
+
+
+def _inputs(primary: Primary, job: Job) -> list[dict[str, Any]]:
+    label_ids = {label: number for number, label in enumerate(job.labels)}
+    return KINDS[job.task.kind].training_inputs(job.training, primary.tokenizer, job.limits, label_ids)
+
+
+def _train_one(
+    recipe: FinetuneRecipe,
+    primary: Primary,
+    job: Job,
+    inputs: Sequence[dict[str, Any]],
+    seed: int,
+    folder: Path,
+    ranks: Ranks,
+) -> None:
     """Train, save, prove, measure; the folder gets its name when all is done. All ranks."""
     aside = folder.with_name(f".{folder.name}.writing")
     title = f"{job.key} seed {seed}"
@@ -212,8 +262,6 @@ def _train_one(recipe: FinetuneRecipe, primary: Primary, job: Job, seed: int, fo
     set_seed(seed)
     model = _task_model(recipe, primary, job)
     freeze_token_embeddings(model)
-    label_ids = {label: number for number, label in enumerate(job.labels)}
-    inputs = KINDS[job.task.kind].training_inputs(job.training, primary.tokenizer, job.limits, label_ids)
     if ranks.rank == 0:
         print(
             f"{title}: {len(job.training):,} examples, {len(inputs):,} inputs of up to {job.limits.max_length} tokens"

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from megamini.config import NotNegative, OptimizerSection, Positive, RunRecipe, Section, Share
+from megamini.config import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
 from megamini.downstream.tasks.custom import custom_task
 from megamini.downstream.tasks.declaration import Kind, Task
 from megamini.downstream.tasks.registry import CUSTOM, find_task
 
 Words = Annotated[tuple[str, ...], Field(strict=False)]
+Folders = Annotated[tuple[PathName, ...], Field(strict=False)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)]
 # The key of a task names a folder of the run.
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -23,9 +24,9 @@ class TaskSection(Section):
     task: str | None = None
     """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset: the
     one that the key names."""
-    path: str | None = None
+    path: PathName | None = None
     """Folder of the task's files, as released or as in the README; unset: the data set on the hub."""
-    dataset: str | None = None
+    dataset: PathName | None = None
     """Another data set of the `datasets` library, by name or folder, with {language} in it; instead of `path`."""
     kind: Kind | None = None
     """custom only: what is predicted."""
@@ -77,7 +78,7 @@ class FinetuneTask(TaskSection):
 class FinetuneModelSection(Section):
     """The primary model that is fine-tuned."""
 
-    primary: str
+    primary: PathName
     """Folder of the exported primary model, or of any checkpoint of a supported family."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the checkpoint's own."""
@@ -109,7 +110,7 @@ class FinetuneTraining(Section):
     """Precision of activations; weights and optimizer stay fp32 (under DeepSpeed bf16: master copies do)."""
     seeds: Seeds = (0,)
     """A model is fine-tuned for each of these: head, order of examples and dropout."""
-    runs: str = "runs"
+    runs: PathName = "runs"
     """Folder in which the run directory is made."""
 
 
@@ -149,7 +150,7 @@ class FinetuneRecipe(RunRecipe):
 class EvaluateTask(TaskSection):
     """A task to evaluate on."""
 
-    models: Words = ()
+    models: Folders = ()
     """Fine-tuned models: folders of `launch/finetune.py`, of one seed or of all seeds of a task; unset: the folder of
     this task's name in `model.finetuned`."""
     split: str = "test"
@@ -159,7 +160,7 @@ class EvaluateTask(TaskSection):
     reference_lines: bool = False
     """Classes and tags only: also measure what needs no language model (TF-IDF with logistic regression; each word's
     commonest tag), trained in the source language and, where there are training data, in the target language."""
-    word_lists: str | None = None
+    word_lists: PathName | None = None
     """For `reference_lines`: word lists as `adaptation.lexicon` takes them, a file a language with {language} in its
     path; texts translated by them word by word are one more line."""
 
@@ -167,9 +168,9 @@ class EvaluateTask(TaskSection):
 class EvaluateModelSection(Section):
     """What is evaluated."""
 
-    finetuned: str | None = None
+    finetuned: PathName | None = None
     """Run directory of `launch/finetune.py`, with a folder a task."""
-    primary: str | None = None
+    primary: PathName | None = None
     """Folder of the exported primary model, for the measures without labels."""
     source_language: str = "en"
     """Language that needs no pack."""
@@ -178,7 +179,7 @@ class EvaluateModelSection(Section):
 class RetrievalSection(Section):
     """Sentence retrieval: which page of the source language is the same as this one?"""
 
-    files: str
+    files: PathName
     """JSON lines with `id` and `text`, a file a language with {language} in its path; the same id in all languages."""
     languages: Words = ()
     """Languages to retrieve in; unset: the language of every pack."""
@@ -191,7 +192,7 @@ class RetrievalSection(Section):
 class BitsPerByteSection(Section):
     """How well the primary model with a pack predicts text of the pack's language."""
 
-    data: dict[str, str]
+    data: dict[str, PathName]
     """Language to data directory (tools/prepare_data.py), made with the pack's tokenizer."""
     blocks: Positive = 512
     """Most validation blocks that are read."""
@@ -213,7 +214,7 @@ class EvaluationSection(Section):
 
     batch: Positive = 32
     """Examples that run at once."""
-    runs: str = "runs"
+    runs: PathName = "runs"
     """Folder in which the run directory is made."""
 
 
@@ -221,7 +222,7 @@ class EvaluateRecipe(RunRecipe):
     """All that decides an evaluation."""
 
     model: EvaluateModelSection
-    packs: dict[TaskName, str] = Field(default={})
+    packs: dict[TaskName, PathName] = Field(default={})
     """Name in the results to folder of a language pack, or to a pattern of several that were learned one after the
     other (`runs/mini/packs/*-step-*`); each knows its language, and a language may have several."""
     tasks: dict[TaskName, EvaluateTask] = Field(default={})

@@ -75,7 +75,7 @@ class _TagLine:
         return measure_tags([example.tags for example in gold], [list(map(tag, example.words)) for example in gold])
 
 
-_LINES: dict[Kind, type[_Line]] = {"classification": _ClassLine, "tagging": _TagLine}
+LINES: dict[Kind, type[_Line]] = {"classification": _ClassLine, "tagging": _TagLine}
 
 
 def reference_lines(
@@ -94,7 +94,7 @@ def reference_lines(
     kind: classification or tagging. training, examples, word_lists: language -> what is trained on, what is measured,
     and its words in the source's.
     """
-    surface = _LINES[kind](training[source])
+    surface = LINES[kind](training[source])
     for language, gold in examples.items():
         if language == source:
             continue
@@ -102,7 +102,7 @@ def reference_lines(
         if language in word_lists:
             values[WORD_BY_WORD] = surface.measure(gold, word_lists[language])
         if language in training:
-            values[IN_LANGUAGE] = _LINES[kind](training[language]).measure(gold)
+            values[IN_LANGUAGE] = LINES[kind](training[language]).measure(gold)
         for line, measured in values.items():
             yield Result(task, language, metric, measured, len(gold), surface.name, line, None, split)
 

@@ -10,6 +10,7 @@ from typing import Any
 from megamini.errors import UserError
 from megamini.training.telemetry import write_atomically
 
+FILE, TABLE = "results.json", "table.md"
 # A language and the name of the pack that speaks it.
 _Row = tuple[str, str | None]
 
@@ -53,7 +54,8 @@ class Result:
     def from_entry(cls, entry: dict[str, Any]) -> "Result":
         """The inverse of `entry`. Raises KeyError or TypeError for what is no such entry."""
         known = {name: entry[name] for name in ("task", "language", "metric", "n", "model", "pack", "seed", "split")}
-        values = {key: value for key, value in entry.items() if key not in known and key != "learned"}
+        others = {*known, "learned", "made_from"}
+        values = {key: value for key, value in entry.items() if key not in others}
         return cls(**known, values=values, learned=Learned(**entry["learned"]) if entry["learned"] else None)
 
     def entry(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _mean(group: Sequence[Result]) -> Mean:
 
 def read_results(directory: Path) -> list[Result]:
     """The measurements of a run directory. Raises UserError where there are none, or others than this tool's."""
-    path = directory / "results.json"
+    path = directory / FILE
     try:
         return [Result.from_entry(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,10 +124,20 @@ def read_results(directory: Path) -> list[Result]:
 
 def write_results(directory: Path, results: Sequence[Result], table: str) -> None:
     """`results.json` (every measurement), `summary.json` (means and deviations over seeds) and `table.md`."""
+    write_entries(directory, [result.entry() for result in results])
+    write_summary(directory, results, table)
+
+
+def write_entries(directory: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """`results.json` alone."""
+    write_atomically(directory / FILE, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_summary(directory: Path, results: Sequence[Result], table: str) -> None:
+    """`summary.json`, and last `table.md`, which says that all is measured."""
     summary = [asdict(mean) for mean in means(results)]
-    for name, values in (("results.json", [result.entry() for result in results]), ("summary.json", summary)):
-        write_atomically(directory / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(directory / "table.md", table + "\n")
+    write_atomically(directory / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(directory / TABLE, table + "\n")
 
 
 def table_of(results: Sequence[Result], source_language: str, cell: Callable[[Mean], str] | None = None) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.kinds.by_name import KINDS
@@ -42,14 +42,20 @@ def lineage_entries(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 def load_task_model(folder: Path, device: torch.device) -> TaskModel:
     """Read a fine-tuned model. Raises UserError where it is none, or torn."""
+    config, kind, limits = read_task(folder)
+    model = load_model(KINDS[kind].auto_class, str(folder), config, str(folder)).to(device).eval()
+    return TaskModel(folder, model, load_tokenizer(folder), kind, limits, config.megamini.get("seed"))
+
+
+def read_task(folder: Path) -> tuple[PretrainedConfig, str, Limits]:
+    """Configuration of a fine-tuned model, kind of its task, and limits. Raises UserError where it is none."""
     config = load_config(str(folder), str(folder), dropout=None)
     description = getattr(config, "megamini", None) or {}
     try:
         kind, limits = description["kind"], Limits(**description["limits"])
-        model_class = KINDS[kind].auto_class
+        KINDS[kind]
     except (KeyError, TypeError):
         raise UserError(
             f"{folder}: not a fine-tuned model (its config.json names no task); launch/finetune.py makes one"
         ) from None
-    model = load_model(model_class, str(folder), config, str(folder))
-    return TaskModel(folder, model.to(device).eval(), load_tokenizer(folder), kind, limits, description.get("seed"))
+    return config, kind, limits

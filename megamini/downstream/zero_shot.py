@@ -1,17 +1,22 @@
 """Step 4: swap a language's embeddings into a model, and put the source's back exactly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.language_pack import DESCRIPTION, LanguagePack, plug
+from megamini.adaptation.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint, plug
+from megamini.data.blocks import fingerprint_of
+from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
+from megamini.models.lineage import declared_lineage, lineage_of
+from megamini.models.pretrained import outline_with_embeddings
 
 # A language, and the name of the pack that speaks it; None for the source language.
 Voice = tuple[str, str | None]
@@ -28,12 +33,14 @@ class Packs:
         self._folders: dict[str, Path] = {}
         self.languages: dict[str, str] = {}
         self.learned: dict[str, Learned] = {}
+        self._fingerprints: dict[str, str] = {}
         for series, place in places.items():
             for name, folder in _members(series, place).items():
                 pack = LanguagePack.load(folder)
                 ledger = pack.details.get("ledger", {})
                 costs = {key: ledger[key] for key in ("updates", "tokens", "flops", "seconds") if key in ledger}
                 self._folders[name] = folder
+                self._fingerprints[name] = pack_fingerprint(folder)
                 self.languages[name] = pack.language
                 self.learned[name] = Learned(series, pack.details.get("method"), **costs)
 
@@ -52,6 +59,14 @@ class Packs:
                 found += [(language, name) for name in names]
         return found
 
+    def load(self, name: str) -> LanguagePack:
+        """The pack of that name."""
+        return LanguagePack.load(self._folders[name])
+
+    def fingerprint(self, name: str | None) -> str:
+        """Of the pack of that name; empty for none."""
+        return "" if name is None else self._fingerprints[name]
+
     @contextmanager
     def speaking(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None
@@ -60,8 +75,44 @@ class Packs:
         if name is None:
             yield tokenizer
         else:
-            with plugged(model, tokenizer, LanguagePack.load(self._folders[name])) as own:
+            with plugged(model, tokenizer, self.load(name)) as own:
                 yield own
+
+
+class Lineages:
+    """Models and the packs that are to be plugged into them: whether all fit is known before anything is measured."""
+
+    def __init__(self, packs: Packs) -> None:
+        self._packs = packs
+        self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, str]]] = {}
+
+    def add(
+        self,
+        model_class: Any,
+        checkpoint: str,
+        config: PretrainedConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        names: Iterable[str | None],
+    ) -> None:
+        """A model and the names of its packs; None for none. Of models with one lineage the first is kept, with its
+        token embeddings alone. Raises UserError for torn files."""
+        outline = outline_with_embeddings(model_class, checkpoint, config, checkpoint)
+        key = fingerprint_of([declared_lineage(outline), lineage_of(outline, tokenizer), special_roles(tokenizer)])
+        _, _, wanted = self._models.setdefault(key, (outline, tokenizer, {}))
+        for name in names:
+            if name is not None:
+                wanted.setdefault(name, checkpoint)
+
+    def check(self) -> None:
+        """Raises UserError, which names model and pack, for a pack that does not fit."""
+        for name in dict.fromkeys(name for *_, wanted in self._models.values() for name in wanted):
+            pack = self._packs.load(name)
+            for model, tokenizer, wanted in self._models.values():
+                if name in wanted:
+                    try:
+                        fitted(model, tokenizer, pack)
+                    except UserError as error:
+                        raise UserError(f"packs.{name}, {wanted[name]}: {error}") from None
 
 
 def _members(series: str, place: str) -> dict[str, Path]:

@@ -27,7 +27,11 @@ _ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
 def build_primary(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int, place: Place | None = None
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    block_length: int,
+    place: Place | None = None,
+    from_source: bool = True,
 ) -> PrimaryModel:
     """What the recipe trains, with fp32 weights on the CPU, the same on every rank for the same seed.
 
@@ -43,7 +47,7 @@ def build_primary(
         )
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)
-    weights = source_weights(recipe, config) if recipe.model.from_checkpoint else None
+    weights = source_weights(recipe, config) if recipe.model.from_checkpoint and from_source else None
     primary = _with_exits(_without_memory(_trained_config(recipe, config), recipe), recipe)
     materialise(primary, primary.model, primary.family.layer_list(primary.model), place, weights)
     return primary

@@ -25,13 +25,18 @@ _NAME = re.compile(r"step-(\d{8})")
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last`, and those at multiples of `keep_every` updates, are kept.
 
-    identity: as `identity.identity_of` gives it.
+    identity: as `identity.identity_of` gives it. defaults: as `identity.defaults_of` does.
     """
 
     def __init__(
-        self, directory: Path, keep_last: int, identity: dict[str, Any], keep_every: int | None = None
+        self,
+        directory: Path,
+        keep_last: int,
+        identity: dict[str, Any],
+        keep_every: int | None = None,
+        defaults: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self._defaults = directory, defaults
         self._keep_last, self._identity, self._keep_every = keep_last, identity, keep_every
         self._save: BackgroundSave | None = None
 
@@ -105,9 +110,9 @@ class Checkpoints:
             say(f"skipping checkpoint {path.name}: {problem} (kept as broken-{path.name})")
             broken.append(path)
         if found is not None:
-            check_identity(self._identity, found[1]["identity"], found[0])
+            check_identity(self._identity, found[1]["identity"], found[0], self._defaults)
             engine.load(Shards(found[0], engine.rank))
-            engine.set_scaler_state(found[1]["scaler"])
+            engine.set_scaler_state(found[1].get("scaler", {}))
         if engine.rank == 0:
             for path in broken:
                 shutil.rmtree(path.with_name(f"broken-{path.name}"), ignore_errors=True)

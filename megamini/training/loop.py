@@ -12,8 +12,8 @@ from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.training.checkpoint import Checkpoints
 from megamini.training.engines import Engine, StepResult
+from megamini.training.safe_point import SafePoint
 from megamini.training.setup import Cost, RunSetup
-from megamini.training.signals import StopFlag
 from megamini.training.spikes import RollBack
 from megamini.training.state import TrainState
 from megamini.training.telemetry import Silence, Telemetry
@@ -56,10 +56,10 @@ def train(
     state: TrainState,
     checkpoints: Checkpoints,
     telemetry: Telemetry | Silence,
-    stop: StopFlag,
+    safe_point: SafePoint,
     watchdog: Watchdog,
 ) -> None:
-    """Train from `state` to the end of the run, or to the safe point after a stop signal. *All ranks.*
+    """Train from `state` to the end of the run, or to the safe point where one is asked to stop. *All ranks.*
 
     `peak_flops`: of all devices together, in FLOP/s. Raises `UserError` when `training.stop_after_nonfinite` updates in
     a row had a loss or gradient that was not finite.
@@ -84,7 +84,7 @@ def train(
             _seed_dropout(recipe.training.seed, state.update, step, engine.rank)
             losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
-        asked_to_stop, losses = _agree(engine, losses / setup.batches.accumulation, stop)
+        asked_to_stop, time_to_save, losses = _agree(engine, losses / setup.batches.accumulation, safe_point)
 
         state.update += 1
         cost = setup.cost(state.stopped, state.last_batch)
@@ -100,7 +100,7 @@ def train(
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or asked_to_stop or _is_multiple(state.update, save_every)
+        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, save_every)
         validating = done or _is_multiple(state.update, validate_every)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
@@ -116,11 +116,14 @@ def train(
             telemetry.flush()
             waiting = done or asked_to_stop or not recipe.checkpoint.in_background
             (checkpoints.save if waiting else checkpoints.begin)(engine, state)
+            safe_point.saved()
             watchdog.alive(f"the save after update {state.update}")
             telemetry.write_ledger(ledger(engine, state))
         window.started += time.perf_counter() - paused
         if asked_to_stop and not done:
-            telemetry.say(f"stopped by a signal after update {state.update}; the same command goes on from here")
+            telemetry.say(
+                f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here"
+            )
             return
 
 
@@ -156,12 +159,13 @@ def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:
     torch.manual_seed(int(random_bits(_DROPOUT, seed, update, step, rank)) >> 1)
 
 
-def _agree(engine: Engine, losses: torch.Tensor, stop: StopFlag) -> tuple[bool, list[float]]:
-    """Whether any rank was asked to stop, and the heads' mean losses over ranks: one collective, one host read."""
-    flag = losses.new_tensor([float(stop.received is not None)])
+def _agree(engine: Engine, losses: torch.Tensor, safe_point: SafePoint) -> tuple[bool, bool, list[float]]:
+    """Whether any rank was asked to stop, whether rank 0's clock says save, and the heads' mean losses over ranks: one
+    collective, one host read."""
+    wishes = losses.new_tensor([float(safe_point.stop()), float(safe_point.save())])
     # All ranks.
-    flag_sum, *sums = engine.sum_over_ranks(torch.cat([flag, losses])).tolist()
-    return flag_sum > 0, [total / engine.world_size for total in sums]
+    stop, save, *sums = engine.sum_over_ranks(torch.cat([wishes, losses])).tolist()
+    return stop > 0, save > 0, [total / engine.world_size for total in sums]
 
 
 def _count_skipped(

@@ -6,6 +6,7 @@ from typing import Any
 
 from megamini.recipe_file import as_yaml
 from megamini.training.manifest import MANIFEST
+from megamini.training.state import TrainState
 from megamini.training.telemetry import read_metrics
 from megamini.training.weights import RunCheckpoint
 
@@ -19,7 +20,7 @@ def describe(run: RunCheckpoint, exit_layer: int | None) -> dict[str, Any]:
         "exit": exit_layer,
         **({"bridge_layers": bridge} if (bridge := run.recipe.model.bridge_layers) else {}),
         "language": ", ".join(_languages(run)),
-        "updates": _state(run)["update"],
+        "updates": _state(run).update,
     }
 
 
@@ -35,11 +36,11 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
         what = f"the mini-model of {of} after layer {description['exit']} of a primary model"
     rows = {
         "method": description["method"],
-        "updates": f"{state['update']:,}",
-        "tokens": f"{state['tokens']:,}",
-        "FLOPs (by formula, whole run)": f"{state['flops']:.3g}",
-        "seconds": f"{state['seconds']:,.0f}",
-        "skipped updates": state["skipped"],
+        "updates": f"{state.update:,}",
+        "tokens": f"{state.tokens:,}",
+        "FLOPs (by formula, whole run)": f"{state.flops:.3g}",
+        "seconds": f"{state.seconds:,.0f}",
+        "skipped updates": state.skipped,
     } | _last_validation(run, head)
     sources = [_source_line(source) for manifest in run.data_manifests for source in manifest["sources"]]
     return "\n".join(
@@ -75,14 +76,14 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
             _recipe(run).rstrip(),
             "```",
             "",
-            *(f"- changed {change}" for change in _state(run).get("changes", [])),
+            *(f"- changed {change}" for change in _state(run).changes),
         ]
     )
 
 
 def _recipe(run: RunCheckpoint) -> str:
     """That of the checkpoint; one of an earlier version does not have it."""
-    values = _state(run).get("recipe")
+    values = _state(run).recipe
     return as_yaml(values) if values else (run.directory / "recipe.yaml").read_text(encoding="utf-8")
 
 
@@ -90,14 +91,14 @@ def _languages(run: RunCheckpoint) -> list[str]:
     return [manifest["language"] for manifest in run.data_manifests]
 
 
-def _state(run: RunCheckpoint) -> dict[str, Any]:
-    return json.loads((run.checkpoint / MANIFEST).read_text(encoding="utf-8"))["state"]
+def _state(run: RunCheckpoint) -> TrainState:
+    return TrainState.from_state_dict(json.loads((run.checkpoint / MANIFEST).read_text(encoding="utf-8"))["state"])
 
 
 def _last_validation(run: RunCheckpoint, head: str) -> dict[str, str]:
     """Loss and bits per byte of the head at the last validation up to the checkpoint, if there was one."""
     metrics: Path = run.directory / "metrics.jsonl"
-    update = _state(run)["update"]
+    update = _state(run).update
     lines = [line for line in read_metrics(metrics) if line["update"] <= update] if metrics.is_file() else []
     found = [line for line in lines if f"validation/loss_{head}" in line]
     if not found:

@@ -26,6 +26,7 @@ from megamini.models.build import model_config, outline_of
 from megamini.training.engines import Engine
 from megamini.training.forgetting import build_forgetting
 from megamini.training.identity import identity_of
+from megamini.training.kept_data import keep_data
 from megamini.training.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
@@ -74,6 +75,11 @@ class PretrainingSetup(RunSetup):
     def identity(self) -> dict[str, Any]:
         manifests = [text.train.manifest for text in self.texts]
         return identity_of(self.recipe, fingerprint_of_all(manifests, self.recipe.data.weights))
+
+    def keep_data(self) -> None:
+        tokenizer, model = self.text.tokenizer, self.recipe.model
+        config = model_config(model, tokenizer, self.block_length) if model.from_checkpoint else None
+        keep_data(self.recipe.run_directory, tokenizer, [text.train.manifest for text in self.texts], config)
 
     def micro_batches(self, rank: int) -> MicroBatches:
         own = [text.micro_batches(self.batches, rank) for text in self.texts]
@@ -140,7 +146,7 @@ class PretrainingSetup(RunSetup):
                 ),
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(activations.total)} on each rank",
-                "checkpoint": in_bytes(checkpoint_bytes(trainable, muon)),
+                "checkpoint": f"{in_bytes(checkpoint_bytes(trainable, muon))}, {self.checkpoint_plan()}",
             }
         )
 

@@ -19,9 +19,11 @@ _FREE = frozenset(
         "training.hang_minutes",
         "data.path",
         "data.workers",
+        "model.from_checkpoint",
         "adaptation.source",
         "adaptation.primary",
         "adaptation.lexicon",
+        "adaptation.pack",
         "checkpoint",
         "telemetry",
     }

@@ -1,9 +1,6 @@
 """A pretraining run from recipe to last checkpoint: build, resume, train."""
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
@@ -15,14 +12,17 @@ import torch
 from megamini.compute import measured_matmul_rate, peak_rate
 from megamini.config import Recipe, RunRecipe
 from megamini.data.batches import training_loader
-from megamini.errors import UserError, writing
+from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import DTYPES, Engine, PlainEngine
+from megamini.training.identity import defaults_of
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
 from megamini.training.record import take_on, write_recipe
+from megamini.training.run_lock import request_of, run_lock
+from megamini.training.safe_point import SafePoint
 from megamini.training.setup import RunSetup
 from megamini.training.signals import StopFlag
 from megamini.training.spikes import RollBack
@@ -86,24 +86,8 @@ def claimed(setup: RunSetup) -> Iterator[None]:
     After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.
     """
     print(f"plan of {setup.recipe.name}\n{setup.plan()}", flush=True)
-    directory = setup.recipe.run_directory
-    with writing(directory, "training.runs: "):
-        directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        for second in range(_WAIT_FOR_OTHER_RUN):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if second == 0:
-                    print(f"waiting for the run that still writes to {directory}", flush=True)
-                time.sleep(1)
-        else:
-            raise UserError(f"{directory}: another run writes there; wait for its end, or give this one another name")
+    with run_lock(setup.recipe.run_directory, "training.runs", _WAIT_FOR_OTHER_RUN, can_be_asked=True):
         yield
-    finally:
-        os.close(handle)
 
 
 def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | None = None) -> TrainState:
@@ -114,12 +98,14 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.checkpoint.keep_last,
         setup.identity(),
         setup.in_updates(recipe.checkpoint.keep_every),
+        defaults_of(recipe),
     )
     state = _starting_state(recipe, engine, checkpoints)
     over = is_over(setup, engine, state)
     changes = take_on(recipe, state, over)
     if engine.rank == 0:
         write_recipe(recipe, state)
+        setup.keep_data()
     if over:
         if engine.rank == 0:
             write_ledger(recipe.run_directory, ledger(engine, state))
@@ -160,8 +146,8 @@ def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: T
         pin_memory=engine.device.type == "cuda",
     )
     with ExitStack() as stack:
-        # First in, last out: a second signal while the others close must not end the process.
-        stop = stack.enter_context(StopFlag())
+        # First in, last out: what a launcher sends while the others close must not end the process.
+        stop = stack.enter_context(StopFlag(speaks=engine.rank == 0))
         batches = stack.enter_context(closing(loader))
         stack.callback(checkpoints.abandon)
         telemetry = _telemetry(recipe.run_directory, engine, state, setup.schedule.updates)
@@ -169,7 +155,10 @@ def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: T
         telemetry.say(f"{engine.description}, {recipe.training.precision}, from update {state.update}")
         hang = recipe.training.hang_minutes
         watchdog = stack.enter_context(Watchdog(hang and 60 * hang, engine.rank))
-        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, stop, watchdog)
+        by_time = None if recipe.checkpoint.every else recipe.checkpoint.every_minutes
+        leads = engine.rank == 0
+        safe_point = SafePoint(stop, request_of(recipe.run_directory) if leads else None, by_time if leads else None)
+        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, safe_point, watchdog)
 
 
 def _say(engine: Engine) -> Callable[[str], None]:

@@ -53,6 +53,16 @@ class RunSetup(ABC):
         section = self.recipe.training.spike
         return SpikeRule(section.above, section.window, section.most_roll_backs)
 
+    def checkpoint_plan(self) -> str:
+        """When checkpoints are written, for people."""
+        section = self.recipe.checkpoint
+        when = "at the end and on a stop signal"
+        if section.every:
+            return f"every {self.in_updates(section.every):,} updates, {when}"
+        if section.every_minutes:
+            return f"every {section.every_minutes:g} minutes (checkpoint.every_minutes), {when}"
+        return f"only {when}: a kill costs all (checkpoint.every, checkpoint.every_minutes)"
+
     @property
     @abstractmethod
     def head_weights(self) -> tuple[float, ...]:
@@ -77,6 +87,9 @@ class RunSetup(ABC):
     @abstractmethod
     def validate(self, engine: Engine) -> dict[str, float]:
         """Scalars by TensorBoard name, with `validation/loss_HEAD` for each head. *All ranks.*"""
+
+    def keep_data(self) -> None:  # noqa: B027 (a language pack has all that it needs)
+        """Keep in the run directory what export needs of the data. Rank 0 only."""
 
     def after_update(self, engine: Engine, state: TrainState) -> None:  # noqa: B027 (most runs have nothing to do)
         """Called behind each update, before it is saved. *All ranks.*"""

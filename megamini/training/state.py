@@ -1,7 +1,9 @@
 """All that a resume needs beside weights and optimizer, in one explicit place."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from megamini.errors import UserError
 
 
 @dataclass
@@ -52,5 +54,10 @@ class TrainState:
 
     @classmethod
     def from_state_dict(cls, values: dict[str, Any]) -> "TrainState":
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`. What an earlier version did not know of is as at the start.
+
+        Raises `UserError` for what this version does not know.
+        """
+        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+            raise UserError(f"the checkpoint says '{unknown[0]}', which this version does not know: use the newer one")
         return cls(**values)

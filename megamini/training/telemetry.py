@@ -4,6 +4,7 @@ After a resume, what was written behind the checkpoint is cut off: `metrics.json
 events are written anew from it, so that no event is doubled or missing.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -52,11 +53,14 @@ class Telemetry:
 
     def say(self, text: str) -> None:
         """A line on the console, above the progress bar."""
-        # The launcher closes our output when it is told to stop; training goes on to its safe point all the same.
+        # A launcher that is told to stop, and a terminal that closes, take our output away; training goes on to its
+        # safe point all the same.
         try:
             tqdm.write(text)
             sys.stdout.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO):
+                raise
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (to the end of the process)
 
     def advance(self, update: int) -> None:
@@ -119,7 +123,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader, or a kill, sees the old or the new one whole."""
     aside = path.with_name(f".{path.name}.part")
     with writing(path):
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -17,7 +17,8 @@ from megamini.models.build import build_primary, model_config, outline_of, sourc
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.models.materialise import Weights
 from megamini.training.checkpoint import is_checkpoint, newest_first
-from megamini.training.identity import check_identity, identity_of
+from megamini.training.identity import check_identity, defaults_of, identity_of, keeps_source
+from megamini.training.kept_data import data_of, source_config_of
 from megamini.training.manifest import read_manifest, verify
 from megamini.training.shards import WEIGHT, Shards
 
@@ -34,8 +35,9 @@ class RunCheckpoint:
     checkpoint: Path
 
     def build(self) -> PrimaryModel:
-        """The run's model as it was before its first update."""
-        return build_primary(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
+        """The run's model, in which what does not train stands as it is, and the rest for the checkpoint's to come."""
+        block_length = self.data_manifests[0]["block_length"]
+        return build_primary(self.recipe, self.tokenizer, block_length, from_source=keeps_source(self.recipe))
 
     @cached_property
     def outline(self) -> PrimaryModel:
@@ -115,16 +117,22 @@ def open_run(path: Path) -> RunCheckpoint:
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
     recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
-    manifests = [load_manifest(path) for path in recipe.data.paths]
-    written = read_manifest(checkpoint)[0]
-    check_identity(
-        identity_of(recipe, fingerprint_of_all(manifests, recipe.data.weights)), written["identity"], checkpoint
-    )
-    first = recipe.data.paths[0]
-    tokenizer = load_tokenizer(first)
+    folders, speaker = data_of(directory, recipe.data.paths)
+    manifests = [load_manifest(folder) for folder in folders]
+    own = identity_of(recipe, fingerprint_of_all(manifests, recipe.data.weights), of_checkpoint=True)
+    check_identity(own, read_manifest(checkpoint)[0]["identity"], checkpoint, defaults_of(recipe))
+    tokenizer = load_tokenizer(speaker)
     if fingerprint(tokenizer) != manifests[0]["tokenizer_fingerprint"]:
-        raise UserError(f"{first}: the tokenizer there is not the one that {directory} was trained with")
-    return RunCheckpoint(tokenizer, recipe, manifests, directory, checkpoint)
+        raise UserError(f"{speaker}: the tokenizer there is not the one that {directory} was trained with")
+    return RunCheckpoint(tokenizer, _with_source(recipe, directory), manifests, directory, checkpoint)
+
+
+def _with_source(recipe: Recipe, directory: Path) -> Recipe:
+    """The recipe, whose source may be known to the run alone: of what trains whole only the configuration is needed."""
+    kept, start = source_config_of(directory), recipe.model.from_checkpoint
+    if kept is None or keeps_source(recipe) or Path(start).is_dir():
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"from_checkpoint": str(kept)})})
 
 
 def _checked(path: Path) -> Path:

@@ -457,7 +457,14 @@ EXPORTS: Cases = {
         exported(change_recipe("model.exits", [1])),
         ("step-00000002", "was trained with [2]"),
     ),
-    "data are gone": (exported(change_recipe("data.path", "/gone")), ("/gone", "manifest.json", AGAIN)),
+    "data are gone, of a run of an earlier version": (
+        exported(lambda run: (shutil.rmtree(run / "data"), change_recipe("data.path", "/gone")(run))),
+        ("/gone", "manifest.json", AGAIN),
+    ),
+    "its own manifest is gone": (
+        exported(lambda run: (run / "data/0/manifest.json").unlink()),
+        ("small/data/0", "manifest.json"),
+    ),
     "folder exists": (lambda w: [str(w.run()), w.folder_named("out")], ("out", "exists already", "another folder")),
     "a file in the way": (
         lambda w: [str(w.run()), w.file("taken", "")[0] + "/out"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -9,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 
 from megamini.training.telemetry import Telemetry
 from tests.integration.launching import ROOT, free_port, run_command
-from tests.launch.workplace import REMOVED, Workplace, run_in_process, the_line
+from tests.launch.workplace import Workplace, run_in_process, the_line
 
 FULL = ("cannot be written", "free some space")
 IN_A_TINY_DISK = 'mount -t tmpfs -o size="$0" none "$1" && shift && exec "$@"'
@@ -159,31 +159,25 @@ def test_output_into_a_full_disk(workplace: Workplace) -> None:
     assert "No space left" in line
 
 
-def interrupt(process: subprocess.Popen) -> str:
-    """Ctrl-C as a terminal sends it, workers included; again after a while, since Python loses one that arrives inside
-    a destructor (seen once in many runs). Returns what was printed on stderr."""
-    for _ in range(3):
-        os.killpg(process.pid, signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=40)[1]
-    return pytest.fail("still running after three interrupts")
-
-
 @pytest.mark.launched
 def test_interrupted_is_one_line_and_130(workplace: Workplace) -> None:
-    (recipe,) = workplace.recipe({"schedule.duration": "1M updates", "data.workers": 1, "checkpoint.every": REMOVED})
-    metrics = workplace.folder / "runs" / "small" / "metrics.jsonl"
-    command = [sys.executable, "launch/pretrain.py", recipe]
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    """Where nothing is in training that could be saved: here it waits for another run (Ctrl-C in training:
+    tests/integration/test_cases_stopping.py)."""
+    (recipe,) = workplace.recipe()
+    directory = Path(workplace.folder_named("runs/small"))
+    command = [sys.executable, "-u", "launch/pretrain.py", recipe]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     # A suite that a shell started in the background ignores the signal, and so would what it starts.
     options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    handle = os.open(directory, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
     with subprocess.Popen(command, cwd=ROOT, **options) as process:
         try:
-            deadline = time.monotonic() + 120
-            while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-                time.sleep(0.1)
-            stderr = interrupt(process)
+            assert any(line.startswith("waiting for the run") for line in process.stdout)
+            os.killpg(process.pid, signal.SIGINT)
+            _, stderr = process.communicate(timeout=40)
         finally:
+            os.close(handle)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert "Traceback" not in stderr

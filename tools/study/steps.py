@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from megamini.config import duration_in_updates, load_recipe
+from megamini.downstream.results import TABLE
 from tools.benchmarks.page import ROOT
 from tools.study.grid import Cell, Study, primary_in
 from tools.study.ledger import check_same_run, read_ledger, write_ledger
@@ -133,13 +134,13 @@ class Steps:
             "evaluate", f"name={evaluation}", f"model.finetuned=runs/tasks-{name}", f"model.primary=models/{name}",
             "tasks.libreoffice.reference_lines=false",
         )  # fmt: skip
-        results = self._work / "runs" / evaluation / "results.json"
+        done = self._work / "runs" / evaluation / TABLE  # the last that an evaluation writes
         tasks = Step(
             f"tasks-{name}",
             [finetune, evaluate],
-            results.is_file,
+            done.is_file,
             [f"pretrain-{name}"],
-            then=lambda: self._keep_primary(name, results.parent),
+            then=lambda: self._keep_primary(name, done.parent),
         )
         return [pretraining, tasks]
 
@@ -219,7 +220,7 @@ class Steps:
         return Step(
             name,
             [finetune, evaluate],
-            lambda: keep[0].is_file() and (runs / evaluation / "results.json").is_file(),
+            lambda: keep[0].is_file() and (runs / evaluation / TABLE).is_file(),
             [f"pretrain-{primary}"],
             then=lambda: write_ledger(*keep, runs / evaluation),
         )

@@ -1,0 +1,139 @@
+"""What is to be measured and what has been: each result is on disk as soon as it is known, and is measured once.
+
+A result is known again by its place (task, language, pack, seed, split) and by fingerprints of what it was made from:
+the model's weights, the pack, the examples. `results.json` keeps those of earlier evaluations under the same name.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from megamini.downstream.results import FILE, Learned, Result, write_entries
+from megamini.errors import UserError
+
+_MADE_FROM = "made_from"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A measurement to be made. made_from: fingerprints of `model`, `pack` and `data`, empty where there is none."""
+
+    task: str
+    language: str
+    metric: str
+    model: str
+    pack: str | None
+    seed: int | None
+    split: str | None
+    learned: Learned | None
+    made_from: dict[str, str]
+
+    def result(self, values: dict[str, float], n: int) -> Result:
+        """What was measured, on n examples."""
+        return Result(
+            self.task, self.language, self.metric, values, n, self.model, self.pack, self.seed, self.split, self.learned
+        )
+
+
+class Part(Protocol):
+    """Measurements that are made together, such as all of one model."""
+
+    planned: list[Planned]
+
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+        """Those of `planned` that are wanted, one by one."""
+
+
+class Measured:
+    """The results of a run directory."""
+
+    def __init__(self, directory: Path, planned: Sequence[Planned]) -> None:
+        """Raises UserError where the directory holds results of other weights or data that would stand beside these."""
+        self._directory, self._planned = directory, planned
+        entries = _read(directory)
+        known = {_content(entry): entry for entry in entries if _MADE_FROM in entry}
+        self._found: dict[tuple, dict[str, Any]] = {}
+        for one in planned:
+            if (entry := known.get(_content(_entry(one)))) is not None:
+                self._found[_place(_entry(one))] = {**entry, "model": one.model}
+        places, contents = ({kind(_entry(one)) for one in planned} for kind in (_place, _content))
+        self._others = [one for one in entries if _place(one) not in places and _content(one) not in contents]
+        self._refuse_others_of_other_make()
+
+    def missing(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Of `planned`, what has not been measured yet."""
+        return [one for one in planned if _place(_entry(one)) not in self._found]
+
+    def add(self, planned: Planned, result: Result) -> None:
+        """Write a result down, at once."""
+        entry = {**result.entry(), _MADE_FROM: planned.made_from}
+        self._found[_place(entry)] = entry
+        self.write()
+
+    def write(self) -> None:
+        """`results.json`: in the order of the plan; then what earlier evaluations have left."""
+        write_entries(self._directory, self._entries())
+
+    def results(self) -> list[Result]:
+        """All that the file holds."""
+        return [Result.from_entry(entry) for entry in self._entries()]
+
+    def _entries(self) -> list[dict[str, Any]]:
+        places = [_place(_entry(one)) for one in self._planned]
+        return [*(self._found[place] for place in places if place in self._found), *self._others]
+
+    def _refuse_others_of_other_make(self) -> None:
+        """What stays beside the plan's must be of the same models and examples, or the table would compare apples and
+        pears."""
+        models = {(one.task, _resolved(one.model)): one.made_from["model"] for one in self._planned}
+        data = {(one.task, one.language, one.split): one.made_from["data"] for one in self._planned}
+        for entry in (one for one in self._others if _MADE_FROM in one):
+            task, language, before = entry["task"], entry["language"], entry[_MADE_FROM]
+            of_model = models.get((task, _resolved(entry["model"])), before["model"])
+            of_data = data.get((task, language, entry["split"]), before["data"])
+            if of_model != before["model"] or of_data != before["data"]:
+                what = f"other weights of {entry['model']}" if of_model != before["model"] else "other examples"
+                by = f" with pack '{entry['pack']}'" if entry["pack"] else ""
+                raise UserError(
+                    f"{self._directory / FILE}: holds {task} in '{language}'{by}, measured on {what} than now; choose "
+                    "another name, or remove the file"
+                )
+
+
+def _read(directory: Path) -> list[dict[str, Any]]:
+    path = directory / FILE
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        for entry in entries:
+            Result.from_entry(entry)
+            _content(entry)
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not results of launch/evaluate.py: {error!r}; choose another name") from None
+    return entries
+
+
+def _entry(planned: Planned) -> dict[str, Any]:
+    return {**planned.result({}, 0).entry(), _MADE_FROM: planned.made_from}
+
+
+def _place(entry: dict[str, Any]) -> tuple:
+    return (*_what(entry), _resolved(entry["model"]))
+
+
+def _content(entry: dict[str, Any]) -> tuple:
+    return (*_what(entry), *sorted(entry.get(_MADE_FROM, {}).items()))
+
+
+def _what(entry: dict[str, Any]) -> tuple:
+    return tuple(entry[name] for name in ("task", "language", "metric", "pack", "seed", "split"))
+
+
+def _resolved(model: str) -> str:
+    """One spelling of a folder."""
+    return str(Path(model).resolve())
