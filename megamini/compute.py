@@ -1,8 +1,9 @@
 """What training costs: FLOPs by formula, peak rates, model-FLOPs utilisation. `memory` has the bytes.
 
 One multiply-add is 2 FLOPs, and only matrix products count, as Kaplan et al. 2020 (section 2.1) and Chowdhery et al.
-2022 (PaLM, appendix B) do it: norms, softmax, activations, gathers and the optimizer are left out. These are *model*
-FLOPs, those the mathematics needs: what activation checkpointing or flash attention compute twice counts once.
+2022 (PaLM, appendix B) do it: norms, softmax, activations, gathers and AdamW are left out. These are *model*
+FLOPs, those the mathematics needs: what activation checkpointing or flash attention compute twice counts once. Muon's
+matrix products are no small matter where few tokens make an update, and are counted apart (`muon_flops`).
 """
 
 import re
@@ -12,7 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megamini.memory import ActivationMemory, ModelStates, activation_memory, checkpoint_bytes, model_states
-from megamini.shape import BodyShape, ExitShape, Method, only_exit, parameter_counts, trainable_parameters
+from megamini.shape import (
+    BodyShape,
+    ExitShape,
+    Method,
+    hidden_matrices,
+    matrix_parameters,
+    only_exit,
+    parameter_counts,
+    trainable_parameters,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +38,13 @@ __all__ = [
     "body_forward_flops",
     "checkpoint_bytes",
     "head_forward_flops",
+    "hidden_matrices",
+    "matrix_parameters",
     "measured_matmul_rate",
     "model_flops_utilisation",
     "model_states",
+    "muon_flops",
+    "newton_schulz_flops",
     "parameter_counts",
     "peak_rate",
     "trainable_parameters",
@@ -106,6 +120,23 @@ def _minipost_flops(shape: BodyShape, block_length: int, masked: int, exits: tup
         # input. In a pre-norm layer they do: its own trainable norm lies before them.
         bridge -= 2 * block_length * 3 * shape.hidden**2
     return lower + bridge + 2 * head_forward_flops(shape, masked)
+
+
+def newton_schulz_flops(rows: int, columns: int, steps: int) -> int:
+    """FLOPs of orthogonalising one matrix (`training.muon`): in each step, for m the smaller side and n the larger, the
+    m x m Gram matrix (2 m m n), its square (2 m m m) and their product with the matrix (2 m m n)."""
+    m, n = sorted((rows, columns))
+    return steps * 2 * m * m * (2 * n + m)
+
+
+def muon_flops(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...], steps: int) -> int:
+    """FLOPs of one update of Muon, over all ranks: `steps` of the iteration for each matrix that it moves.
+
+    Beside the update's own, at most steps x (smaller side of a matrix) / (tokens of an update) of what its matrices
+    cost (Jordan et al. 2024): the fewer tokens, the more it weighs.
+    """
+    counts = hidden_matrices(shape, method, exits)
+    return sum(count * newton_schulz_flops(*size, steps) for size, count in counts.items())
 
 
 def _layers_flops(shape: BodyShape, block_length: int, layers: Iterable[int], passes: _Passes) -> int:

@@ -9,10 +9,20 @@ import os
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from megamini.recipe_file import as_yaml, read_recipe
 
@@ -30,15 +40,20 @@ def _check_duration(value: Any) -> str:
 
 def duration_in_updates(duration: str, tokens_per_update: int) -> int:
     """Number of updates in `duration`; a number of tokens is rounded up to whole updates."""
-    number, multiple, unit = _DURATION.fullmatch(duration).groups()
-    amount = Decimal(number) * _MULTIPLE[multiple]
+    amount, unit = _parsed(duration)
     return math.ceil(amount if unit == "updates" else amount / tokens_per_update)
+
+
+def _parsed(duration: str) -> tuple[Decimal, str]:
+    number, multiple, unit = _DURATION.fullmatch(duration).groups()
+    return Decimal(number) * _MULTIPLE[multiple], unit
 
 
 Duration = Annotated[str, BeforeValidator(_check_duration)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+MaskShare = Annotated[float, Field(gt=0, lt=0.5)]
 Layers = Annotated[tuple[Positive, ...], Field(strict=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
@@ -120,11 +135,47 @@ class ForgettingSection(Section):
     """Length of the last stretch, in which nothing is forgotten any more."""
 
 
+class MaskStageSection(Section):
+    """A stretch of a run with one share of predicted positions."""
+
+    share: MaskShare
+    """As `mask_share`."""
+    until: Duration | None = None
+    """Where the stage ends, counted from the beginning of the run, in global batches of its text; the last stage has
+    none."""
+
+
+def _check_stages(stages: tuple[MaskStageSection, ...]) -> tuple[MaskStageSection, ...]:
+    """Untils in different units are compared where the block length is known (`training.schedule`)."""
+    if len(stages) < 2:
+        raise ValueError("a list has at least two stages; for one share write the number alone")
+    if stages[-1].until is not None:
+        raise ValueError(f"the last stage goes on to the end of the run; leave out its until: {stages[-1].until}")
+    for stage in stages[:-1]:
+        if stage.until is None:
+            raise ValueError(f"the stage of share {stage.share:g} has no until; only the last stage goes without")
+    for earlier, later in pairwise(stages[:-1]):
+        (before, unit), (behind, other_unit) = _parsed(earlier.until), _parsed(later.until)
+        if unit == other_unit and before >= behind:
+            raise ValueError(f"until must rise from stage to stage, not go from {earlier.until} to {later.until}")
+    return stages
+
+
+# One share, or stages: which of the two is meant decides what is said of a bad value.
+_Stages = Annotated[tuple[MaskStageSection, ...], Field(strict=False), AfterValidator(_check_stages)]
+MaskShares = Annotated[
+    Annotated[MaskShare, Tag("float")] | Annotated[_Stages, Tag("list[stage]")],
+    Discriminator(lambda value: "list[stage]" if isinstance(value, list | tuple) else "float"),
+]
+
+
 class MaskingSection(Section):
     """What is predicted."""
 
-    mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block."""
+    mask_share: MaskShares = 0.15
+    """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block. Or a
+    list of stages, such as [{share: 0.3, until: 2000 updates}, {share: 0.15}]; validation has the last share all
+    along."""
     replace_with_mask: Share = 0.8
     """Share of the predicted positions that show the mask token."""
     replace_with_random: Share = 0.1
@@ -152,19 +203,57 @@ class ObjectiveSection(MaskingSection):
     """Active forgetting; unset: never."""
 
 
+class MuonSection(Section):
+    """Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised by a Newton-Schulz iteration."""
+
+    momentum: Decay = 0.95
+    """Decay rate of the momentum, a running mean of the gradients."""
+    nesterov: bool = True
+    """Orthogonalise the momentum as it will be one gradient later."""
+    newton_schulz_steps: Annotated[int, Field(ge=1, lt=100)] = 5
+    """Steps of the iteration."""
+    newton_schulz_precision: Literal["fp32", "bf16"] | None = None
+    """Precision of the iteration; unset: bf16 where training.precision is bf16, else fp32."""
+
+
 class OptimizerSection(Section):
     """AdamW. Biases and norms are not decayed."""
 
     learning_rate: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.98)
-    """Decay rates of the two moments."""
+    """Decay rates of AdamW's two moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-6
-    """Added to the root of the second moment."""
+    """Added to the root of AdamW's second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of matrices."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 never clips."""
+
+    @property
+    def muon_settings(self) -> MuonSection | None:
+        """Muon's settings; None where AdamW moves everything."""
+        return None
+
+
+class PretrainingOptimizerSection(OptimizerSection):
+    """AdamW alone, or beside Muon."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: for all parameters. muon: Muon for the matrices of attention, feed-forward networks and heads, with
+    updates of the size of AdamW's, so that one learning rate and decay fit both; AdamW for all others."""
+    muon: MuonSection | None = None
+    """Settings of Muon; unset: its defaults."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainingOptimizerSection":
+        if self.muon is not None and self.name != "muon":
+            raise ValueError("optimizer.muon goes with optimizer.name: muon")
+        return self
+
+    @property
+    def muon_settings(self) -> MuonSection | None:
+        return (self.muon or MuonSection()) if self.name == "muon" else None
 
 
 class ScheduleSection(Section):
@@ -274,7 +363,7 @@ class Recipe(RunRecipe):
     model: ModelSection
     data: DataSection
     objective: ObjectiveSection
-    optimizer: OptimizerSection
+    optimizer: PretrainingOptimizerSection
     schedule: ScheduleSection
     training: TrainingSection
     checkpoint: CheckpointSection = CheckpointSection()

@@ -11,7 +11,7 @@ from megamini.shape import BodyShape, ExitShape, Method, only_exit
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _MASTER_BYTES = 4
-_MOMENT_BYTES = 8  # Adam's two, fp32
+_MOMENT_BYTES = 4  # fp32; Adam has two for each parameter, Muon one
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ModelStates:
     weights: int
     gradients: int
     optimizer: int
-    """Adam's two moments, and the fp32 master weights where there are any."""
+    """Moments, and the fp32 master weights where there are any."""
 
     @property
     def total(self) -> int:
@@ -35,6 +35,7 @@ def model_states(
     stage: int,
     ranks: int,
     fp32_gradients: bool = False,
+    muon: int = 0,
 ) -> ModelStates:
     """Weights, gradients and optimizer of `trainable` parameters, and the weights of `frozen` ones, on each of `ranks`.
 
@@ -45,11 +46,14 @@ def model_states(
 
     `fp32_gradients`: DeepSpeed sums gradients in the weights' precision unless `data_types.grad_accum_dtype` is fp32;
     they then take 4 bytes, and the low-precision ones that backward makes are taken as released at once.
+
+    `muon`: how many of the trainable parameters Muon moves, whose one momentum takes 4 bytes instead of Adam's 8.
     """
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO stage {stage}: stages are 0 to 3")
     width = _bytes_per_weight(precision)
-    optimizer = trainable * (_MOMENT_BYTES + (_MASTER_BYTES if width < 4 or stage >= 1 else 0))
+    masters = trainable * _MASTER_BYTES if width < 4 or stage >= 1 else 0
+    optimizer = masters + _MOMENT_BYTES * (2 * trainable - muon)
     gradients = trainable * (4 if fp32_gradients else width)
     weights = (trainable + frozen) * width
     return ModelStates(
@@ -59,10 +63,10 @@ def model_states(
     )
 
 
-def checkpoint_bytes(trainable: int) -> int:
-    """Bytes of one checkpoint, all ranks' files together: fp32 weights and Adam's two moments, whatever the precision
-    and the stage (`training.shards`)."""
-    return trainable * (_MASTER_BYTES + _MOMENT_BYTES)
+def checkpoint_bytes(trainable: int, muon: int = 0) -> int:
+    """Bytes of one checkpoint, all ranks' files together: fp32 weights and moments, whatever the precision and the
+    stage (`training.shards`). muon: how many of the parameters Muon moves, with one moment instead of two."""
+    return trainable * _MASTER_BYTES + _MOMENT_BYTES * (2 * trainable - muon)
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,8 @@ def _sets(override: str, problem: dict[str, Any], is_of_file: bool) -> bool:
     """Whether a problem is with the value that an override has set, with a part of it, or with a section that is
     unknown and that it has made."""
     key, location = override.partition("=")[0].split("."), _location(problem)
-    if problem["type"] == "extra_forbidden" and not is_of_file:
-        return key[: len(location)] == location
-    return location[: len(key)] == key
+    made = problem["type"] == "extra_forbidden" and not is_of_file and key[: len(location)] == location
+    return made or location[: len(key)] == key
 
 
 def _location(problem: dict[str, Any]) -> list[str]:
@@ -157,6 +156,8 @@ def _describe(problem: dict[str, Any], kind: type[BaseModel]) -> str:
         return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(kind, location[:-1]))}"
     if problem["type"] == "missing":
         return f"'{key}' is missing"
+    if problem["type"] == "model_type":
+        return f"{key}: should be keys and values, not {value!r}"
     if isinstance(value, str) and _is_exponent(value):
         return f"{key}: YAML reads '{value}' as text; write {_with_point(value)}"
     if isinstance(value, bool) and problem["type"] == "string_type":
@@ -178,7 +179,14 @@ def _with_point(number: str) -> str:
 
 def _known_keys(section: type[BaseModel], location: Sequence[str]) -> Iterator[str]:
     for part in location:
-        candidates = [section.model_fields[part].annotation] if part in section.model_fields else []
-        candidates += [argument for kind in candidates for argument in getattr(kind, "__args__", ())]
-        section = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), section)
+        if part in section.model_fields:
+            section = next(_sections_in(section.model_fields[part].annotation), section)
     yield from section.model_fields
+
+
+def _sections_in(kind: Any) -> Iterator[type[BaseModel]]:
+    """A section, or those that a union, a list or a mapping may hold."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in getattr(kind, "__args__", ()):
+        yield from _sections_in(inner)

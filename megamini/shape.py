@@ -1,5 +1,6 @@
 """The shape of a model, and how many parameters each part of it has: `BodyShape`, `ExitShape`, `parameter_counts`."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -154,6 +155,28 @@ def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShap
     if method in ("standard", "mini"):
         return counts["token_embeddings"] + counts["output_bias"]
     return sum(counts.values())
+
+
+def hidden_matrices(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> dict[tuple[int, int], int]:
+    """(rows, columns) -> how many such matrices the method trains, but for embeddings: in attention (queries, keys,
+    values, output), feed-forward networks (a gate is a matrix of its own) and heads' transforms."""
+    bridges = sum(exit_shape.bridge_layers for exit_shape in exits)
+    own_heads = len(exits) if method == "minijoint" else 0
+    layers, heads = {
+        "mlm": (shape.layers, 1),
+        "minijoint": (shape.layers + bridges, 1 + own_heads),
+        "minipost": (bridges, 0),
+        "head": (0, 1),
+    }.get(method, (0, 0))
+    counts = Counter({(shape.hidden, shape.hidden): 4 * layers + heads})
+    counts[shape.ffn, shape.hidden] += layers * (2 if shape.gated_ffn else 1)
+    counts[shape.hidden, shape.ffn] += layers
+    return {size: count for size, count in counts.items() if count}
+
+
+def matrix_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
+    """Parameters in `hidden_matrices`."""
+    return sum(rows * columns * count for (rows, columns), count in hidden_matrices(shape, method, exits).items())
 
 
 def only_exit(exits: tuple[ExitShape, ...]) -> ExitShape:

@@ -208,6 +208,9 @@ def test_zero_states_by_hand():
     assert (frozen.weights, frozen.gradients, frozen.optimizer) == (2000, 50, 300)
     assert compute.model_states(1000, 0, "bf16", 1, ranks=4, fp32_gradients=True).gradients == 4000
     assert compute.checkpoint_bytes(1000) == 12_000
+    with_muon = compute.model_states(1000, 0, "fp32", 1, ranks=2, muon=400)
+    assert with_muon.optimizer == (4 * 1000 + 8 * 600 + 4 * 400) // 2
+    assert compute.checkpoint_bytes(1000, muon=400) == 4000 + 8 * 600 + 4 * 400
 
 
 def test_activations_are_korthikantis_without_the_maps():

@@ -67,6 +67,11 @@ def test_head_weights_are_equal_unless_given(recipe_file):
         ("checkpoint.every=5 updates", lambda r: r.checkpoint.every == "5 updates"),
         ("training.compile=true", lambda r: r.training.compile is True),
         ("model.dropout=null", lambda r: r.model.dropout is None),
+        ("objective.mask_share=3e-1", lambda r: r.objective.mask_share == 0.3),
+        (
+            "objective.mask_share=[{share: 0.30, until: 2000 updates}, {share: 0.15}]",
+            lambda r: [(s.share, s.until) for s in r.objective.mask_share] == [(0.3, "2000 updates"), (0.15, None)],
+        ),
         (
             "objective.forgetting={every: 10 updates, none_in_last: 1k updates}",
             lambda r: r.objective.forgetting.every == "10 updates",
@@ -101,6 +106,7 @@ def test_overrides_that_are_none(recipe_file, override, expected):
         ("schedule.duratoin=5M tokens", "unknown key 'schedule.duratoin'; did you mean 'duration'?"),
         ("schedule.duration=5 steps", "schedule.duration: '5 steps' is no duration"),
         ("optimizer.betas=[0.9, 2]", "optimizer.betas.1: input should be less than 1"),
+        ("objective.forgetting={evry: 1 updates}", "unknown key 'objective.forgetting.evry'; did you mean 'every'?"),
     ],
 )
 def test_a_bad_value_of_an_override_is_not_blamed_on_the_file(recipe_file, override, expected):
@@ -170,6 +176,7 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "objective.method": ("mlm", "objective.method minijoint needs model.exits, and mlm has none"),
     "objective.method ": ("mini-joint", "objective.method: input should be 'mlm', 'minijoint', 'minipost' or 'head'"),
     "objective.mask_share": (0.5, "objective.mask_share: "),
+    "objective.mask_share ": (True, "objective.mask_share: input should be a valid number, not True"),
     "objective.replace_with_mask": (0.95, "add up to more than 1"),
     "objective.head_weights": ([1.0], "objective.head_weights needs 2 positive numbers: exits, primary"),
     "objective.head_weights ": ([1.0, 0.0], "objective.head_weights needs 2 positive numbers"),
@@ -193,6 +200,41 @@ def test_a_bad_value_is_one_line_that_names_the_key(tmp_path, key):
     assert expected in message
     if key == "model.family":
         assert "'modernbert', not 'gpt2'" in message
+
+
+@pytest.mark.parametrize(
+    "stages, expected",
+    [
+        ("[]", "objective.mask_share: a list has at least two stages"),
+        ("[{share: 0.3}]", "objective.mask_share: a list has at least two stages; for one share write the number"),
+        ("[0.3, 0.15]", "objective.mask_share.0: should be keys and values, not 0.3"),
+        ("[{share: 0.3}, {share: 0.2}]", "objective.mask_share: the stage of share 0.3 has no until; only the last"),
+        ("[{share: 0.3, until: 5 updates}, {share: 0.2, until: 6 updates}]", "objective.mask_share: the last stage"),
+        ("[{share: 0.5, until: 5 updates}, {share: 0.2}]", "objective.mask_share.0.share: input should be less than 0"),
+        ("[{share: 0.3, until: 5 updates}, {share: 0}]", "objective.mask_share.1.share: input should be greater than"),
+        ("[{share: 0.3, until: 5}, {share: 0.2}]", "objective.mask_share.0.until: 5 is no duration"),
+        ("[{share: 3e-1, until: 5 updates}, {share: 0.2}]", "objective.mask_share.0.share: YAML reads '3e-1' as text"),
+        ("[{share: 0.3, untl: 5 updates}, {share: 0.2}]", "unknown key 'objective.mask_share.0.untl'; did you mean 'u"),
+        ("[{until: 5 updates}, {share: 0.2}]", "'objective.mask_share.0.share' is missing"),
+        (
+            "[{share: 0.4, until: 2k updates}, {share: 0.3, until: 2000 updates}, {share: 0.2}]",
+            "objective.mask_share: until must rise from stage to stage, not go from 2k updates to 2000 updates",
+        ),
+    ],
+)
+def test_stages_of_a_mask_share_that_are_none(recipe_file, stages, expected):
+    override = f"objective.mask_share={stages}"
+    assert refusal(recipe_file, ["training.seed=1", override]).startswith(f"'{override}': {expected}")
+
+
+def test_stages_in_a_file_read_back_the_same(tmp_path, recipe_file):
+    stages = [{"share": 0.4, "until": "5k tokens"}, {"share": 0.3, "until": "9 updates"}, {"share": 0.15}]
+    recipe_file.write_text(yaml.safe_dump(VALUES | {"objective": {"method": "minijoint", "mask_share": stages}}))
+    recipe = load_recipe(recipe_file)
+    assert [stage.share for stage in recipe.objective.mask_share] == [0.4, 0.3, 0.15]
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    assert load_recipe(recipe_file, ["objective.mask_share=0.2"]).objective.mask_share == 0.2
 
 
 @pytest.mark.parametrize("key", ["name", "model", "data", "training.global_batch", "schedule.warmup"])

@@ -39,7 +39,7 @@ def main() -> None:
     add("--block-length", type=int, default=512, metavar="N", help="where the recipe's data are not there")
     add("--write", type=Path, metavar="FILE", help="write the DeepSpeed JSON that fits")
     add("--page", type=Path, metavar="FILE", help="write the page of the recipes that come along")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.page:
         with writing(options.page):
             options.page.write_text(page(), encoding="utf-8")

@@ -128,6 +128,11 @@ class AdaptationRecipe(RunRecipe):
             raise ValueError(
                 "adaptation.lexicon is of one language, and data.path names several; learn them one by one"
             )
+        if self.training.spike.most_roll_backs and not isinstance(self.objective.mask_share, float):
+            raise ValueError(  # which global batches have made a pack is not kept
+                "objective.mask_share: stages do not go with training.spike.most_roll_backs, for a language pack could "
+                "not tell what it has cost; give one share, or 0 roll-backs"
+            )
         if self.adaptation.stop.plateau and not self.telemetry.validate_every:
             raise ValueError("adaptation.stop.plateau needs telemetry.validate_every")
         return self

@@ -16,7 +16,7 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.compute import BodyShape, activation_memory, training_flops
 from megamini.config import duration_in_updates
-from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, TrainingMicroBatches, plan_batches
+from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint
 from megamini.errors import UserError
@@ -25,8 +25,8 @@ from megamini.training.identity import describe_identity
 from megamini.training.loop import is_over
 from megamini.training.precision import settled
 from megamini.training.run import check_plain, claimed, execute, plain_engine
-from megamini.training.schedule import build_schedule
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
+from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
 from megamini.training.state import TrainState
 from megamini.training.stopping import StopRules
 from megamini.training.text import Text, open_text
@@ -100,13 +100,17 @@ class RelearningSetup(RunSetup):
     def head_weights(self) -> tuple[float, ...]:
         return (1 / len(self.texts),) * len(self.texts)
 
-    def flops_per_update(self, language: str, body: PreTrainedModel | None = None) -> int:
-        """Of one language over `body`, by default the one that is learned over."""
-        return _flops_per_update(self.texts[language], body or self.source.body, self.batches)
+    def flops(self, language: str, updates: int, body: PreTrainedModel | None = None) -> int:
+        """Of the first updates of one language over `body`, by default the one that is learned over."""
+        text, body = self.texts[language], body or self.source.body
+        stages = self.mask_schedule.along(updates)
+        return sum(count * _flops_per_update(text, masked, body, self.batches) for count, masked in stages)
 
-    def cost(self, stopped: Collection[str]) -> Cost:
-        going = [language for language in self.texts if language not in stopped]
-        return Cost(self.tokens_per_update * len(going), sum(map(self.flops_per_update, going)))
+    def cost(self, stopped: Collection[str], batch: int) -> Cost:
+        going = [text for language, text in self.texts.items() if language not in stopped]
+        masked, body = self.mask_schedule.masked(batch), self.source.body
+        flops = sum(_flops_per_update(text, masked, body, self.batches) for text in going)
+        return Cost(self.tokens_per_update * len(going), flops)
 
     def identity(self) -> dict[str, Any]:
         data = fingerprint_of([text.fingerprint for text in self.texts.values()])
@@ -121,9 +125,7 @@ class RelearningSetup(RunSetup):
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        return SideBySide(
-            [TrainingMicroBatches(text.train, text.masking, self.batches, rank) for text in self.texts.values()]
-        )
+        return SideBySide([text.micro_batches(self.batches, rank) for text in self.texts.values()])
 
     def validate(self, engine: PlainEngine) -> dict[str, float]:
         """Every language over the body, and plugged into the primary model where that is known."""
@@ -205,7 +207,7 @@ class RelearningSetup(RunSetup):
         costs = {
             "updates": updates,
             "tokens": updates * self.tokens_per_update,
-            "flops": updates * self.flops_per_update(language),
+            "flops": self.flops(language, updates),
             "seconds": round(state.seconds / len(self.texts), 3),  # a share of the run's, as tokens and FLOPs are
         }
         details = {
@@ -230,18 +232,19 @@ class RelearningSetup(RunSetup):
             "body": f"{self.source.body.config.num_hidden_layers} layers of {self.source.provenance['model']}, frozen",
             "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
             f"{self.block_length}: {batch.accumulation} accumulation x {batch.micro_batch} blocks",
+            "masked": masked_in_words(self.mask_schedule.along(updates)),
         }
         for language, text in self.texts.items():
             vocab, width = len(text.tokenizer), self.source.body.config.hidden_size
-            flops = self.flops_per_update(language)
+            flops = self.flops(language, updates)
             passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
                 f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
                 f"{vocab * width + vocab * self.trains_bias:,} parameters ({vocab:,} pieces); "
-                f"{flops / self.tokens_per_update:.3g} FLOPs a token, {flops * updates:.3g} in all"
+                f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
             )
             if self.source.primary is not None:
-                full = self.flops_per_update(language, self.source.primary)
+                full = self.flops(language, updates, self.source.primary)
                 layers = self.source.primary.config.num_hidden_layers
                 rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
@@ -254,7 +257,7 @@ class RelearningSetup(RunSetup):
             shape,
             self.block_length,
             self.batches.micro_batch,
-            text.masked_per_block,
+            self.mask_schedule.most_masked,
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
@@ -267,7 +270,8 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     check_plain(recipe)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
-    opened = [open_text(path, recipe.objective, recipe.training.seed) for path in recipe.data_paths]
+    training = recipe.training
+    opened = [open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data_paths]
     texts = {text.language: text for text in opened}
     if len(texts) < len(opened):
         raise UserError(f"data.path: two of {', '.join(recipe.data_paths)} hold the same language")
@@ -275,17 +279,20 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     if len(set(lengths.values())) > 1:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
-    batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, 1)
+    batches = plan_batches(training.global_batch, training.micro_batch, 1)
     check_retention(recipe, batches.global_batch * block_length)
     source = load_source(recipe.adaptation, block_length)
-    if recipe.training.activation_checkpointing:
+    if training.activation_checkpointing:
         source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    schedule, mask_schedule = _schedule(recipe, batches, opened, source), opened[0].mask_schedule
+    check_mask_stages(mask_schedule, schedule.updates)
     stop = recipe.adaptation.stop
     return RelearningSetup(
         recipe=recipe,
         batches=batches,
         block_length=block_length,
-        schedule=_schedule(recipe, batches, opened, source),
+        schedule=schedule,
+        mask_schedule=mask_schedule,
         stopping=StopRules(
             stop.seconds,
             stop.plateau.patience if stop.plateau else None,
@@ -298,23 +305,28 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     )
 
 
-def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel):
+def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel) -> Schedule:
     """The recipe's schedule, within `adaptation.stop.flops` of the language that costs most."""
     tokens_per_update = batches.global_batch * texts[0].block_length
     section, most = recipe.schedule, recipe.adaptation.stop.flops
     if most is not None:
-        dearest = max(_flops_per_update(text, source.body, batches) for text in texts)
-        affordable = int(most // dearest)
-        if affordable < 1:
-            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {dearest:.3g}")
-        if affordable < duration_in_updates(section.duration, tokens_per_update):
+        dearest = max(texts, key=lambda text: len(text.tokenizer))
+        asked, affordable, left = duration_in_updates(section.duration, tokens_per_update), 0, int(most)
+        for count, masked in dearest.mask_schedule.along(asked):
+            each = _flops_per_update(dearest, masked, source.body, batches)
+            paid = min(count, left // each)
+            affordable, left = affordable + paid, left - paid * each
+            if paid < count:
+                break
+        if asked and not affordable:
+            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
+        if affordable < asked:
             section = section.model_copy(update={"duration": f"{affordable} updates"})
     return build_schedule(section, recipe.optimizer.learning_rate, tokens_per_update)
 
 
-def _flops_per_update(text: Text, body: PreTrainedModel, batches: BatchPlan) -> int:
-    per_block = training_flops(_shape(text, body), text.block_length, text.masked_per_block, "standard")
-    return batches.global_batch * per_block
+def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:
+    return batches.global_batch * training_flops(_shape(text, body), text.block_length, masked, "standard")
 
 
 def _shape(text: Text, body: PreTrainedModel) -> BodyShape:

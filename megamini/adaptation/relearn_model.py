@@ -54,6 +54,11 @@ class RelearnModel(nn.Module):
         return tuple(self.matrices.values())
 
     @property
+    def hidden_matrices(self) -> tuple[()]:
+        """None: the body is frozen."""
+        return ()
+
+    @property
     def clipped_together(self) -> list[list[nn.Parameter]]:
         """Each language by itself."""
         return [

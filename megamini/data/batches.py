@@ -9,14 +9,14 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from megamini.data.blocks import Blocks
-from megamini.data.masking import MaskingRule, mask_blocks
+from megamini.data.masking import MaskingRule, MaskSchedule, mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
 
@@ -89,20 +89,23 @@ class MicroBatches(Dataset):
 
 
 class TrainingMicroBatches(MicroBatches):
-    """Those of one text."""
+    """Those of one text. `schedule`: the share that is masked, by global batch; without one, always the rule's."""
 
-    def __init__(self, blocks: Blocks, rule: MaskingRule, plan: BatchPlan, rank: int) -> None:
-        self.blocks, self.rule, self.plan, self.rank = blocks, rule, plan, rank
+    def __init__(
+        self, blocks: Blocks, rule: MaskingRule, plan: BatchPlan, rank: int, schedule: MaskSchedule | None = None
+    ) -> None:
+        self.blocks, self.rule, self.plan, self.rank, self.schedule = blocks, rule, plan, rank, schedule
 
     def __getitem__(self, number: int) -> Batch:
         update, step = divmod(number, self.plan.accumulation)
         start = update * self.plan.global_batch + (step * self.plan.world_size + self.rank) * self.plan.micro_batch
-        return self.at(np.arange(start, start + self.plan.micro_batch, dtype=np.int64))
+        return self.at(np.arange(start, start + self.plan.micro_batch, dtype=np.int64), update)
 
-    def at(self, positions: np.ndarray) -> Batch:
-        """The batch of the blocks at any positions, int64, of the endless order."""
+    def at(self, positions: np.ndarray, number: int) -> Batch:
+        """The blocks at any positions, int64, of the endless order, masked as those of global batch `number`."""
         epochs, numbers = blocks_at(positions, len(self.blocks), self.rule.seed)
-        return _make_batch(self.blocks.read(numbers), numbers, epochs, self.rule)
+        rule = self.rule if self.schedule is None else replace(self.rule, share=self.schedule.share(number))
+        return _make_batch(self.blocks.read(numbers), numbers, epochs, rule)
 
 
 class SideBySide(MicroBatches):

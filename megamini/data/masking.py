@@ -5,6 +5,7 @@ A mask is a pure function of (seed, epoch, block): no generator, no state, the s
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ _CHOOSE, _ACTION, _TOKEN = 0, 1, 2
 
 @dataclass(frozen=True)
 class MaskingRule:
-    """How blocks are masked: the same for a whole run.
+    """How blocks are masked: the same for a whole run, but for the share where that changes along the way.
 
     `masked_per_block` is M = round(share x (block length - 2)); `special_ids` are never chosen, and never appear as
     random tokens.
@@ -39,6 +40,53 @@ class MaskingRule:
 def masked_per_block(share: float, block_length: int) -> int:
     """round(share x (block length - 2)), at least 1: the beginning and the end of a block are never predicted."""
     return max(1, round(share * (block_length - 2)))
+
+
+class MaskStage(NamedTuple):
+    """A share of positions, and the number of the global batch that is the first one masked by the next stage's."""
+
+    share: float
+    end: int | None = None
+    """None: never."""
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """The share of predicted positions of a block, a pure function of the number of the global batch.
+
+    stages: their ends rise, and only the last has none. So whoever reads a batch, and whenever, masks it alike, and its
+    shapes change with the stage only.
+    """
+
+    stages: tuple[MaskStage, ...]
+    block_length: int
+
+    @property
+    def last_share(self) -> float:
+        """That of the end of the run, and of validation."""
+        return self.stages[-1].share
+
+    @property
+    def most_masked(self) -> int:
+        """M of the stage that predicts most."""
+        return max(masked_per_block(stage.share, self.block_length) for stage in self.stages)
+
+    def share(self, batch: int) -> float:
+        """That of global batch number `batch`."""
+        return next(stage.share for stage in self.stages if stage.end is None or batch < stage.end)
+
+    def masked(self, batch: int) -> int:
+        """M, the number of predicted positions in every block of global batch number `batch`."""
+        return masked_per_block(self.share(batch), self.block_length)
+
+    def along(self, batches: int) -> list[tuple[int, int]]:
+        """How many of the first `batches` global batches have which M, stage by stage."""
+        counts, start = [], 0
+        for stage in self.stages:
+            end = batches if stage.end is None else min(stage.end, batches)
+            counts.append((end - start, masked_per_block(stage.share, self.block_length)))
+            start = end
+        return counts
 
 
 @dataclass(frozen=True)

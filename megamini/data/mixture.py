@@ -50,6 +50,6 @@ class MixedMicroBatches(MicroBatches):
         for text, start, end in zip(self.texts, before, after, strict=True):
             own = range(max(low, first), min(low + self.plan.micro_batch, first + end - start))
             if own:
-                parts.append(text.at(start + np.array(own, np.int64) - first))
+                parts.append(text.at(start + np.array(own, np.int64) - first, update))
             first += end - start
         return joined(parts)

@@ -37,6 +37,8 @@ class Family:
     dropout_keys: tuple[str, ...]
     pads_shift_positions: bool
     """Whether position ids start behind the pad token's id, which costs as many rows of the position table."""
+    fused: tuple[tuple[str, int], ...] = ()
+    """Linear modules, by the end of their names, whose weight is several matrices one below the other, and how many."""
 
     def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
         """The encoder layers, bottom first."""
@@ -45,6 +47,10 @@ class Family:
     def transform_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         """The modules of the head between the last hidden states and the projection onto the vocabulary."""
         return [model.get_submodule(name) for name in self.transform]
+
+    def matrices_in(self, module: str) -> int:
+        """How many matrices the weight of a linear module, by its name, holds one below the other."""
+        return next((count for end, count in self.fused if module.endswith(end)), 1)
 
 
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -65,6 +71,7 @@ FAMILIES: dict[str, Family] = {
         _one_module,
         ("embedding_dropout", "attention_dropout", "mlp_dropout"),
         False,
+        fused=((".Wqkv", 3), (".Wi", 2)),  # queries, keys and values; what is activated and its gate
     ),
 }
 

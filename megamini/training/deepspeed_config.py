@@ -170,6 +170,8 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     return {
         **({"data_types": summed_in_fp32} if summed_in_fp32 else {}),
         **values,
+        # Muon is an optimizer of our own, which works where the states lie.
+        **({"zero_force_ds_cpu_optimizer": False} if recipe.optimizer.muon_settings else {}),
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,

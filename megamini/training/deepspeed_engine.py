@@ -12,6 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.partition_parameters import is_zero_param
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from pydantic import ValidationError
 from torch import distributed, nn
@@ -26,10 +27,19 @@ from megamini.models.materialise import Place
 from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult
-from megamini.training.optimizer import TOKEN_GROUP, adamw_settings, build_adamw, forget_moments, parameter_groups
+from megamini.training.matrix_exchange import MatrixExchange, matrices_of
+from megamini.training.muon import MuonBesideAdamW
+from megamini.training.optimizer import (
+    TOKEN_GROUP,
+    adamw_settings,
+    build_optimizer,
+    forget_moments,
+    parameter_groups,
+)
 from megamini.training.shards import Shards, Slice
 from megamini.training.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder
 from megamini.training.watchdog import START_MINUTES
+from megamini.training.zero_layout import FlatTensor, flat_tensors
 from megamini.training.zero_shards import in_memory, state_under_zero
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
@@ -143,7 +153,7 @@ class DeepSpeedEngine:
             distributed.barrier()
             total = sum(parameter.ds_numel for parameter in model.parameters() if parameter.requires_grad)
             prepare_swap_folder(self._swap, self.rank, total * ranks_on_this_node() // self.world_size)
-        groups = parameter_groups(model, recipe.optimizer.weight_decay)
+        groups = parameter_groups(model, recipe.optimizer)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
             config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
@@ -154,7 +164,9 @@ class DeepSpeedEngine:
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._state = state_under_zero(self._stage, trained, self._engine.optimizer, self.rank, self.world_size)
+        flat = flat_tensors(self._stage, trained, self._engine.optimizer, self.rank)
+        self._place_matrices(flat)
+        self._state = state_under_zero(self._stage, trained, self._engine.optimizer, flat, self.rank, self.world_size)
         self.states_on_disk = self._state.on_disk
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
@@ -238,6 +250,17 @@ class DeepSpeedEngine:
         self._engine.step()
         return StepResult(applied, gradient_norm)
 
+    def _place_matrices(self, flat: list[FlatTensor]) -> None:
+        """Tell Muon where its matrices lie, once ZeRO has cut them up. All ranks."""
+        counts = dict(self.model.hidden_matrices)
+        for one in flat:
+            optimizer = self._engine.optimizer.optimizer
+            if "matrices" in optimizer.param_groups[one.group]:
+                shapes = [getattr(parameter, "ds_shape", parameter.shape) for _, parameter in one.members]
+                matrices = matrices_of(shapes, [counts[parameter] for _, parameter in one.members])
+                exchange = MatrixExchange(matrices, self.gather_objects(one.parts), self.rank, self.device)
+                optimizer.place(one.tensor, exchange)
+
     def _own_partition(self, matrix: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
         """This rank's slice of the flattened matrix, padded with zeros as ZeRO-3 pads it."""
         size = parameter.ds_tensor.ds_numel
@@ -269,10 +292,12 @@ def _wait_at_most(timeout: timedelta) -> None:
 
 
 def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[str, Any]) -> torch.optim.Optimizer:
-    """PyTorch's AdamW, or DeepSpeed's CPU Adam where the optimizer is offloaded and the JSON does not say otherwise."""
+    """As a process alone has it; DeepSpeed's CPU Adam where AdamW is offloaded, unless the JSON says otherwise."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     offloaded = offload.get("device", "none") != "none"
+    if recipe.optimizer.muon_settings and MuonBesideAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(MuonBesideAdamW)  # else DeepSpeed calls it untested
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
         refuse_stale_build_lock("cpu_adam")
         return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))
-    return build_adamw(groups, recipe.optimizer)
+    return build_optimizer(groups, recipe.optimizer, recipe.training.precision)

@@ -12,7 +12,7 @@ from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.training.allocator import keep_freed_memory
-from megamini.training.optimizer import TOKEN_GROUP, build_adamw, forget_moments, parameter_groups
+from megamini.training.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice
 from megamini.training.shards_of_optimizer import load_whole, tensors_of
 from megamini.training.trained_model import TrainedModel
@@ -101,7 +101,7 @@ class PlainEngine:
                 draw_dropout_fast(self.model)
         self._accumulation = accumulation
         self._clip_norm = optimizer.clip_norm
-        groups = parameter_groups(self.model, optimizer.weight_decay)
+        groups = parameter_groups(self.model, optimizer)
         self._trained: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         name_of = {parameter: name for name, parameter in self.model.named_parameters()}
         self._names = [name_of[parameter] for parameter in self._trained]
@@ -114,7 +114,7 @@ class PlainEngine:
             groups = [{**group, "params": [next(masters) for _ in group["params"]]} for group in groups]
         master_of = dict(zip(map(id, self._trained), self._masters, strict=True))
         self._clipped = [[master_of[id(p)] for p in together] for together in self.model.clipped_together]
-        self._optimizer = build_adamw(groups, optimizer)
+        self._optimizer = build_optimizer(groups, optimizer, training.precision)
         self._forward = torch.compile(self.model) if training.compile else self.model
         self.model.train()
 

@@ -38,6 +38,9 @@ def describe_identity(
     free = {**free, "objective": ["loss_workspace_mib"]}
     chosen = {name: {key: values[name][key] for key in values[name] if key not in keys} for name, keys in free.items()}
     chosen["optimizer"] = {key: values["optimizer"][key] for key in ("betas", "eps", "weight_decay")}
+    if "name" in values["optimizer"]:
+        muon = recipe.optimizer.muon_settings
+        chosen["optimizer"] |= {"name": recipe.optimizer.name, "muon": muon and muon.model_dump()}
     chosen["training"] = {key: values["training"][key] for key in ("global_batch", "precision", "seed")}
     return json.loads(json.dumps({"data": data_fingerprint, "source": source, **chosen}))
 

@@ -77,6 +77,7 @@ def train(
         if forgetting and forgetting.is_due(state.update):
             engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
             state.recent_losses = []  # the loss jumps, as it should
+        _begin_mask_stage(setup, state, telemetry)
         losses = torch.zeros(len(engine.model.head_names), device=engine.device)
         for step in range(setup.batches.accumulation):
             batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
@@ -85,10 +86,11 @@ def train(
         result = engine.step(schedule.learning_rate(state.update))
         asked_to_stop, time_to_save, losses = _agree(engine, losses / setup.batches.accumulation, safe_point)
 
-        cost = setup.cost(state.stopped)
         state.update += 1
+        cost = setup.cost(state.stopped, state.last_batch)
         state.tokens += cost.tokens
         state.flops += cost.flops
+        state.optimizer_flops += cost.optimizer_flops
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
@@ -131,6 +133,7 @@ def ledger(engine: Engine, state: TrainState) -> dict[str, int | float | str]:
         "updates": state.update,
         "tokens": state.tokens,
         "flops": state.flops,
+        "optimizer_flops": state.optimizer_flops,
         "seconds": round(state.seconds, 3),
         "device": engine.device.type,
         "ranks": engine.world_size,
@@ -141,6 +144,14 @@ def ledger(engine: Engine, state: TrainState) -> dict[str, int | float | str]:
 
 def _is_multiple(update: int, every: int | None) -> bool:
     return every is not None and update % every == 0
+
+
+def _begin_mask_stage(setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> None:
+    """Say so where the next batch is the first one of a stage, whose losses are others."""
+    last, schedule = state.last_batch, setup.mask_schedule
+    if schedule.share(last + 1) != schedule.share(last):
+        state.recent_losses = []
+        telemetry.say(f"after update {state.update}: {schedule.masked(last + 1)} positions of every block are masked")
 
 
 def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:

@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups that every engine shares."""
+"""What moves the parameters: AdamW, alone or beside Muon, with the parameter groups that every engine shares."""
 
 from typing import Any
 
@@ -6,19 +6,25 @@ import torch
 from torch import nn
 
 from megamini.config import OptimizerSection
+from megamini.training.muon import MuonBesideAdamW, NewtonSchulz
 from megamini.training.trained_model import TrainedModel
 
 # The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as one piece.
 TOKEN_GROUP = 0
 
 
-def parameter_groups(model: TrainedModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters as the token matrices, the other ones (decayed), and biases and norms (not decayed)."""
+def parameter_groups(model: TrainedModel, section: OptimizerSection) -> list[dict[str, Any]]:
+    """Trainable parameters as the token matrices, Muon's matrices, the other ones (decayed), and biases and norms (not
+    decayed). Muon's group says in `matrices` how many lie in each of its parameters."""
     tokens = [p for p in model.token_matrices if p.requires_grad]
-    others = [p for p in model.parameters() if p.requires_grad and not any(p is token for token in tokens)]
+    muon = dict(model.hidden_matrices) if section.muon_settings else {}
+    taken = {id(p) for p in (*tokens, *muon)}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    decay = section.weight_decay
     groups = [
-        {"params": tokens, "weight_decay": weight_decay},
-        {"params": [p for p in others if _dimensions(p) >= 2], "weight_decay": weight_decay},
+        {"params": tokens, "weight_decay": decay},
+        {"params": list(muon), "weight_decay": decay, "matrices": list(muon.values())},
+        {"params": [p for p in others if _dimensions(p) >= 2], "weight_decay": decay},
         {"params": [p for p in others if _dimensions(p) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -34,9 +40,16 @@ def adamw_settings(section: OptimizerSection) -> dict[str, Any]:
     return {"lr": section.learning_rate, "betas": section.betas, "eps": section.eps}
 
 
-def build_adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
-    """PyTorch's fused AdamW, which works on CPU and CUDA."""
-    return torch.optim.AdamW(groups, fused=True, **adamw_settings(section))
+def build_optimizer(
+    groups: list[dict[str, Any]], section: OptimizerSection, precision: str
+) -> torch.optim.AdamW | MuonBesideAdamW:
+    """PyTorch's fused AdamW, which works on CPU and CUDA; with Muon for the groups that have `matrices`."""
+    muon = section.muon_settings
+    if muon is None:
+        return torch.optim.AdamW(groups, fused=True, **adamw_settings(section))
+    in_bf16 = (muon.newton_schulz_precision or precision) == "bf16"
+    iteration = NewtonSchulz(muon.newton_schulz_steps, torch.bfloat16 if in_bf16 else torch.float32)
+    return MuonBesideAdamW(groups, section, iteration, **adamw_settings(section))
 
 
 def forget_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> None:

@@ -10,23 +10,26 @@ from megamini.compute import (
     ExitShape,
     activation_memory,
     checkpoint_bytes,
+    matrix_parameters,
     model_states,
+    muon_flops,
     parameter_counts,
     trainable_parameters,
     training_flops,
 )
 from megamini.config import Recipe
-from megamini.data.batches import MicroBatches, TrainingMicroBatches, plan_batches
+from megamini.data.batches import MicroBatches, plan_batches
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.errors import UserError
-from megamini.models.build import model_config
+from megamini.models.build import model_config, outline_of
 from megamini.training.engines import Engine
 from megamini.training.forgetting import build_forgetting
 from megamini.training.identity import identity_of
 from megamini.training.kept_data import keep_data
-from megamini.training.schedule import build_schedule
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, plan_table
+from megamini.training.optimizer_plan import optimizer_rows
+from megamini.training.schedule import build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
 from megamini.training.text import Text, open_text
 from megamini.training.validation import measure
 
@@ -53,16 +56,21 @@ class PretrainingSetup(RunSetup):
     def head_weights(self) -> tuple[float, ...]:
         return self.recipe.head_weights
 
-    @cached_property
-    def flops_per_update(self) -> int:
-        text = self.text
-        per_block = training_flops(
-            self.shape, text.block_length, text.masked_per_block, self.recipe.objective.method, self.exits
-        )
+    def flops_per_update(self, masked: int) -> int:
+        """Of an update with `masked` predicted positions in every block."""
+        per_block = training_flops(self.shape, self.block_length, masked, self.recipe.objective.method, self.exits)
         return self.batches.global_batch * per_block
 
-    def cost(self, stopped: Collection[str]) -> Cost:
-        return Cost(self.tokens_per_update, self.flops_per_update)
+    @cached_property
+    def optimizer_flops(self) -> int:
+        """Of one update, beside the model's; 0 with AdamW."""
+        muon = self.recipe.optimizer.muon_settings
+        method = self.recipe.objective.method
+        return muon_flops(self.shape, method, self.exits, muon.newton_schulz_steps) if muon else 0
+
+    def cost(self, stopped: Collection[str], batch: int) -> Cost:
+        masked = self.mask_schedule.masked(batch)
+        return Cost(self.tokens_per_update, self.flops_per_update(masked), self.optimizer_flops)
 
     def identity(self) -> dict[str, Any]:
         manifests = [text.train.manifest for text in self.texts]
@@ -74,7 +82,7 @@ class PretrainingSetup(RunSetup):
         keep_data(self.recipe.run_directory, tokenizer, [text.train.manifest for text in self.texts], config)
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        own = [TrainingMicroBatches(text.train, text.masking, self.batches, rank) for text in self.texts]
+        own = [text.micro_batches(self.batches, rank) for text in self.texts]
         return own[0] if len(own) == 1 else MixedMicroBatches(own, self.shares, self.batches, rank)
 
     def validate(self, engine: Engine) -> dict[str, float]:
@@ -98,15 +106,16 @@ class PretrainingSetup(RunSetup):
             counts = parameter_counts(self.shape, method, self.exits)
         total, trainable = sum(counts.values()), trainable_parameters(self.shape, method, self.exits)
         ranks, precision = self.batches.world_size, self.recipe.training.precision
+        muon = matrix_parameters(self.shape, method, self.exits) if self.recipe.optimizer.muon_settings else 0
         states = [
-            model_states(trainable, total - trainable, precision, stage, ranks, fp32_gradients=stage >= 2).total
+            model_states(trainable, total - trainable, precision, stage, ranks, stage >= 2, muon).total
             for stage in range(4)
         ]
         activations = activation_memory(
             self.shape,
             self.block_length,
             self.batches.micro_batch,
-            self.text.masked_per_block,
+            self.mask_schedule.most_masked,
             method,
             self.exits,
             precision,
@@ -114,6 +123,8 @@ class PretrainingSetup(RunSetup):
             workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
         )
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
+        stages = self.mask_schedule.along(updates)
+        flops = sum(count * self.flops_per_update(masked) for count, masked in stages)
         blocks = sum(len(text.train) for text in self.texts)
         groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
         trained = "" if trainable == total else f"; {trainable:,} train"
@@ -123,28 +134,34 @@ class PretrainingSetup(RunSetup):
                 "update": f"{self.tokens_per_update:,} tokens = {self.batches.global_batch} blocks of "
                 f"{self.block_length}: {ranks} ranks x {self.batches.accumulation} accumulation x "
                 f"{self.batches.micro_batch} blocks",
-                "masked": f"{self.text.masked_per_block} positions in every block",
+                "masked": masked_in_words(stages),
                 "run": f"{updates:,} updates = {tokens:,} tokens = {updates * self.batches.global_batch / blocks:.1f} "
                 f"passes over {blocks:,} blocks",
                 "parameters": f"{total:,}: {groups}{trained}",
-                "compute": f"{self.flops_per_update / self.tokens_per_update:.3g} FLOPs a token, "
-                f"{self.flops_per_update * updates:.3g} in all",
+                "compute": f"{flops / tokens:.3g} FLOPs a token, {flops:.3g} in all",
+                **optimizer_rows(
+                    outline_of(self.recipe, self.text.tokenizer, self.block_length),
+                    self.recipe.optimizer,
+                    self.optimizer_flops * updates / flops,
+                ),
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(activations.total)} on each rank",
-                "checkpoint": f"{in_bytes(checkpoint_bytes(trainable))}, {self.checkpoint_plan()}",
+                "checkpoint": f"{in_bytes(checkpoint_bytes(trainable, muon))}, {self.checkpoint_plan()}",
             }
         )
 
 
 def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
-    texts = tuple(open_text(path, recipe.objective, recipe.training.seed) for path in recipe.data.paths)
+    training = recipe.training
+    texts = tuple(open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data.paths)
     text = texts[0]
     for other in texts[1:]:
         _check_same(text, other)
-    batches = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
+    batches = plan_batches(training.global_batch, training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * text.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
+    check_mask_stages(text.mask_schedule, schedule.updates)
     config = model_config(recipe.model, text.tokenizer, text.block_length)
     check_retention(recipe, tokens_per_update)
     return PretrainingSetup(
@@ -152,11 +169,12 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
         batches=batches,
         block_length=text.block_length,
         schedule=schedule,
+        mask_schedule=text.mask_schedule,
         forgetting=build_forgetting(
             recipe.objective.forgetting,
             tokens_per_update,
             schedule.updates,
-            recipe.training.seed,
+            training.seed,
             text.tokenizer.pad_token_id,
             config.initializer_range,
         ),

@@ -125,9 +125,12 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
             take_on(recipe, state, over=False)
+            if setup.mask_schedule.share(state.last_batch) != setup.mask_schedule.share(back.batch + 1):
+                state.recent_losses = []  # those to come are of another stage
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
             # What was thrown away has been paid for all the same.
             state.tokens, state.flops, state.seconds = before.tokens, before.flops, before.seconds
+            state.optimizer_flops = before.optimizer_flops
         else:
             return state
 

@@ -1,9 +1,10 @@
-"""The learning rate as a pure function of the update, so that a resumed run needs no scheduler state."""
+"""Learning rate and mask share as pure functions of update and batch: a resumed run needs no scheduler state."""
 
 import math
 from dataclasses import dataclass
 
-from megamini.config import ScheduleSection, duration_in_updates
+from megamini.config import MaskingSection, ScheduleSection, duration_in_updates
+from megamini.data.masking import MaskSchedule, MaskStage
 from megamini.errors import UserError
 
 
@@ -45,3 +46,30 @@ def build_schedule(section: ScheduleSection, peak: float, tokens_per_update: int
         )
         raise UserError(f"{stretches} longer than the run of {updates} updates; shorten, or raise schedule.duration")
     return Schedule(section.shape, peak, updates, warmup, decay, section.final_share)
+
+
+def build_mask_schedule(section: MaskingSection, block_length: int, global_batch: int) -> MaskSchedule:
+    """The mask share of a recipe by global batch; `UserError` where a stage has no batch."""
+    if isinstance(section.mask_share, float):
+        return MaskSchedule((MaskStage(section.mask_share),), block_length)
+    stages, start = [], 0
+    for stage in section.mask_share[:-1]:
+        end = duration_in_updates(stage.until, global_batch * block_length)
+        if end <= start:
+            raise UserError(
+                f"objective.mask_share: the stage of share {stage.share:g} until {stage.until} is empty: that is after "
+                f"{end} updates, and it begins after {start}; raise its until, or leave the stage out"
+            )
+        stages.append(MaskStage(stage.share, end))
+        start = end
+    return MaskSchedule((*stages, MaskStage(section.mask_share[-1].share)), block_length)
+
+
+def check_mask_stages(schedule: MaskSchedule, updates: int) -> None:
+    """Raise `UserError` where a run of so many updates ends before its last stage, whose share validation has."""
+    for stage in schedule.stages[:-1]:
+        if stage.end >= updates:
+            raise UserError(
+                f"objective.mask_share: the stage of share {stage.share:g} ends after {stage.end} updates, and the run "
+                f"after {updates}, so that the last share is never used; lower its until, or make the run longer"
+            )

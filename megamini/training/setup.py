@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from megamini.config import RunRecipe, duration_in_updates
 from megamini.data.batches import BatchPlan, MicroBatches
+from megamini.data.masking import MaskSchedule
 from megamini.errors import UserError
 from megamini.training.engines import Engine
 from megamini.training.forgetting import Forgetting
@@ -17,10 +18,11 @@ from megamini.training.stopping import StopRules
 
 
 class Cost(NamedTuple):
-    """Of one update: tokens that the model reads, and model FLOPs by formula."""
+    """Of one update: tokens that the model reads, and FLOPs by formula, the model's and the optimizer's."""
 
     tokens: int
     flops: int
+    optimizer_flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class RunSetup(ABC):
     batches: BatchPlan
     block_length: int
     schedule: Schedule
+    mask_schedule: MaskSchedule
 
     forgetting: Forgetting | None = None
     stopping: StopRules = field(default_factory=StopRules)
@@ -66,8 +69,8 @@ class RunSetup(ABC):
         """The heads' weights in the loss that is logged."""
 
     @abstractmethod
-    def cost(self, stopped: Collection[str]) -> Cost:
-        """Of one update, in which the heads in `stopped` take no part any more."""
+    def cost(self, stopped: Collection[str], batch: int) -> Cost:
+        """Of the update that reads global batch number `batch`, in which the heads in `stopped` take no part."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -108,6 +111,15 @@ def check_retention(recipe: RunRecipe, tokens_per_update: int) -> None:
 def plan_table(rows: dict[str, str]) -> str:
     """A plan's rows under one another."""
     return "\n".join(f"  {name:<13} {text}" for name, text in rows.items())
+
+
+def masked_in_words(stages: list[tuple[int, int]]) -> str:
+    """What is masked in the stages (updates, positions in a block) of a run, for people."""
+    (updates, masked), *later = stages
+    words = f"{masked} positions in every block"
+    if later:
+        words += f" for {updates:,} updates" + "".join(f", then {masked} for {updates:,}" for updates, masked in later)
+    return words
 
 
 def in_bytes(count: float) -> str:

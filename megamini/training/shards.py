@@ -19,7 +19,7 @@ from megamini.tensor_file import write_tensors
 
 WEIGHT = "weight"
 STEP = "step"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's two, Muon's one
 _MAPPED_BYTES = 256 * 2**20  # read from files before they are let go: pages that were read count as resident memory
 
 
@@ -27,8 +27,8 @@ _MAPPED_BYTES = 256 * 2**20  # read from files before they are let go: pages tha
 class Slice:
     """Part of a parameter, from element `start` of its flattened form.
 
-    tensors: flat fp32, `weight` and, once the optimizer has moved, `exp_avg` and `exp_avg_sq` of the same length, and
-    `step`, the optimizer's count of steps, fp32 [1].
+    tensors: flat fp32, `weight` and, once the optimizer has moved, its `MOMENTS` of the same length, and with AdamW
+    `step`, its count of steps, fp32 [1].
     """
 
     name: str
@@ -93,15 +93,22 @@ class Shards:
             raise UserError(f"{self._directory}: holds no '{name}' of that size; was the recipe of the run changed?")
         return found
 
+    def moments(self, name: str) -> list[str]:
+        """Which of `MOMENTS` the optimizer kept of a parameter; none before its first step."""
+        return [kind for kind in MOMENTS if self._pieces_of(kind, name)]
+
     def step(self, name: str) -> torch.Tensor | None:
-        """The optimizer's count of steps of a parameter, fp32 [1]; None before the first."""
-        for attempt in range(2):
-            if pieces := self._pieces.get((STEP, name)):
-                _, _, file = pieces[0]
-                return self._file(file).get_tensor(f"{STEP}:{pieces[0][0]}:{name}")
-            if attempt == 0:
-                self._list_all()
-        return None
+        """AdamW's count of steps of a parameter, fp32 [1]; None before the first, and with Muon."""
+        if not (pieces := self._pieces_of(STEP, name)):
+            return None
+        start, _, file = pieces[0]
+        return self._file(file).get_tensor(f"{STEP}:{start}:{name}")
+
+    def _pieces_of(self, kind: str, name: str) -> list[tuple[int, int, Path]]:
+        """Those of the files listed so far, if they have any of the parameter: its kinds are never apart."""
+        if (WEIGHT, name) not in self._pieces:
+            self._list_all()
+        return self._pieces.get((kind, name), [])
 
     def _assembled(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """What the files listed so far have of it, if they have it whole."""

@@ -1,4 +1,4 @@
-"""Between AdamW's state and slices: what both engines share."""
+"""Between the optimizer's state and slices: what both engines share."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from megamini.training.shards import MOMENTS, STEP, WEIGHT, Shards
 
 
 def tensors_of(weight: torch.Tensor, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of a slice: a flat weight with AdamW's state of it, which is empty before the first step."""
+    """The tensors of a slice: a flat weight with the optimizer's state of it, which is empty before the first step."""
     tensors = {WEIGHT: weight.detach().reshape(-1)}
+    tensors |= {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
     if STEP in state:
-        tensors |= {kind: state[kind].reshape(-1) for kind in MOMENTS}
         tensors[STEP] = as_step(state[STEP])
     return tensors
 
@@ -31,8 +31,8 @@ def load_whole(shards: Shards, name: str, weight: torch.Tensor, optimizer: torch
 
     with torch.no_grad():
         weight.copy_(read(WEIGHT))
-    step = shards.step(name)
     optimizer.state.pop(weight, None)
-    if step is not None:
-        moments = {kind: read(kind) for kind in MOMENTS}
-        optimizer.state[weight] = {STEP: step.reshape(()).to(weight.device), **moments}
+    if moments := shards.moments(name):
+        optimizer.state[weight] = {kind: read(kind) for kind in moments}
+        if (step := shards.step(name)) is not None:
+            optimizer.state[weight][STEP] = step.reshape(()).to(weight.device)

@@ -16,6 +16,8 @@ class TrainState:
     """Tokens read by the model."""
     flops: int = 0
     """Model FLOPs spent, by formula (`megamini.compute`)."""
+    optimizer_flops: int = 0
+    """Those of Muon's matrix products, beside them."""
     seconds: float = 0.0
     """Wall-clock seconds in the loop, over all sessions."""
     skipped: int = 0

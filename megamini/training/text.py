@@ -8,10 +8,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from megamini.config import MaskingSection
+from megamini.data.batches import BatchPlan, TrainingMicroBatches
 from megamini.data.blocks import Blocks
-from megamini.data.masking import MaskingRule
+from megamini.data.masking import MaskingRule, MaskSchedule
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
 from megamini.errors import UserError
+from megamini.training.schedule import build_mask_schedule
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Text:
     train: Blocks
     validation: Blocks
     masking: MaskingRule
+    """With the share of the end of the run, by which validation goes all along."""
+    mask_schedule: MaskSchedule
     unigram_counts: np.ndarray
     """How often the training blocks have each piece, int64 [V]."""
 
@@ -38,9 +42,9 @@ class Text:
     def block_length(self) -> int:
         return self.train.block_length
 
-    @property
-    def masked_per_block(self) -> int:
-        return self.masking.masked_per_block(self.block_length)
+    def micro_batches(self, plan: BatchPlan, rank: int) -> TrainingMicroBatches:
+        """Those of a rank in training."""
+        return TrainingMicroBatches(self.train, self.masking, plan, rank, self.mask_schedule)
 
     @cached_property
     def piece_bytes(self) -> np.ndarray:
@@ -57,8 +61,9 @@ class Text:
         return -np.log(counts / counts.sum()).astype(np.float32)
 
 
-def open_text(path: str, objective: MaskingSection, seed: int) -> Text:
-    """Open a data directory; `UserError` where its parts do not fit each other or the masking."""
+def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int) -> Text:
+    """Open a data directory for global batches of so many blocks of it; `UserError` where its parts do not fit each
+    other or the masking."""
     train = Blocks(path, "train")
     try:
         tokenizer = load_tokenizer(path)
@@ -68,8 +73,9 @@ def open_text(path: str, objective: MaskingSection, seed: int) -> Text:
         raise UserError(
             f"data.path: {path}: the tokenizer there is not the one the blocks were made with; prepare the data again"
         )
+    schedule = build_mask_schedule(objective, train.block_length, global_batch)
     masking = MaskingRule(
-        share=objective.mask_share,
+        share=schedule.last_share,
         replace_with_mask=objective.replace_with_mask,
         replace_with_random=objective.replace_with_random,
         mask_id=tokenizer.mask_token_id,
@@ -78,13 +84,14 @@ def open_text(path: str, objective: MaskingSection, seed: int) -> Text:
         vocab_size=len(tokenizer),
         seed=seed,
     )
-    masked, fewest = masking.masked_per_block(train.block_length), train.manifest["splits"]["train"]["min_maskable"]
-    if masked > fewest:
+    fewest = train.manifest["splits"]["train"]["min_maskable"]
+    if schedule.most_masked > fewest:
         raise UserError(
-            f"objective.mask_share: {masked} positions of a block are to be masked, but one block of "
+            f"objective.mask_share: {schedule.most_masked} positions of a block are to be masked, but one block of "
             f"{path} has only {fewest} that can be; lower the share"
         )
-    return Text(path, tokenizer, train, Blocks(path, "validation"), masking, _unigram_counts(path, len(tokenizer)))
+    counts = _unigram_counts(path, len(tokenizer))
+    return Text(path, tokenizer, train, Blocks(path, "validation"), masking, schedule, counts)
 
 
 def _unigram_counts(directory: str, pieces: int) -> np.ndarray:

@@ -13,6 +13,9 @@ class TrainedModel(Protocol):
     head_names: tuple[str, ...]
     token_matrices: tuple[nn.Parameter, ...]
     """The tied token embedding and output matrices."""
+    hidden_matrices: tuple[tuple[nn.Parameter, int], ...]
+    """Weights of linear maps that train, but for token matrices, each with how many matrices it holds one below the
+    other (ModernBERT keeps queries, keys and values in one)."""
     clipped_together: list[list[nn.Parameter]]
     """Trained parameters, by the gradient norms that clip them."""
 

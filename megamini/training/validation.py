@@ -22,10 +22,12 @@ def measure(
 ) -> dict[str, float]:
     """Loss (nats per masked piece) and bits per byte of the `heads` and of the unigram model. *All ranks.*
 
-    `evaluate` gives the heads' negative log-likelihoods at a batch's masked positions, fp32 [heads, R]. Bits per byte:
-    the sum of the masked pieces' negative log-likelihoods / ln 2 / their UTF-8 bytes; a pseudo-likelihood, so only
-    roughly comparable across tokenizers. Sums and counts are added up over batches and ranks, so the result does not
-    depend on either. All ranks get the same numbers, under `loss_HEAD` and `bits_per_byte_HEAD`.
+    `evaluate` gives the heads' negative log-likelihoods at a batch's masked positions, fp32 [heads, R]. Their share is
+    that of the end of the run all along, so that losses can be compared where training masks other shares before.
+    Bits per byte: the sum of the masked pieces' negative log-likelihoods / ln 2 / their UTF-8 bytes; a
+    pseudo-likelihood, so only roughly comparable across tokenizers. Sums and counts are added up over batches and
+    ranks, so the result does not depend on either. All ranks get the same numbers, under `loss_HEAD` and
+    `bits_per_byte_HEAD`.
     """
     names = (*heads, UNIGRAM)
     # float64 sums: the losses of each of these, then the masked pieces and their bytes.

@@ -1,13 +1,16 @@
 """Several texts in one run: shares are kept exactly, each text has its own order, and ranks only divide the work."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from megamini.data.batches import TrainingMicroBatches, plan_batches
+from megamini.data.masking import MaskSchedule, MaskStage
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.errors import UserError
-from tests.data.test_batches import RULE, MemoryBlocks
+from tests.data.test_batches import LENGTH, RULE, MemoryBlocks
 
 SIZES = (40, 25, 13)
 
@@ -90,5 +93,22 @@ def test_each_text_runs_through_its_own_order():
     ordinary = rows.clamp(min=9) == rows  # ids below 9 are the same in all texts
     of_text = [(torch.where(ordinary, rows % 3, text) == text).all(1) for text in range(2)]
     for text, share in enumerate(weights):
-        alone = dataset.texts[text].at(np.arange(round(120 * share)))
+        alone = dataset.texts[text].at(np.arange(round(120 * share)), 0)
         assert torch.equal(rows[of_text[text]], unmasked(alone))
+
+
+def test_a_mask_share_that_changes_does_so_in_all_texts_at_once():
+    """With the global batch, not with the blocks that a text has read."""
+    schedule = MaskSchedule((MaskStage(0.4, 3), MaskStage(0.15)), LENGTH)
+    mixed = micro_batches((0.7, 0.2, 0.1), 10, 5, 1, 0)
+    alone = {share: micro_batches((0.7, 0.2, 0.1), 10, 5, 1, 0) for share in (0.4, 0.15)}
+    for text in mixed.texts:
+        text.schedule = schedule
+    for share, datasets in alone.items():
+        for text in datasets.texts:
+            text.rule = dataclasses.replace(RULE, share=share)
+    for number in range(10):
+        batch, expected = mixed[number], alone[0.4 if number < 6 else 0.15][number]
+        assert torch.equal(batch.positions, expected.positions)
+        assert torch.equal(batch.input_ids, expected.input_ids)
+        assert batch.labels.numel() == 5 * (7 if number < 6 else 3)

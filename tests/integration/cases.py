@@ -7,6 +7,7 @@ from typing import Any
 UPDATES, WARMUP, GLOBAL_BATCH, BLOCK_LENGTH = 20, 5, 8, 32
 LEARNING_RATE = 5e-3
 VALIDATE_EVERY, FORGET_EVERY, REMEMBER_LAST = 7, 5, 5
+MASK_SHARE, HIGH_MASK_SHARE, LOWERED_AFTER = 0.15, 0.4, 11
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
 _BODY = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
@@ -31,14 +32,17 @@ class Case:
     odd: bool = False
     minipost: bool = False
     """Over a checkpoint of the family: 1 layer and 1 bridge layer."""
+    lowered: bool = False
+    """The mask share is high at first, and from update LOWERED_AFTER on what it else is all along."""
     clip_norm: float = 0.5
     ranks: int = 2
+    muon: bool = False
 
     def __str__(self) -> str:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
-        marks += ["minipost"] * self.minipost
+        marks += ["minipost"] * self.minipost + ["muon"] * self.muon + ["lowered"] * self.lowered
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 
@@ -59,12 +63,20 @@ class Case:
         if self.minipost:
             model = {"from_checkpoint": str(data / self.family), "exits": (1,), "bridge_layers": 1, "dropout": 0.0}
             objective = {"method": "minipost"}
+        if self.lowered:
+            high = {"share": HIGH_MASK_SHARE, "until": f"{LOWERED_AFTER} updates"}
+            objective["mask_share"] = [high, {"share": MASK_SHARE}]
         return {
             "name": str(self),
             "model": model,
             "data": {"path": str(data), "workers": 0},
             "objective": objective,
-            "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.1, "clip_norm": self.clip_norm},
+            "optimizer": {
+                "name": "muon" if self.muon else "adamw",
+                "learning_rate": LEARNING_RATE,
+                "weight_decay": 0.1,
+                "clip_norm": self.clip_norm,
+            },
             "schedule": {"duration": f"{UPDATES} updates", "warmup": f"{WARMUP} updates", "final_share": 0.1},
             "training": {
                 "global_batch": GLOBAL_BATCH,

@@ -95,7 +95,8 @@ def deepspeed_parameters(engine: Engine, stage: int) -> dict[str, torch.Tensor]:
     """All ranks: stage 3 gathers each parameter."""
     tensors = {}
     for name, parameter in engine.model.named_parameters():
-        assert stage < 3 or parameter.ds_tensor.numel() < parameter.ds_numel, f"{name} is not partitioned"
+        cut = stage < 3 or engine.world_size == 1 or parameter.ds_tensor.numel() < parameter.ds_numel
+        assert cut, f"{name} is not partitioned"
         with deepspeed.zero.GatheredParameters([parameter], enabled=stage == 3):
             tensors[f"working.{name}"] = parameter.detach().clone()
         if stage == 0 or not parameter.requires_grad:

@@ -4,7 +4,7 @@ Nothing of our loss, engines, loop, optimizer groups or schedule is used. From o
 blocks with their masks, and the draw of a forgotten matrix.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,10 @@ from megamini.training.forgetting import fresh_token_embeddings
 from tests.integration.cases import (
     FORGET_EVERY,
     GLOBAL_BATCH,
+    HIGH_MASK_SHARE,
     LEARNING_RATE,
+    LOWERED_AFTER,
+    MASK_SHARE,
     REMEMBER_LAST,
     UPDATES,
     VALIDATE_EVERY,
@@ -55,10 +58,18 @@ def train_reference(case: Case, data: Path) -> Curve:
     primary = build_primary(recipe, tokenizer, blocks.block_length).train()
     matrix = primary.model.get_input_embeddings().weight
     trained = _all_or_the_bridge(primary, case)
+    muon = ReferenceMuon(
+        {
+            name: p
+            for name, p in trained.items()
+            if case.muon and p.dim() > 1 and p is not matrix and "embeddings" not in name
+        }
+    )
+    others = [p for p in trained.values() if not any(p is own for own in muon.matrices.values())]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.1},
-            {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in others if p.dim() == 1], "weight_decay": 0.0},
         ],
         lr=LEARNING_RATE,
         betas=(0.9, 0.98),
@@ -67,16 +78,19 @@ def train_reference(case: Case, data: Path) -> Curve:
     )
     curve = Curve()
     for update in range(UPDATES):
-        heads = _losses_of_global_batch(primary, blocks, rule, update)
+        high = case.lowered and update < LOWERED_AFTER
+        masks = replace(rule, share=HIGH_MASK_SHARE) if high else rule
+        heads = _losses_of_global_batch(primary, blocks, masks, update)
         weights = case.head_weights or [1.0] * len(heads)
         loss = sum(w * mean for w, mean in zip(weights, heads.values(), strict=True)) / sum(weights)
-        optimizer.zero_grad()
+        primary.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(primary.parameters(), case.clip_norm or float("inf"))
         rate = LEARNING_RATE * ((update + 1) / WARMUP if update < WARMUP else _linear_fall(update))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
+        muon.step(rate)
 
         done = update + 1
         curve.record(done, {f"train/loss_{name}": mean.item() for name, mean in heads.items()})
@@ -91,16 +105,48 @@ def train_reference(case: Case, data: Path) -> Curve:
     return curve
 
 
-def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> list[torch.nn.Parameter]:
+class ReferenceMuon:
+    """Muon as Jordan et al. 2024 write it, one matrix after the other, in fp32, with the size of updates of Liu et al.
+    2025. ModernBERT's queries, keys and values, and what its feed-forward network activates and its gate, count as
+    matrices of their own."""
+
+    def __init__(self, matrices: dict[str, torch.nn.Parameter]) -> None:
+        self.matrices = matrices
+        self._momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        for name, parameter in self.matrices.items():
+            buffer = self._momentum[name]
+            buffer.copy_(0.95 * buffer + 0.05 * parameter.grad)
+            ahead = 0.95 * buffer + 0.05 * parameter.grad
+            parts = 3 if "Wqkv" in name else 2 if "mlp.Wi" in name else 1
+            updates = [0.2 * max(part.shape) ** 0.5 * self._orthogonal(part) for part in ahead.chunk(parts)]
+            parameter.copy_(parameter - rate * (0.1 * parameter + torch.cat(updates)))
+
+    @staticmethod
+    def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+        x = matrix / matrix.norm()
+        for _ in range(5):
+            if x.shape[0] <= x.shape[1]:
+                gram = x @ x.T
+                x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+            else:
+                gram = x.T @ x
+                x = 3.4445 * x - 4.7750 * x @ gram + 2.0315 * x @ gram @ gram
+        return x
+
+
+def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> dict[str, torch.nn.Parameter]:
     """What the method trains, written out by name: with MiniPost the layer behind the first, and no other."""
     bridge = "model.model.layers.1." if case.family == "modernbert" else ".encoder.layer.1."
-    return [p for name, p in primary.named_parameters() if not case.minipost or bridge in name]
+    return {name: p for name, p in primary.named_parameters() if not case.minipost or bridge in name}
 
 
 def masking_rule(tokenizer) -> MaskingRule:
     """The masks that a recipe with the default shares and seed 3 asks for."""
     return MaskingRule(
-        share=0.15,
+        share=MASK_SHARE,
         replace_with_mask=0.8,
         replace_with_random=0.1,
         mask_id=tokenizer.mask_token_id,

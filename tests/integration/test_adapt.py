@@ -62,7 +62,7 @@ def test_a_pack_says_what_it_is_and_its_losses_are_those_of_the_plugged_models(s
     assert pack.details["starting_point"]["kind"] == "focus"
 
     scalars = read_scalars(run)
-    text = open_text(str(shop.target("de")), load_adaptation_recipe(shop.folder / "mini.yaml").objective, 0)
+    text = open_text(str(shop.target("de")), load_adaptation_recipe(shop.folder / "mini.yaml").objective, 0, 8)
     for name, options in {"loss_de": ("--exit", "2"), "loss_de_primary": ()}.items():
         folder = shop.exported(f"for-{name}", *options)
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -227,6 +227,35 @@ def test_flops_and_seconds_end_a_run(shop: Workshop) -> None:
     timed = shop.adapted("seconds", adaptation__stop={"seconds": 0.001}, schedule__duration="1000 updates")
     assert json.loads((timed / "compute.json").read_text())["updates"] == 1
     assert (timed / "packs/de/pack.json").is_file()
+
+
+def test_a_mask_share_that_changes_costs_what_its_stages_cost(shop: Workshop) -> None:
+    stages = [{"share": 0.4, "until": "3 updates"}, {"share": 0.15}]
+    ledgers = {}
+    for name, share in {"falling": stages, "high": 0.4, "mini": 0.15}.items():
+        run = shop.adapted(name, objective__mask_share=share)
+        ledgers[name] = json.loads((run / "compute.json").read_text())["flops"]
+        assert LanguagePack.load(run / "packs/de").details["ledger"]["flops"] == ledgers[name]
+    high, low = ledgers["high"] // UPDATES, ledgers["mini"] // UPDATES
+    assert ledgers["falling"] == 3 * high + (UPDATES - 3) * low
+    assert high - low == 8 * (12 - 4) * (2 * 2 * 32**2 + 3 * 2 * 32 * 420), "8 blocks of 12 and of 4 masked positions"
+
+    def most(flops: float):
+        changes = {"objective.mask_share": stages, "adaptation.stop": {"flops": flops}}
+        return build_setup(load_adaptation_recipe(shop.recipe("most", changes)))
+
+    setup = most(ledgers["falling"])
+    assert setup.schedule.updates == UPDATES
+    assert "12 positions in every block for 3 updates, then 4 for 5" in setup.plan()
+    assert f"{ledgers['falling']:.3g} in all" in setup.plan()
+    assert most(3 * high + 2 * low).schedule.updates == 5
+    assert most(3 * high + 2 * low - 1).schedule.updates == 4
+    with pytest.raises(
+        UserError, match=r"objective\.mask_share: the stage of share 0\.4 ends after 3 updates, and the"
+    ):
+        most(3 * high)
+    with pytest.raises(UserError, match=re.escape(f"do not pay for one update of {high:.3g}")):
+        most(high - 1)
 
 
 @pytest.mark.parametrize("kind", ["random", "unigram", "overlap", "focus", "lexicon", "pack"])

@@ -3,6 +3,7 @@
 The fault comes from outside: hooks on the model that the real command has built.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -32,17 +33,27 @@ pytestmark = pytest.mark.launched
 
 # What goes wrong, by the number of the update (and so of its global batch): the loss, or one number of one gradient.
 FAULTS = {3: ("loss", math.nan), 6: ("gradient", math.inf), 7: ("loss", -math.inf), 12: ("gradient", math.nan)}
-FP32 = [Case(stage=None, ranks=1), *(Case(stage=stage) for stage in range(4))]
+FP32 = [Case(stage=None, ranks=1), *(Case(stage=stage) for stage in range(4)), Case(stage=2, muon=True)]
+MUON = [Case(stage=None, ranks=1, muon=True), *(Case(stage=stage, muon=True) for stage in (0, 1, 3))]
 BF16 = [Case(stage=None, ranks=1, precision="bf16"), *(Case(stage=stage, precision="bf16") for stage in (1, 2, 3))]
 
 Faults = dict[int, tuple[str, float]]
 
 
 @pytest.mark.parametrize("case", FP32, ids=str)
-def test_bad_update_is_left_out_on_all_ranks(case: Case, lab: Lab, left_out: dict, tmp_path: Path) -> None:
-    directory = check_bad_updates(case, lab, tmp_path)
+def test_bad_update_is_left_out_on_all_ranks(case: Case, lab: Lab, healthy: Callable, tmp_path: Path) -> None:
+    check_healthy_but_for_what_is_left_out(case, lab, healthy(case.muon), tmp_path)
 
-    # Beside a healthy run which leaves the same updates out, in plain PyTorch.
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", MUON, ids=str)
+def test_bad_update_is_left_out_by_muon(case: Case, lab: Lab, healthy: Callable, tmp_path: Path) -> None:
+    check_healthy_but_for_what_is_left_out(case, lab, healthy(case.muon), tmp_path)
+
+
+def check_healthy_but_for_what_is_left_out(case: Case, lab: Lab, left_out: dict, folder: Path) -> None:
+    """Beside a healthy run which leaves the same updates out, in plain PyTorch."""
+    directory = check_bad_updates(case, lab, folder)
     weights = dict(load_run(directory).model.named_parameters())
     assert weights.keys() == left_out["weights"].keys()
     difference = max((weights[name] - value).abs().max().item() for name, value in left_out["weights"].items())
@@ -117,14 +128,19 @@ def check_bad_updates_in_a_row(case: Case, lab: Lab, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def left_out(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def healthy(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], dict]:
     """Weights and scalars of a healthy run in plain PyTorch whose optimizer does not move at the faulty updates."""
-    folder = tmp_path_factory.mktemp("left_out")
-    directory, arguments = command(Case(stage=None, ranks=1), lab, folder)
-    with Ranks(pretrain_leaving_out, [list(FAULTS), *arguments], None, folder / "logs") as ranks:
-        assert ranks.wait() == [0], ranks.printed()
-    weights = {name: parameter.detach() for name, parameter in load_run(directory).model.named_parameters()}
-    return {"weights": weights, "scalars": read_scalars(directory)}
+
+    @functools.cache
+    def train(muon: bool) -> dict:
+        folder = tmp_path_factory.mktemp("left_out")
+        directory, arguments = command(Case(stage=None, ranks=1, muon=muon), lab, folder)
+        with Ranks(pretrain_leaving_out, [list(FAULTS), *arguments], None, folder / "logs") as ranks:
+            assert ranks.wait() == [0], ranks.printed()
+        weights = {name: parameter.detach() for name, parameter in load_run(directory).model.named_parameters()}
+        return {"weights": weights, "scalars": read_scalars(directory)}
+
+    return train
 
 
 def command(case: Case, lab: Lab, folder: Path, *overrides: str) -> tuple[Path, list[str]]:
@@ -210,7 +226,8 @@ def digest(engine) -> str:
     if isinstance(engine, PlainEngine):
         masters, optimizer = engine._masters, engine._optimizer
     else:
-        masters = [held for group in range(3) for held in engine._held_by_optimizer(group)]
+        groups = range(len(engine._engine.optimizer.param_groups))
+        masters = [held for group in groups for held in engine._held_by_optimizer(group)]
         optimizer = engine._engine.optimizer.optimizer if engine._stage else engine._engine.optimizer
     moments = [value for master in masters for _, value in sorted(optimizer.state[master].items())]
     assert moments

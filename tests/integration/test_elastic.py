@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -30,11 +31,14 @@ FEW = [
     (Case(stage=2, ranks=2), Case(stage=3, ranks=3)),
     (Case(stage=3, ranks=3), Case(stage=None, ranks=1)),
     (Case(stage=None, ranks=1), Case(stage=1, ranks=2)),
+    (Case(stage=1, ranks=2, muon=True), Case(stage=3, ranks=3, muon=True)),
 ]
 # Every place once as the one that saves, and most as one that goes on; drawn once for all.
 MANY = list(zip(PLACES, random.Random(8).sample(PLACES, len(PLACES)), strict=True))
 MANY += [(Case(stage=stage, ranks=4), Case(stage=stage, ranks=1)) for stage in range(4)]
 MANY += [(Case(stage=stage, ranks=1), Case(stage=stage, ranks=3)) for stage in range(4)]
+# The same twenty and more with Muon.
+MANY += [(replace(source, muon=True), replace(target, muon=True)) for source, target in MANY]
 
 
 class Places:

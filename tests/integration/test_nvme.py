@@ -42,8 +42,8 @@ WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
 class Runs:
     """One recipe, trained with states in memory and on disk."""
 
-    def __init__(self, lab: Lab, folder: Path, precision: str, cpu_adam: bool) -> None:
-        case = Case(stage=3, precision=precision, forgetting=True)
+    def __init__(self, lab: Lab, folder: Path, precision: str, cpu_adam: bool, muon: bool = False) -> None:
+        case = Case(stage=3, precision=precision, forgetting=True, muon=muon)
         recipe = case.recipe(lab.data(), folder)
         recipe["model"]["config"] |= {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
         recipe["model"] |= {"dropout": 0.1, "exits": [2]}
@@ -85,6 +85,7 @@ class Runs:
     params=[
         pytest.param(("bf16", True), id="bf16-cpu_adam"),
         pytest.param(("fp32", False), id="fp32-adamw", marks=pytest.mark.all_combinations),
+        pytest.param(("bf16", True, True), id="bf16-muon", marks=pytest.mark.all_combinations),
     ],
 )
 def runs(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Runs:
@@ -100,8 +101,9 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
                 kind, _, name = key.split(":", 2)
                 numel[name] = numel.get(name, 0) + file.get_slice(key).get_shape()[0] * (kind == WEIGHT)
     shards = Shards(folder)
-    whole = {f"{kind} {n}": shards.read(kind, n, 0, numel[n]) for n in numel for kind in (WEIGHT, *MOMENTS)}
-    return whole | {f"step {name}": shards.step(name) for name in numel}
+    kinds = {name: (WEIGHT, *shards.moments(name)) for name in numel}
+    whole = {f"{kind} {name}": shards.read(kind, name, 0, numel[name]) for name in numel for kind in kinds[name]}
+    return whole | {f"step {name}": shards.step(name) for name in numel if MOMENTS[0] in kinds[name]}
 
 
 def assert_same_state(*folders: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -41,6 +41,10 @@ WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
 
 MATRIX = [
     Case(stage=stage, precision=precision, accumulation=2) for stage, precision in product((1, 2, 3), ("fp32", "bf16"))
+]
+MUON = [
+    Case(stage=stage, precision=precision, accumulation=2, muon=True)
+    for stage, precision in product((1, 2, 3), ("fp32", "bf16"))
 ]
 PLAIN = [Case(stage=None, ranks=1, precision=precision, accumulation=2) for precision in ("fp32", "bf16")]
 
@@ -103,7 +107,8 @@ def runs(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     ("case", "signals"),
     [
         (Case(stage=2, accumulation=2), ("SIGKILL", "SIGUSR1")),
-        (Case(stage=3, precision="bf16"), ("SIGKILL", "SIGTERM")),
+        (Case(stage=3, precision="bf16", lowered=True), ("SIGKILL", "SIGTERM")),
+        (Case(stage=1, precision="bf16", muon=True), ("SIGKILL", "SIGUSR1")),
     ],
     ids=str,
 )
@@ -112,7 +117,7 @@ def test_interrupted_equals_uninterrupted(case: Case, signals: tuple[str, ...], 
 
 
 @pytest.mark.all_combinations
-@pytest.mark.parametrize("case", MATRIX + PLAIN, ids=str)
+@pytest.mark.parametrize("case", MATRIX + MUON + PLAIN + [replace(case, muon=True) for case in PLAIN], ids=str)
 def test_interrupted_equals_uninterrupted_everywhere(case: Case, runs: Runs) -> None:
     check_interrupted_equals_uninterrupted(case, tuple(INTERRUPTIONS), runs)
 
@@ -318,13 +323,18 @@ def finish_and_compare(run: Run, resumes_from: str, uninterrupted: Run) -> str:
 
 
 def assert_same_tensors(checkpoint: Path, expected: Path) -> None:
-    """Bit for bit: weights, moments and step counters in the files of all ranks."""
+    """Bit for bit: weights, moments (with Muon its momentum too) and step counters in the files of all ranks."""
     names = sorted(path.name for path in expected.glob("*.safetensors"))
     assert names == sorted(path.name for path in checkpoint.glob("*.safetensors"))
     for name in names:
         ours, theirs = (load_file(folder / name) for folder in (checkpoint, expected))
         assert ours.keys() == theirs.keys()
-        assert {key.partition(":")[0] for key in theirs} == {"weight", "exp_avg", "exp_avg_sq", "step"}
+        assert {key.partition(":")[0] for key in theirs} - {"momentum_buffer"} == {
+            "weight",
+            "exp_avg",
+            "exp_avg_sq",
+            "step",
+        }
         different = [key for key in theirs if not same_bits(ours[key], theirs[key])]
         assert not different, f"{name}: {different}"
 

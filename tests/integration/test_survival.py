@@ -66,7 +66,7 @@ def pretrain_without_watchdog(*arguments: str) -> None:
         pretrain(*arguments)
 
 
-@pytest.mark.parametrize("case", [Case(stage=None, ranks=1), Case(stage=2)], ids=str)
+@pytest.mark.parametrize("case", [Case(stage=None, ranks=1), Case(stage=2, lowered=True)], ids=str)
 def test_a_spike_is_left_behind(case: Case, lab: Lab, tmp_path: Path) -> None:
     check_a_spike_is_left_behind(case, lab, tmp_path)
 

@@ -141,6 +141,19 @@ ADAPTS: Cases = {
         lambda w: w.recipe({"adaptation.stop": {"plateau": {"patience": 2}}}),
         ("adaptation.stop.plateau", "telemetry.validate_every"),
     ),
+    "mask share with stages, and roll-backs": (
+        lambda w: w.recipe(
+            {
+                "objective.mask_share": [{"share": 0.3, "until": "1 updates"}, {"share": 0.1}],
+                "training.spike": {"most_roll_backs": 1},
+            }
+        ),
+        ("objective.mask_share: stages do not go with training.spike.most_roll_backs",),
+    ),
+    "mask share whose last stage is never reached": (
+        lambda w: w.recipe({"objective.mask_share": [{"share": 0.3, "until": "2 updates"}, {"share": 0.1}]}),
+        ("objective.mask_share", "share 0.3 ends after 2 updates, and the run after 2"),
+    ),
     "too few FLOPs": (lambda w: w.recipe({"adaptation.stop": {"flops": 10}}), ("adaptation.stop.flops", "one update")),
     "no such source": (lambda w: w.recipe({"adaptation.source": "./gone"}), ("adaptation.source", "no such folder")),
     "no such exit": (lambda w: w.recipe({"adaptation.exit": 1}), ("adaptation.exit 1", "after layers: 2")),

@@ -142,6 +142,27 @@ RECIPES: Cases = {
         lambda w: w.recipe({"schedule.warmup": "9 updates"}),
         ("schedule.warmup", "9 updates", "2 updates"),
     ),
+    "mask share whose last stage is never reached": (
+        lambda w: w.recipe({"objective.mask_share": [{"share": 0.3, "until": "2 updates"}, {"share": 0.1}]}),
+        ("objective.mask_share", "share 0.3 ends after 2 updates, and the run after 2"),
+    ),
+    "mask share with an empty stage, dry run": (
+        lambda w: w.recipe(
+            {
+                "objective.mask_share": [
+                    {"share": 0.3, "until": "1 updates"},
+                    {"share": 0.2, "until": "128 tokens"},
+                    {"share": 0.1},
+                ]
+            },
+            "--dry-run",
+        ),
+        ("objective.mask_share", "share 0.2 until 128 tokens is empty"),
+    ),
+    "mask share with a mistyped key": (
+        lambda w: w.recipe({"objective.mask_share": [{"share": 0.3, "untill": "1 updates"}, {"share": 0.1}]}),
+        (HERE, "unknown key 'objective.mask_share.0.untill'", "did you mean 'until'"),
+    ),
     "ranks that do not divide the batch": (
         lambda w: w.recipe(None, "--dry-run"),
         ("training.global_batch", "3 ranks", "3 or 6", "2 or 4 ranks"),
@@ -153,6 +174,14 @@ RECIPES: Cases = {
     "other recipe in the run's folder": (
         lambda w: (w.run(), w.recipe({"training.seed": 5}))[1],
         ("training.seed is 5", "give the run another name"),
+    ),
+    "other optimizer in the run's folder": (
+        lambda w: (w.run(), w.recipe({"optimizer.name": "muon"}))[1],
+        ("optimizer.name is muon", "was trained with adamw", "give the run another name"),
+    ),
+    "settings of Muon without it": (
+        lambda w: w.recipe({"optimizer.muon": {"momentum": 0.9}}),
+        (HERE, "optimizer.muon goes with optimizer.name: muon"),
     ),
     "folder in use without resume": (
         lambda w: (w.run(), w.recipe({"checkpoint.resume": False}))[1],
@@ -355,6 +384,10 @@ DATA: Cases = {
     "more to mask than there is": (
         data_with(few_maskable, **{"objective.mask_share": 0.4}),
         ("objective.mask_share", "only 3", "lower the share"),
+    ),
+    "more to mask in one stage than there is": (
+        data_with(few_maskable, **{"objective.mask_share": [{"share": 0.4, "until": "1 updates"}, {"share": 0.05}]}),
+        ("objective.mask_share", "12 positions", "only 3", "lower the share"),
     ),
 }
 

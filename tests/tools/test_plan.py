@@ -21,6 +21,8 @@ A100 = GPUS["a100-80gb"]
 
 
 def subject(name: str = "base", vocab_size: int = 50_000, **overrides: object):
+    """With AdamW, unless said otherwise."""
+    overrides = {"optimizer__name": "adamw"} | overrides
     changes = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
     return subject_of(load_recipe(ROOT / f"launch/recipes/{name}/minijoint.yaml", changes), vocab_size, 512)
 
@@ -105,12 +107,59 @@ def test_communication_by_hand():
     assert Cluster("", A100, 64).slowest_link == 25e9
 
 
+def test_muon_by_hand():
+    """12 layers of four 768 x 768 and two 768 x 3072, and two heads: one momentum instead of two. What a rank sends
+    twice is its own part, for which it has three buffers."""
+    run, cluster, layout = subject(optimizer__name="muon"), Cluster("", A100, 8), Layout(1, False, False, 64, 4)
+    adamw = subject()
+    matrices = 12 * (4 * 768**2 + 2 * 768 * 3072) + 2 * 768**2
+    square, oblong = (5 * 2 * 768**2 * (2 * larger + 768) for larger in (768, 3072))
+    assert run.muon_parameters == matrices
+    assert run.muon_flops == 50 * square + 24 * oblong
+    theirs, ours = (bytes_of(one, cluster, layout) for one in (adamw, run))
+    assert ours.optimizer == pytest.approx(theirs.optimizer - 4 * matrices / 8, abs=8)
+    assert ours.buffers == theirs.buffers + 3 * 4 * (matrices // 8)
+    assert communicated_bytes(run, cluster, layout) == communicated_bytes(adamw, cluster, layout) + matrices
+    share = run.muon_flops * run.updates / run.flops()
+    assert share < 0.05, "a million tokens an update"
+    assert times_of(run, cluster, layout).compute == pytest.approx(
+        times_of(adamw, cluster, layout).compute * (1 + share)
+    )
+    many = times_of(run, Cluster("", A100, 1024), Layout(1, False, False, 2, 1)).compute
+    own = (run.flops() / run.updates) / 1024 + oblong
+    assert many == pytest.approx(own / (0.4 * 312e12)), "no rank has less than a matrix to do"
+
+
 def test_time_follows_from_flops():
     run, cluster = subject(), Cluster("", A100, 8, utilisation=0.5)
     times = times_of(run, cluster, Layout(1, False, False, 64, 4))
-    flops = run.flops_per_update() * run.updates
-    assert times.gpu_hours == pytest.approx(flops / (0.5 * 312e12) / 3600)
+    assert times.gpu_hours == pytest.approx(run.flops() / (0.5 * 312e12) / 3600)
     assert times.days == pytest.approx(times.gpu_hours / 8 / 24)
+
+
+def test_a_mask_share_that_changes_is_planned_stage_by_stage(capsys, monkeypatch):
+    """A quarter of the run at 204 of 512 positions, the rest at 76; memory for 204."""
+    stages = "[{share: 0.4, until: 250 updates}, {share: 0.15}]"
+    high, low, both = (
+        subject(schedule__duration="1000 updates", schedule__warmup="9 updates", objective__mask_share=share)
+        for share in (0.4, 0.15, stages)
+    )
+    assert both.flops() * 4 == high.flops() + 3 * low.flops()
+    of_row = 3 * 2 * 2 * (768**2 + 768 * 50_000)  # 3 forwards of two heads, 2 FLOPs a product
+    assert high.flops() - low.flops() == 1000 * 2048 * (204 - 76) * of_row
+    cluster, layout = Cluster("", A100, 8), Layout(1, False, False, 64, 4)
+    assert bytes_of(both, cluster, layout) == bytes_of(high, cluster, layout) != bytes_of(low, cluster, layout)
+    assert times_of(both, cluster, layout).days * 4 == pytest.approx(
+        times_of(high, cluster, layout).days + 3 * times_of(low, cluster, layout).days
+    )
+    assert break_even(both).mini == break_even(low).mini, "a language is learned at the share of the end"
+    assert break_even(both).extra * 4 == break_even(high).extra + 3 * break_even(low).extra
+
+    arguments = ["schedule.duration=1000 updates", "schedule.warmup=9 updates", f"objective.mask_share={stages}"]
+    status, out, _ = run(monkeypatch, capsys, "launch/recipes/base/minijoint.yaml", *arguments)
+    assert status == 0
+    assert "* Masked: 204 positions in every block for 250 updates, then 76 for 750\n" in out
+    assert f"= {both.flops():.3g} model FLOPs\n" in out
 
 
 def test_break_even_by_hand():
@@ -131,6 +180,14 @@ def test_break_even_by_hand():
         (["launch/recipes/xxl/minijoint.yaml", "--gpus", "1", "--gpu-memory", "8"], "no layout fits 1 GPUs of 8 GB"),
         (["launch/recipes/base/minijoint.yaml", "--gpu", "v100-32gb"], "training.precision: bf16: V100-SXM2 has none"),
         (["launch/recipes/base/minijoin.yaml"], "minijoin.yaml"),
+        (["launch/recipes/base/minijoint.yaml", "schedule.duration=0 updates"], "schedule.duration: a run needs"),
+        (
+            [
+                "launch/recipes/base/minijoint.yaml",
+                "objective.mask_share=[{share: 0.3, until: 125k updates}, {share: 0.1}]",
+            ],
+            "objective.mask_share: the stage of share 0.3 ends after 125000 updates, and the run after 125000",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(arguments, words, monkeypatch, capsys):

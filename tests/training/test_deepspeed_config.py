@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from megamini.config import PretrainingOptimizerSection
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.deepspeed_config import (
@@ -184,3 +185,12 @@ def test_states_on_disk_lie_in_a_folder_of_the_run(tmp_path):
 )
 def test_combinations_next_to_those_are_taken(values, precision, on_cpu):
     assert merged(values, precision, on_cpu)["zero_optimization" if values else "train_batch_size"]
+
+
+def test_offloaded_muon_needs_no_cpu_adam():
+    """DeepSpeed otherwise refuses an optimizer that is not its own where states are offloaded."""
+    muon = small_recipe(family="bert")
+    muon = muon.model_copy(update={"optimizer": PretrainingOptimizerSection(learning_rate=1e-3, name="muon")})
+    values = zero3(offload_optimizer={"device": "cpu"})
+    assert merge(values, muon, plan_batches(4, 4, 1), True)["zero_force_ds_cpu_optimizer"] is False
+    assert "zero_force_ds_cpu_optimizer" not in merged(values)

@@ -1,10 +1,10 @@
-"""The learning rate at each update, in numbers worked out by hand, and stretches that do not fit."""
+"""Learning rate and mask share at each update, in numbers worked out by hand, and stretches that do not fit."""
 
 import pytest
 
-from megamini.config import ScheduleSection
+from megamini.config import MaskingSection, ScheduleSection
 from megamini.errors import UserError
-from megamini.training.schedule import build_schedule
+from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 
 def schedule(**section):
@@ -78,3 +78,58 @@ def test_the_rate_never_leaves_its_bounds():
 def test_stretches_that_do_not_fit(section, expected):
     with pytest.raises(UserError, match=expected):
         schedule(**section)
+
+
+def masks(stages, block_length=100, global_batch=10):
+    return build_mask_schedule(MaskingSection(mask_share=stages), block_length, global_batch)
+
+
+THREE = [{"share": 0.4, "until": "5 updates"}, {"share": 0.2, "until": "7001 tokens"}, {"share": 0.1}]
+
+
+def test_the_mask_share_is_that_of_the_batchs_stage():
+    built = masks(THREE)
+    assert [built.share(batch) for batch in (0, 4, 5, 7, 8, 10**12)] == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1]
+    assert [built.masked(batch) for batch in (4, 5, 8)] == [39, 20, 10]
+    assert (built.last_share, built.most_masked) == (0.1, 39)
+    assert masks([THREE[2] | {"until": "3 updates"}, {"share": 0.2}]).most_masked == 20
+    assert built.along(20) == [(5, 39), (3, 20), (12, 10)]
+    assert built.along(6) == [(5, 39), (1, 20), (0, 10)]
+    assert built.along(3) == [(3, 39), (0, 20), (0, 10)]
+
+
+def test_one_share_is_one_stage():
+    built = masks(0.3)
+    assert built.along(7) == [(7, 29)]
+    assert (built.share(0), built.share(10**12), built.last_share, built.most_masked) == (0.3, 0.3, 0.3, 29)
+    check_mask_stages(built, 1)
+
+
+@pytest.mark.parametrize(
+    "stages, expected",
+    [
+        ([{"share": 0.4, "until": "0 updates"}, {"share": 0.1}], "share 0.4 until 0 updates is empty"),
+        (
+            [{"share": 0.4, "until": "7 updates"}, {"share": 0.2, "until": "7k tokens"}, {"share": 0.1}],
+            "share 0.2 until 7k tokens is empty: that is after 7 updates, and it begins after 7",
+        ),
+        (
+            [{"share": 0.4, "until": "9k tokens"}, {"share": 0.2, "until": "5 updates"}, {"share": 0.1}],
+            "share 0.2 until 5 updates is empty: that is after 5 updates, and it begins after 9",
+        ),
+        (
+            [{"share": 0.4, "until": "6001 tokens"}, {"share": 0.2, "until": "7k tokens"}, {"share": 0.1}],
+            "share 0.2 until 7k tokens is empty",
+        ),
+    ],
+)
+def test_stages_without_a_batch_are_refused(stages, expected):
+    with pytest.raises(UserError, match=f"^objective.mask_share: the stage of {expected}"):
+        masks(stages)
+
+
+def test_a_run_must_reach_its_last_stage():
+    check_mask_stages(masks(THREE), 9)
+    for updates, words in ((8, "share 0.2 ends after 8 updates, and the run after 8"), (4, "share 0.4 ends after 5")):
+        with pytest.raises(UserError, match=f"^objective.mask_share: the stage of {words}"):
+            check_mask_stages(masks(THREE), updates)

@@ -44,7 +44,7 @@ model:
   exits: [2]
 data: {path: ../data, workers: 1}
 objective: {method: minijoint}
-optimizer: {learning_rate: 2.0e-3}
+optimizer: {learning_rate: 2.0e-3, name: OPTIMIZER}
 schedule: {duration: 40 updates, warmup: 5 updates}
 training: {global_batch: 8, micro_batch: 2, precision: fp32, hang_minutes: 0.2, runs: .}
 telemetry: {every: 1, peak_tflops: 1.0}
@@ -62,6 +62,7 @@ class Trial:
     update: int
     folder: Path
     draw: random.Random
+    optimizer: str
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -100,18 +101,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--runs", type=int, default=100, help="number of trials (default: 100)")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="page to write")
     parser.add_argument("--only", type=int, help="this trial alone; used by the campaign itself")
     options = parser.parse_args()
     work = options.work.resolve()
     results = work / "results.jsonl"
     if options.only is not None:
-        print(json.dumps(_attempt(_trial(options.only, work))))
+        print(json.dumps(_attempt(_trial(options.only, work, options.optimizer))))
         return
-    _prepare(work)
+    _prepare(work, options.optimizer)
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for number in range(len(done), options.runs):
-        outcome = _in_its_own_place(number, work)
+        outcome = _in_its_own_place(number, work, options.optimizer)
         done.append(outcome)
         with results.open("a") as file:
             file.write(json.dumps(outcome) + "\n")
@@ -120,7 +122,7 @@ def main() -> None:
     print(options.out.read_text())
 
 
-def _prepare(work: Path) -> None:
+def _prepare(work: Path, optimizer: str) -> None:
     """Data from this project's own texts, and an uninterrupted run at each ZeRO stage."""
     work.mkdir(parents=True, exist_ok=True)
     texts = [str(ROOT / "README.md"), str(ROOT / "launch/recipes/README.md")]
@@ -130,33 +132,34 @@ def _prepare(work: Path) -> None:
                "--block-length", "32", "--validation-share", "0.1", "--out", str(work / "data")]  # fmt: skip
     subprocess.run([sys.executable, *prepare], cwd=ROOT, check=True)
     for stage in (1, 2, 3):
-        reference = _set_up(Trial(-stage, "none", stage, 0, work / f"reference-{stage}", random.Random(0)))
+        folder = work / f"reference-{stage}"
+        reference = _set_up(Trial(-stage, "none", stage, 0, folder, random.Random(0), optimizer))
         if reference.newest() < UPDATES and reference.start().wait(PATIENCE):
             raise SystemExit(f"the uninterrupted run failed: {reference.folder / 'log.txt'}")
 
 
-def _trial(number: int, work: Path) -> Trial:
+def _trial(number: int, work: Path, optimizer: str) -> Trial:
     """Everything about a trial follows from its number."""
     draw = random.Random(number)
     fault = list(FAULTS)[number % len(FAULTS)]
-    return Trial(
-        number, fault, draw.choice((1, 2, 3)), draw.randint(3, UPDATES - 5), work / f"trial-{number:03d}", draw
-    )
+    stage, update = draw.choice((1, 2, 3)), draw.randint(3, UPDATES - 5)
+    return Trial(number, fault, stage, update, work / f"trial-{number:03d}", draw, optimizer)
 
 
 def _set_up(trial: Trial) -> Trial:
     trial.folder.mkdir(parents=True, exist_ok=True)
-    (trial.folder / "recipe.yaml").write_text(RECIPE)
+    (trial.folder / "recipe.yaml").write_text(RECIPE.replace("OPTIMIZER", trial.optimizer))
     (trial.folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": trial.stage}}))
     return trial
 
 
-def _in_its_own_place(number: int, work: Path) -> dict:
+def _in_its_own_place(number: int, work: Path, optimizer: str) -> dict:
     """The outcome of a trial. For a full disk it runs in a namespace with a small file system of its own."""
-    trial = _trial(number, work)
+    trial = _trial(number, work, optimizer)
     shutil.rmtree(trial.folder, ignore_errors=True)
     trial.folder.mkdir()
     command = [sys.executable, __file__, "--work", str(work), "--only", str(number)]
+    command += ["--optimizer", optimizer]
     if trial.fault == "full disk":
         mount = f"mount -t tmpfs -o size=16m tmpfs {trial.folder} && exec {' '.join(command)}"
         command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]

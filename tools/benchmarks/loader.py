@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     options = parse(parser)
     torch.manual_seed(0)
-    text = open_text(options.data, MaskingSection(), seed=0)
+    text = open_text(options.data, MaskingSection(), seed=0, global_batch=BLOCKS)
     if text.block_length != BLOCK_LENGTH or len(text.tokenizer) > options.vocab:
         raise SystemExit(f"{options.data}: needs blocks of {BLOCK_LENGTH}, and at most {options.vocab} pieces")
-    batches = TrainingMicroBatches(text.train, text.masking, plan_batches(BLOCKS, BLOCKS, 1), 0)
+    batches = text.micro_batches(plan_batches(BLOCKS, BLOCKS, 1), 0)
     engine = pretraining_engine(options, "minijoint", options.precision)
     making = []
     for number in range(50):

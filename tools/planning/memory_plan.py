@@ -6,6 +6,7 @@ from typing import Any
 from megamini.compute import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
+from megamini.training.matrix_exchange import MOST_ELEMENTS
 from tools.planning.clusters import Cluster
 from tools.planning.subject import Subject
 
@@ -62,17 +63,25 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     frozen = sum(subject.parameters.values()) - subject.trainable
     fp32_gradients = training.precision == "bf16" and layout.stage >= 2
     states = model_states(
-        subject.trainable, frozen, training.precision, layout.stage, cluster.gpus, fp32_gradients=fp32_gradients
+        subject.trainable,
+        frozen,
+        training.precision,
+        layout.stage,
+        cluster.gpus,
+        fp32_gradients=fp32_gradients,
+        muon=subject.muon_parameters,
     )
     activations = activation_memory(
-        subject.shape, subject.block_length, layout.micro_batch, subject.masked, subject.method, subject.exits,
-        training.precision, layout.checkpointing, workspace_bytes=subject.recipe.objective.loss_workspace_mib * 2**20,
+        subject.shape, subject.block_length, layout.micro_batch, subject.mask_schedule.most_masked, subject.method,
+        subject.exits, training.precision, layout.checkpointing,
+        workspace_bytes=subject.recipe.objective.loss_workspace_mib * 2**20,
     )  # fmt: skip
     bucket = 0 if cluster.gpus == 1 or layout.stage == 0 else bucket_of(subject) * width
     if layout.stage == 3:
         buffers = bucket + (min(_PREFETCH, subject.trainable) + 2 * _largest_gathered(subject)) * width
     else:
         buffers = 2 * bucket
+    buffers += _exchange_buffers(subject, cluster)
     host = states.optimizer + states.weights if layout.offload else 0.0
     return Bytes(
         weights=0.0 if layout.offload else states.weights,
@@ -83,6 +92,15 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         buffers=buffers,
         host=host,
     )
+
+
+def _exchange_buffers(subject: Subject, cluster: Cluster) -> int:
+    """Bytes by which Muon's exchange of matrices (`training.matrix_exchange`) holds what it sends, gets and sends back
+    at once."""
+    if not subject.muon_parameters or cluster.gpus == 1:
+        return 0
+    own = max(subject.shape.hidden * subject.shape.ffn, subject.muon_parameters // cluster.gpus)
+    return 3 * 4 * min(MOST_ELEMENTS, own)
 
 
 def _largest_gathered(subject: Subject) -> int:

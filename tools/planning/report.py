@@ -3,6 +3,8 @@
 import json
 
 from megamini.compute import checkpoint_bytes
+from megamini.training.optimizer_plan import DEAR
+from megamini.training.setup import masked_in_words
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
 from tools.planning.subject import Subject
@@ -22,7 +24,8 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"{subject.block_length} = {cluster.gpus:,} GPUs x {chosen.accumulation} x {chosen.micro_batch} blocks"
     )
     groups = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
-    flops, checkpoint = subject.flops_per_update() * subject.updates, checkpoint_bytes(subject.trainable)
+    flops, checkpoint = subject.flops(), checkpoint_bytes(subject.trainable, subject.muon_parameters)
+    stages = subject.mask_schedule.along(subject.updates)
     lines = [
         f"## {recipe.name} on {cluster.name}",
         "",
@@ -30,6 +33,8 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"* Batch: {batch}",
         f"* Length: {subject.updates:,} updates = {subject.updates * subject.tokens_per_update:.3g} tokens = "
         f"{flops:.3g} model FLOPs",
+        *([f"* Masked: {masked_in_words(stages)}"] if len(stages) > 1 else []),
+        *_muon(subject),
         f"* Time: {times.days:.1f} days, {times.gpu_hours:,.0f} GPU-hours, assuming {cluster.utilisation:.0%} of peak",
         f"* Communication: {times.communication:.2f} s an update at {cluster.slowest_link / 1e9:.0f} GB/s, against "
         f"{times.compute:.2f} s of compute ({times.communication / times.compute:.0%})",
@@ -56,6 +61,14 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
     return "\n".join([*lines, *_break_even(subject)]) + "\n"
 
 
+def _muon(subject: Subject) -> list[str]:
+    if not subject.muon_parameters:
+        return []
+    share = subject.muon_flops * subject.updates / subject.flops()
+    advice = "; a larger training.global_batch makes that less" if share > DEAR else ""
+    return [f"* Muon: {subject.muon_parameters:,} of the parameters; adds {share:.1%} to the FLOPs{advice}"]
+
+
 def _row(layout: Layout, size: Bytes, chosen: bool) -> list[str]:
     name = f"**{layout.name}**" if chosen else layout.name
     cells = [f"{getattr(size, part) / 1e9:.2f}" for part in _PARTS]
@@ -66,7 +79,7 @@ def _break_even(subject: Subject) -> list[str]:
     found = break_even(subject)
     if found is None:
         return []
-    plain = subject.flops_per_update("mlm", ()) * subject.updates
+    plain = subject.flops("mlm", ())
     return [
         "",
         f"Break-even: the exit costs {found.extra:.3g} FLOPs in pretraining ({found.extra / plain:.1%}) and saves "

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamini.compute import parameter_counts, trainable_parameters, training_flops
+from megamini.compute import matrix_parameters, muon_flops, parameter_counts, trainable_parameters, training_flops
 from megamini.config import Recipe, duration_in_updates
 from megamini.data.blocks import load_manifest
-from megamini.data.masking import masked_per_block
+from megamini.data.masking import MaskSchedule
 from megamini.models.build import body_config
 from megamini.shape import BodyShape, ExitShape
+from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Subject:
     recipe: Recipe
     shape: BodyShape
     exits: tuple[ExitShape, ...]
-    block_length: int
-    masked: int
-    """Masked positions of a block."""
+    mask_schedule: MaskSchedule
+
+    @property
+    def block_length(self) -> int:
+        return self.mask_schedule.block_length
 
     @property
     def method(self) -> str:
@@ -50,6 +53,17 @@ class Subject:
         return trainable_parameters(self.shape, self.method, self.exits)
 
     @property
+    def muon_parameters(self) -> int:
+        """How many of those that train Muon moves."""
+        return matrix_parameters(self.shape, self.method, self.exits) if self.recipe.optimizer.muon_settings else 0
+
+    @property
+    def muon_flops(self) -> int:
+        """Of one update, beside the model's."""
+        muon = self.recipe.optimizer.muon_settings
+        return muon_flops(self.shape, self.method, self.exits, muon.newton_schulz_steps) if muon else 0
+
+    @property
     def tokens_per_update(self) -> int:
         return self.recipe.training.global_batch * self.block_length
 
@@ -57,12 +71,14 @@ class Subject:
     def updates(self) -> int:
         return duration_in_updates(self.recipe.schedule.duration, self.tokens_per_update)
 
-    def flops_per_update(self, method: str | None = None, exits: tuple[ExitShape, ...] | None = None) -> int:
-        """Model FLOPs of one update; of another method than the recipe's, for comparison."""
-        of = training_flops(
-            self.shape, self.block_length, self.masked, method or self.method, self.exits if exits is None else exits
+    def flops(self, method: str | None = None, exits: tuple[ExitShape, ...] | None = None) -> int:
+        """Model FLOPs of the whole run; of another method than the recipe's, for comparison."""
+        method, exits = method or self.method, self.exits if exits is None else exits
+        of_blocks = (
+            updates * training_flops(self.shape, self.block_length, masked, method, exits)
+            for updates, masked in self.mask_schedule.along(self.updates)
         )
-        return of * self.recipe.training.global_batch
+        return sum(of_blocks) * self.recipe.training.global_batch
 
 
 def sizes_in_data(recipe: Recipe) -> tuple[int, int] | None:
@@ -75,8 +91,12 @@ def sizes_in_data(recipe: Recipe) -> tuple[int, int] | None:
 
 
 def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
-    """The run of a recipe, on data of so many pieces and blocks so long."""
+    """The run of a recipe, on data of so many pieces and blocks so long. Raises UserError where the stretches of its
+    schedule, or the stages of its mask share, do not fit into it."""
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
-    masked = masked_per_block(recipe.objective.mask_share, block_length)
-    return Subject(recipe, BodyShape.from_config(config), exits, block_length, masked)
+    masks = build_mask_schedule(recipe.objective, block_length, recipe.training.global_batch)
+    subject = Subject(recipe, BodyShape.from_config(config), exits, masks)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, subject.tokens_per_update)
+    check_mask_stages(masks, schedule.updates)
+    return subject

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import training_flops
+from megamini.compute import newton_schulz_flops, training_flops
 from megamini.shape import only_exit
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Layout
@@ -15,7 +15,8 @@ PUBLISHED_TOKENS = 125_000 * 2_048 * 512
 
 @dataclass(frozen=True)
 class Times:
-    """compute, communication: seconds of one update, were the other not there. days: of the whole run by compute."""
+    """compute, communication: seconds of one update, were the other not there, in the mean over the run. days: of the
+    whole run by compute."""
 
     compute: float
     communication: float
@@ -32,20 +33,31 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
     """
     width = 4 if subject.recipe.training.precision == "fp32" else 2
     model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
+    # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on.
+    matrices = 2 * 4 * subject.muon_parameters / cluster.gpus if layout.stage and cluster.gpus > 1 else 0
     if layout.stage <= 1:
-        return 2 * model
+        return 2 * model + matrices
     if layout.stage == 2:
-        return (layout.accumulation + 1) * model
-    return 3 * layout.accumulation * model
+        return (layout.accumulation + 1) * model + matrices
+    return 3 * layout.accumulation * model + matrices
+
+
+def _own_muon_flops(subject: Subject, cluster: Cluster) -> float:
+    """Of the rank with the most of Muon's work: an even share, or one matrix where they are fewer than ranks."""
+    muon = subject.recipe.optimizer.muon_settings
+    if not muon:
+        return 0.0
+    shape = subject.shape
+    largest = newton_schulz_flops(shape.hidden, shape.ffn, muon.newton_schulz_steps)
+    return max(largest, subject.muon_flops / cluster.gpus)
 
 
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
-    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation * cluster.gpus
-    compute = subject.flops_per_update() / rate
+    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation
+    seconds = (subject.flops() / cluster.gpus + subject.updates * _own_muon_flops(subject, cluster)) / rate
     communication = communicated_bytes(subject, cluster, layout) / cluster.slowest_link
-    seconds = compute * subject.updates
-    return Times(compute, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
+    return Times(seconds / subject.updates, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
 
 
 @dataclass(frozen=True)
@@ -63,15 +75,16 @@ class BreakEven:
 
 
 def break_even(subject: Subject) -> BreakEven | None:
-    """With `PUBLISHED_TOKENS` a language, whatever the pretraining; None for a recipe without exactly one exit. A fresh
-    bridge is paid for as MiniPost's pretraining."""
+    """With `PUBLISHED_TOKENS` a language, whatever the pretraining, at the mask share of its end; None for a recipe
+    without exactly one exit. A fresh bridge is paid for as MiniPost's pretraining."""
     if subject.method != "minijoint" or len(subject.exits) != 1:
         return None
     blocks = PUBLISHED_TOKENS / subject.block_length
+    masked = subject.mask_schedule.masked(subject.updates - 1)
     exits = (only_exit(subject.exits),)
 
     def language(method: str) -> float:
-        return blocks * training_flops(subject.shape, subject.block_length, subject.masked, method, exits)
+        return blocks * training_flops(subject.shape, subject.block_length, masked, method, exits)
 
-    extra = (subject.flops_per_update() - subject.flops_per_update("mlm", ())) * subject.updates
+    extra = subject.flops() - subject.flops("mlm", ())
     return BreakEven(extra, language("standard"), language("mini"))

@@ -13,7 +13,9 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
 def cost_sentence(run: RunRecord) -> str:
     """Updates, tokens, FLOPs, time and device."""
     ledger = run.ledger
+    muon = ledger.get("optimizer_flops", 0)  # runs of earlier versions have none
+    flops = f"{ledger['flops']:.3g} FLOPs" + (f" and {muon:.3g} of Muon" if muon else "")
     return (
-        f"{ledger['updates']:,} updates, {ledger['tokens']:,} tokens, {ledger['flops']:.3g} FLOPs, "
+        f"{ledger['updates']:,} updates, {ledger['tokens']:,} tokens, {flops}, "
         f"{ledger['seconds']:,.0f} s on {ledger['ranks']} x {ledger['device']}"
     )
