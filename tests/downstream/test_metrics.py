@@ -1,12 +1,16 @@
 """Accuracy and F1 agree with scikit-learn and seqeval, on random classes and tags."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 from seqeval import metrics as seqeval
 from sklearn import metrics as sklearn
 
 from megamini.downstream.metrics import accuracy, entities, entity_f1, f1, macro_f1
+from tests.integration.launching import ROOT
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -20,6 +24,22 @@ def test_classes_agree_with_scikit_learn(seed):
     assert macro_f1(gold, predicted) == pytest.approx(
         sklearn.f1_score(gold, predicted, average="macro", zero_division=0)
     )
+
+
+def test_cases_macro_f1_is_one_number_whatever_the_hash_seed():
+    program = (
+        "import random; from megamini.downstream.metrics import macro_f1; draw = random.Random(1)\n"
+        "words = ['class %d' % number for number in range(30)]\n"
+        "print(repr(macro_f1(*([draw.choice(words) for _ in range(997)] for _ in range(2)))))"
+    )
+    values = {
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in range(6)
+    }  # fmt: skip
+    assert len(values) == 1, values
 
 
 @pytest.mark.parametrize("seed", range(20))
