@@ -122,7 +122,7 @@ def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, o
         _refuse_other_settings(out, {part: manifest[part] for part in asked}, asked)
         print(f"{out}: already complete")
         return manifest
-    inputs = [[printable(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     work = _work_folder(out, {**asked, "inputs": inputs}, overwrite)
     planned = plan_units(files, settings.layout)
     tokenizer = _tokenizer(planned, work, settings)

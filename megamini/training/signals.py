@@ -21,7 +21,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # One event may send several: `timeout` signals its command, and then the group that the command is in; where a terminal
 # closes, its shell sends SIGHUP, and so does the system when the shell has ended.
 _ONE_EVENT, _TERMINAL_CLOSES = 0.5, 5.0  # seconds
-_LAUNCHERS = (b"deepspeed.launcher", b"torchrun", b"torch.distributed.run", b"torch/distributed/run")
+# A launcher that gets one of these tells its ranks by SIGTERM, one after another: the next only when the one before has
+# ended. A scheduler's signal to a whole job, and under DeepSpeed's launcher Ctrl-C, reach the ranks by themselves too.
+_REPEATED_BY = {
+    b"deepspeed.launcher": {signal.SIGINT, signal.SIGTERM},
+    b"torchrun": {signal.SIGTERM},
+    b"torch.distributed.run": {signal.SIGTERM},
+    b"torch/distributed/run": {signal.SIGTERM},
+}
 
 
 class StopFlag:
@@ -35,7 +42,7 @@ class StopFlag:
         self.received: signal.Signals | None = None
         self._speaks = speaks
         self._at = 0.0
-        self._echo = _launched()
+        self._repeated = _repeated_by_the_launcher()
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopFlag":
@@ -74,10 +81,8 @@ class StopFlag:
         since = time.monotonic() - self._at
         if since < _ONE_EVENT or (number is self.received is signal.SIGHUP and since < _TERMINAL_CLOSES):
             return True
-        # A launcher that is told to stop tells its ranks, one after another: the next only when the one before has
-        # ended. Ctrl-C, and a scheduler's signal to a whole job, reach the ranks by themselves as well.
-        forgiven = self._echo and number is signal.SIGTERM
-        self._echo = self._echo and not forgiven
+        forgiven = number is signal.SIGTERM and self.received in self._repeated
+        self._repeated = set() if forgiven else self._repeated
         return forgiven
 
     def _say(self, text: str) -> None:
@@ -86,10 +91,12 @@ class StopFlag:
                 print(text, file=sys.stderr, flush=True)
 
 
-def _launched() -> bool:
-    """Whether the parent is a launcher that starts one process a rank."""
+def _repeated_by_the_launcher() -> set[signal.Signals]:
+    """The signals that this rank gets a second time, as SIGTERM, from the launcher that has started it."""
+    if "RANK" not in os.environ:
+        return set()
     try:
         command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
     except OSError:  # no Linux
-        return "RANK" in os.environ
-    return "RANK" in os.environ and any(name in command for name in _LAUNCHERS)
+        return {signal.SIGINT, signal.SIGTERM}
+    return next((found for name, found in _REPEATED_BY.items() if name in command), set())

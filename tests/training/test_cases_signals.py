@@ -12,11 +12,12 @@ from megamini.training import signals
 from megamini.training.signals import STOP_SIGNALS, StopFlag
 
 
-def ended_by(sent: list[signal.Signals | float], launched: bool = False) -> tuple[signal.Signals | None, list[int]]:
+def ended_by(sent: list[signal.Signals | float], launcher: str = "") -> tuple[signal.Signals | None, list[int]]:
     """What was received first, and the statuses that the process would have ended with; numbers are pauses."""
     statuses: list[int] = []
     with (
-        mock.patch.object(signals, "_launched", lambda: launched),
+        mock.patch.dict(os.environ, {"RANK": "0"}),
+        mock.patch.object(signals.Path, "read_bytes", lambda _: launcher.encode()),
         mock.patch.object(os, "_exit", statuses.append),
         StopFlag(speaks=False) as flag,
     ):
@@ -63,11 +64,16 @@ def test_cases_one_event_that_sends_two() -> None:
 
 
 def test_cases_a_launcher_tells_its_ranks_once_more() -> None:
-    assert ended_by([INT, 0.6, TERM], launched=True) == (INT, [])
-    assert ended_by([TERM, 0.6, TERM], launched=True) == (TERM, []), "a scheduler's, to all processes of a job"
-    assert ended_by([INT, 0.6, TERM, TERM], launched=True) == (INT, [143]), "but one time only"
-    assert ended_by([INT, 0.6, INT], launched=True) == (INT, [130])
-    assert ended_by([INT, 0.6, TERM]) == (INT, [143])
+    deepspeed = "python -u -m deepspeed.launcher.launch --world_info=e30="
+    assert ended_by([INT, 0.6, TERM], deepspeed) == (INT, [])
+    assert ended_by([TERM, 0.6, TERM], deepspeed) == (TERM, []), "a scheduler's, to all processes of a job"
+    assert ended_by([INT, 0.6, TERM, TERM], deepspeed) == (INT, [143]), "but one time only"
+    assert ended_by([INT, 0.6, INT], deepspeed) == (INT, [130])
+    assert ended_by([signal.SIGUSR1, 0.6, TERM], deepspeed) == (signal.SIGUSR1, [143])
+    torchrun = "python /usr/bin/torchrun --nproc_per_node 2"
+    assert ended_by([TERM, 0.6, TERM], torchrun) == (TERM, [])
+    assert ended_by([INT, 0.6, TERM], torchrun) == (INT, [143]), "what it makes of a second Ctrl-C"
+    assert ended_by([INT, 0.6, TERM], "bash") == (INT, [143])
 
 
 def test_cases_handlers_are_as_before() -> None:
