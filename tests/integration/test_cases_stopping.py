@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def test_cases_any_second_signal_ends_at_once(first: str, second: str, shop: Wor
 
 def check_second_ends(names: tuple[str, str], shop: Workshop) -> None:
     folder = "-".join(names)
+    shutil.rmtree(shop.folder / folder, ignore_errors=True)
     recipe = shop.recipe(folder, {"data.workers": 2})
     with Ranks(in_front, [adapt_slowly, recipe], None, shop.folder / "logs") as running:
         wait_for_update(shop.folder / folder, 1, running)
