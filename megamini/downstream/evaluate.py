@@ -10,7 +10,8 @@ from transformers.utils import logging
 from megamini.adaptation.lexicon import read_lexicon
 from megamini.config import dump_recipe
 from megamini.downstream.examples import Example
-from megamini.downstream.kinds.by_name import KINDS
+from megamini.downstream.kinds.by_name import KINDS, kind_of
+from megamini.downstream.language_files import path_in
 from megamini.downstream.recipe import EvaluateRecipe, EvaluateTask
 from megamini.downstream.reference_lines import reference_lines
 from megamini.downstream.results import Result, table_of, write_results
@@ -79,7 +80,7 @@ class _Plan:
         self._training = {self._source: self._read("train", self._source)} if section.reference_lines else {}
         targets = [language for language in self._examples if language != self._source]
         pattern = section.word_lists
-        self._word_lists = {one: read_lexicon(pattern.format(language=one)) for one in targets} if pattern else {}
+        self._word_lists = {one: read_lexicon(path_in(pattern, one)) for one in targets} if pattern else {}
 
     def _read(self, split: str, language: str) -> list[Example]:
         section = self._section
@@ -101,7 +102,9 @@ class _Plan:
             for language, name in self._voices:
                 examples = self._examples[language]
                 with self._packs.speaking(one.model, one.tokenizer, name) as tokenizer:
-                    values = KINDS[one.kind].measure(one.model, tokenizer, examples, one.limits, language, self._batch)
+                    values = kind_of(self._task).measure(
+                        one.model, tokenizer, examples, one.limits, language, self._batch
+                    )
                 result = Result(
                     self._key, language, self._task.metric, values, len(examples), str(folder), name,
                     one.seed, self._section.split, self._packs.learned.get(name),

@@ -1,8 +1,11 @@
 """Long contexts in overlapping windows: token ids for the model, and where each token stands in the context."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
 from megamini.downstream.examples import QuestionExample
@@ -58,6 +61,7 @@ def cut_windows(
             tuple(span) if part == 1 and span[1] > span[0] else None
             for part, span in zip(parts, encoded["offset_mapping"][row], strict=True)
         ]
+        spans = _with_marks(spans, examples[example].context)
         inputs = {key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded}
         windows.append(Window(inputs, example, spans))
     return windows
@@ -67,3 +71,33 @@ def _shortened(question: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -
     """The question up to its first `tokens` tokens."""
     spans = tokenizer(question.strip(), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return question.strip() if len(spans) <= tokens else question.strip()[: spans[tokens - 1][1]]
+
+
+def _with_marks(spans: list[tuple[int, int] | None], context: str) -> list[tuple[int, int] | None]:
+    """The spans, each to the end of the character that readers see there.
+
+    A tokenizer that composes characters, or drops accents, says of a decomposed one (e and an accent; a Hangul syllable
+    in three parts; a Bengali vowel in two) where its first part stands, and the rest seems to belong to no token.
+    """
+    ends = _ends(context)
+    if ends is None:
+        return spans
+    starts = [span[0] for span in spans if span is not None]
+    following = dict(itertools.pairwise(dict.fromkeys(starts)))
+    extended = []
+    for span in spans:
+        if span is not None:
+            start, stop = span
+            # What a token of its own stands for is that token's.
+            span = start, max(stop, min(ends[stop - 1], following.get(start, len(context))))
+        extended.append(span)
+    return extended
+
+
+@lru_cache(maxsize=4)  # questions on one context follow each other
+def _ends(context: str) -> list[int] | None:
+    """For each character, where the visible one (Unicode's grapheme cluster) that it is part of ends; None where each
+    stands for itself."""
+    if context.isascii():
+        return None
+    return [found.end() for found in regex.finditer(r"\X", context) for _ in found[0]]
