@@ -36,12 +36,13 @@ class Layout:
     def find(self, folder: Path, split: str, language: str) -> tuple[int, str, list[Path]] | None:
         """(how far it is from the language, the language as the files name it, the files in order of their names) of
         the closest language that there are files of; None without any. Raises UserError where several are as close."""
-        found = find_paths(folder, self.pattern.replace("{split}", split), language, self.names)
+        pattern = self.pattern.replace("{split}", split)
+        found = find_paths(folder, pattern, language, self.names)
         found = {name: files for name, paths in found.items() if (files := [path for path in paths if path.is_file()])}
         if found and LANGUAGE not in self.pattern and self.languages:
             found = dict.fromkeys(self.languages, next(iter(found.values())))
         codes = {self.names.get(name, name): name for name in found}
-        code = closest(language, codes, f"{folder}/{self.pattern}")
+        code = closest(language, codes, f"{folder}/{pattern}")
         return None if code is None else (distance(language, code), codes[code], found[codes[code]])
 
 
@@ -87,7 +88,12 @@ class Task:
             raise MissingDataError(f"{self.name}: no split '{split}'; there are {', '.join(self.layouts)}")
         if not folder.is_dir():
             raise MissingDataError(f"{folder}: no such folder; {self.source}")
-        found = [(one, place) for one in self.layouts[split] if (place := one.find(folder, split, language))]
+        found = []
+        for one in self.layouts[split]:
+            if place := one.find(folder, split, language):
+                found.append((one, place))
+                if place[0] == 0:
+                    break
         if not found:
             looked_for = " or ".join(one.pattern.format(language=language, split=split) for one in self.layouts[split])
             raise MissingDataError(
