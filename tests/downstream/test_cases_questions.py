@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from megamini.data.tokenizer import train_unigram
@@ -102,6 +102,41 @@ def test_what_is_not_seen_around_an_answer_does_not_make_it_no_answer(answer, un
     example = question(f"He met{answer}, then he left.", answer)
     assert 0 not in labels(example, unigram)
     assert said(example, unigram, *labels(example, unigram)).strip("\u200b") == "José"
+
+
+@pytest.fixture(scope="module")
+def that_trims():
+    """As RobBERT's: it trims the offset of a space that its words never had."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Punctuation(),
+    ])  # fmt: skip
+    text = ["Wie wonen er in Amsterdam , en in Den Haag , ja ?"] * 9
+    backend.train_from_iterator(text, trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>", "<pad>"]))
+    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), add_prefix_space=True)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("answer", ["Amsterdam", "Den Haag", "in Den"])
+@pytest.mark.parametrize("length", [64, 16])
+def test_a_word_whose_first_letter_no_token_is_said_to_hold(answer, length, that_trims):
+    context = "Wie wonen er in Amsterdam , en in Den Haag , ja . " * 3
+    example, limits = question(context, answer), Limits(length, doc_stride=4)
+    windows = cut_windows([example], that_trims, limits)
+    inputs = QuestionAnswering().training_inputs([example], that_trims, limits, {})
+    found = [
+        context[window.spans[one["start_positions"]][0] : window.spans[one["end_positions"]][1]]
+        for window, one in zip(windows, inputs, strict=True)
+        if one["start_positions"]
+    ]
+    assert found
+    assert set(found) == {answer}
+
+
+def test_a_question_of_spaces_leaves_room_for_its_context(that_trims, unigram):
+    for tokenizer in (that_trims, unigram):
+        example = QuestionExample("1", " " * 5000 + "ja" + " " * 5000 + "Wie ?", "er in Haag", (Answer("Haag", 6),))
+        assert 0 not in labels(example, tokenizer)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
