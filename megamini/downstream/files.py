@@ -3,6 +3,7 @@ names the file and the row."""
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,12 @@ _WELL_QUOTED = re.compile(rf"(?:{_QUOTED}|{_PLAIN})(?:\t(?:{_QUOTED}|{_PLAIN}))*
 def bad_row(path: Path, row: int | str, problem: str) -> UserError:
     """The error for one row, counted from 1 as editors do, or for a place such as data[0].paragraphs[2]."""
     return UserError(f"{path}: row {row}: {problem}")
+
+
+def note(message: str) -> None:
+    """Say what was left out of a file. Rank 0 only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, flush=True)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

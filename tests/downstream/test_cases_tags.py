@@ -153,6 +153,39 @@ def test_a_treebank_without_any_tag_is_no_test(tmp_path):
         TASKS["ud_pos"].read(tmp_path, "test", "de")
 
 
+def test_a_treebank_without_its_words_is_passed_over_and_said(tmp_path, capsys):
+    """Such as French-FTB, whose text has a licence of its own; a word that is '_' is a word all the same."""
+    withheld = "".join(row(str(n), "_", tag) for n, tag in enumerate(("DET", "NOUN", "VERB"), start=1)) + "\n"
+    write(tmp_path / "fr_ftb-ud-test.conllu", withheld * 2)
+    with pytest.raises(UserError, match="no example in language 'fr'"):
+        TASKS["ud_pos"].read(tmp_path, "test", "fr")
+    write(tmp_path / "fr_gsd-ud-test.conllu", row("1", "_", "SYM") + row("2", "Oui", "INTJ") + "\n")
+    assert TASKS["ud_pos"].read(tmp_path, "test", "fr") == [TaggedExample(("_", "Oui"), ("SYM", "INTJ"))]
+    assert capsys.readouterr().out.count("fr_ftb-ud-test.conllu: passed over: each word is '_'") == 2
+
+
+WORDS = {
+    "dropped by the tokenizer": ("Bread", "\n", "is", "\u200b", "old"),
+    "with spaces, as Vietnamese": ("Việt Nam", "rộng", "10 000", "km"),
+    "empty lines of other marks": ("Bread", "\u2028", "old"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_labels_stay_with_their_words(case, primary):
+    words = WORDS[case]
+    tokenizer = load_tokenizer(primary)
+    ids = {str(n): n for n in range(len(words))}
+    (one,) = Tagging().training_inputs([TaggedExample(words, tuple(ids))], tokenizer, Limits(64), ids)
+    for position, label in enumerate(one["labels"]):
+        if label != IGNORED:
+            rest = tokenizer.decode(one["input_ids"][position:], skip_special_tokens=True).split()
+            assert " ".join(rest).startswith(words[label].split()[0])
+    assert [label for label in one["labels"] if label != IGNORED] == [
+        n for n, word in enumerate(words) if word.strip("\u200b\n\u2028")
+    ]
+
+
 # --- batches without a labelled token -------------------------------------------------------------------------------
 
 NOTHING_LABELLED = {

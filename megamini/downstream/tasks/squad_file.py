@@ -1,6 +1,5 @@
 """Questions in SQuAD's format, and what is wrong with their answers: said before anything runs."""
 
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megamini.downstream.examples import Answer, QuestionExample
-from megamini.downstream.files import bad_row, check_texts, read_json
+from megamini.downstream.files import bad_row, check_texts, note, read_json
 from megamini.errors import UserError
 
 
@@ -73,9 +72,9 @@ def with_places(where: str, questions: Sequence[tuple[str, QuestionExample]]) ->
         (empty, lambda identity: f"question '{identity}' has empty answers only: left out"),
         (elsewhere, lambda answer: f"{_not_there(answer)}: scored, not trained on"),
     ):
-        if found and os.environ.get("RANK", "0") == "0":
+        if found:
             place, what = found[0]
-            print(f"{where}: {len(found):,} of {len(questions):,} questions, the first at {place}: {problem(what)}")
+            note(f"{where}: {len(found):,} of {len(questions):,} questions, the first at {place}: {problem(what)}")
     return kept
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megamini.downstream.examples import TaggedExample
-from megamini.downstream.files import bad_row, read_sentences
+from megamini.downstream.files import bad_row, note, read_sentences
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
 
 
@@ -65,13 +65,18 @@ UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART
 _COLUMNS = 10
 # 4-5, a contraction whose words follow, and 8.1, a word that is not in the text.
 _NOT_A_WORD = re.compile(r"\d+[-.]\d+")
-_UNTAGGED = "_"
+_UNTAGGED = _WITHHELD = "_"
 
 
 def read_conllu(path: Path, language: str) -> Iterator[TaggedExample]:
     """CoNLL-U, by syntactic words: contractions and words that are not in the text are passed over. A word without a
-    tag (_), such as a part of a contraction that is tagged as a whole, is context; sentences of only such are none."""
-    for sentence in read_sentences(path, lambda line: None if line.startswith("#") else line.split("\t")):
+    tag (_), such as a part of a contraction that is tagged as a whole, is context; sentences of only such are left
+    out, and so are treebanks that come without their words."""
+    sentences = list(read_sentences(path, lambda line: None if line.startswith("#") else line.split("\t")))
+    if sentences and all(cells[1:2] == [_WITHHELD] for sentence in sentences for _, cells in sentence):
+        note(f"{path}: passed over: each word is '_', since the text has a licence of its own; its README says more")
+        return
+    for sentence in sentences:
         words = []
         for row, cells in sentence:
             if len(cells) != _COLUMNS:
