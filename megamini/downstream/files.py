@@ -1,7 +1,6 @@
 """Files of task data, read row by row: with or without a byte order mark, quoted or not. Whatever is wrong with a row
 names the file and the row."""
 
-import csv
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from megamini.errors import UserError
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _QUOTED, _PLAIN = r'"(?:[^"]|"")*"', r'[^"\t]*'
+_CELL = re.compile(rf"(?:^|\t)({_QUOTED}|{_PLAIN})")
 _ALL_QUOTED = re.compile(rf"{_QUOTED}(?:\t{_QUOTED})*")
 _WELL_QUOTED = re.compile(rf"(?:{_QUOTED}|{_PLAIN})(?:\t(?:{_QUOTED}|{_PLAIN}))*")
 
@@ -103,7 +103,8 @@ def _is_quoted(path: Path) -> bool:
 
 
 def _quoted_cells(line: str) -> list[str]:
-    return next(csv.reader([line], delimiter="\t"), [])
+    cells = [found[1] for found in _CELL.finditer(line)]
+    return [cell[1:-1].replace('""', '"') if cell.startswith('"') else cell for cell in cells]
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------

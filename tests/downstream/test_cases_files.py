@@ -78,6 +78,15 @@ def topics(*texts: str) -> str:
 QUOTED = ['"She is cute," he said.', "Plain.", '"All of it."', 'In "the" middle', "It's", '""', 'a\tb "c"']
 
 
+def test_cells_that_readers_of_csv_refuse(tmp_path):
+    """A carriage return in a cell, and one of more than 131,072 characters."""
+    texts = ['a "b" c', "a\rb", "long " * 50_000]
+    write(tmp_path / "eng_Latn/test.tsv", "")
+    content = "category\ttext\n" + "".join(f"travel\t{text}\n" for text in ['"a ""b"" c"', *texts[1:]])
+    (tmp_path / "eng_Latn/test.tsv").write_bytes(content.encode())
+    assert [one.texts[0] for one in TASKS["sib200"].read(tmp_path, "test", "en")] == texts
+
+
 def test_sib_200_is_quoted_as_csv(tmp_path):
     content = topics(*QUOTED)
     assert '"""She is cute,"" he said."' in content
