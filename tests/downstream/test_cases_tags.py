@@ -30,6 +30,8 @@ from tests.integration.launching import ROOT
 SCHEMES = {
     "bioes": ("S-PER O B-LOC E-LOC", "O O B-LOC O", IOBES, 0, 0, 0),
     "bioes, one of two": ("S-PER O B-LOC E-LOC", "S-PER O B-LOC O", IOBES, 1, 1 / 2, 2 / 3),
+    # One mention for two (spyysalo/conlleval.py#1): right at both ends, and wrong.
+    "bioes, two neighbours": ("B-X E-X B-X E-X", "B-X I-X I-X E-X", IOBES, 0, 0, 0),
     "bilou": ("U-PER O B-LOC L-LOC", "O O B-LOC O", BILOU, 0, 0, 0),
     "bilou, inside": ("B-LOC I-LOC L-LOC U-PER", "B-LOC I-LOC L-LOC L-PER", BILOU, 1, 1 / 2, 2 / 3),
     "iob1 as conll 2003": ("I-ORG O I-MISC", "I-ORG O O", IOB1, 1, 1 / 2, 2 / 3),
