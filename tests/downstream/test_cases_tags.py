@@ -100,7 +100,8 @@ CONLL = {
         [("O", "O"), ("O", "O")],
     ),
     "a bare # with a tab": ("#\tO\n1\tO\n\nC\tB-X\n#\tB-X\n", [("#", "1"), ("C", "#")], [("O", "O"), ("B-X", "B-X")]),
-    "hashtags": ("#nlp O\nis O\n", [("#nlp", "is")], [("O", "O")]),
+    "hashtags": ("#nlp B-X\nis O\n", [("#nlp", "is")], [("B-X", "O")]),
+    "conll 2012": ("#begin document (bc/0); part 000\nYes X O\n#end document\n", [("Yes",)], [("O",)]),
     "a space that does not break": ("10\u00a0000 O\nkm O\n", [("10\u00a0000", "km")], [("O", "O")]),
     "docstart": ("-DOCSTART- -X- O O\n\nYes X X O\n", [("Yes",)], [("O",)]),
 }
