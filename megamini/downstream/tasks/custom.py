@@ -15,7 +15,7 @@ from megamini.downstream.files import (
     read_table,
 )
 from megamini.downstream.tasks.declaration import Kind, Layout, Reader, Task
-from megamini.downstream.tasks.questions import read_squad
+from megamini.downstream.tasks.squad_file import read_squad
 from megamini.errors import UserError
 
 _METRICS = {"classification": "accuracy", "tagging": "accuracy", "question-answering": "f1"}

@@ -53,7 +53,9 @@ SQUAD = Task(
     metric="f1",
     source=f"{_ADVICE} and give its folder",
     layouts={"train": _TRAINING, "dev": (*_SQUAD, *_TYDI), "test": (*_SQUAD, *_TYDI)},
-    hub=HubData("rajpurkar/squad", {"train": "train", "dev": "validation", "test": "validation"}, _from_record),
+    hub=HubData(
+        "rajpurkar/squad", {"train": "train", "dev": "validation", "test": "validation"}, _from_record, language="en"
+    ),
     answer_form=normalize_squad,
 )
 
