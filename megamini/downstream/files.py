@@ -11,7 +11,7 @@ from typing import Any
 from megamini.errors import UserError
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_QUOTED, _PLAIN = r'"(?:[^"]|"")*"', r'[^"\t]*'
+_QUOTED, _PLAIN = r'"[^"]*(?:""[^"]*)*"', r'[^"\t]*'
 _CELL = re.compile(rf"(?:^|\t)({_QUOTED}|{_PLAIN})")
 _ALL_QUOTED = re.compile(rf"{_QUOTED}(?:\t{_QUOTED})*")
 _WELL_QUOTED = re.compile(rf"(?:{_QUOTED}|{_PLAIN})(?:\t(?:{_QUOTED}|{_PLAIN}))*")

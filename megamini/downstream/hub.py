@@ -5,10 +5,10 @@ from typing import Any
 
 from megamini.downstream.examples import Example
 from megamini.downstream.language_files import LANGUAGE, codes_in, path_in
-from megamini.downstream.tasks.declaration import Task
+from megamini.downstream.tasks.declaration import MissingDataError, Task
 from megamini.downstream.tasks.squad_file import with_places
 from megamini.errors import UserError
-from megamini.languages import closest
+from megamini.languages import closest, same_language
 
 # What data sets of the hub hold where annotators could not agree.
 _NO_LABEL = -1
@@ -24,6 +24,10 @@ def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list
         raise UserError(f"tasks: {task.name} has no data set on the hub: give tasks.{task.name}.path; {task.source}")
     if split not in task.hub.splits:
         raise UserError(f"tasks: {task.name} has no split '{split}' on the hub; there are {', '.join(task.hub.splits)}")
+    if dataset is None and task.hub.language and not same_language(language, task.hub.language):
+        raise MissingDataError(
+            f"{task.hub.name}: in language '{task.hub.language}' only, not '{language}'; {task.source}"
+        )
     name = task.hub.name
     if dataset is not None:
         folder = path_in(dataset, language)

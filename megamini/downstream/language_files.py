@@ -62,9 +62,10 @@ def _expand(
         return
     if code is not None:
         part = part.replace(LANGUAGE, code)
+    if LANGUAGE not in part and (at / part).exists():  # also a folder with brackets in its name
+        yield from _expand(at / part, rest, code, language, known)
+        return
     if not (LANGUAGE in part or any(mark in part for mark in _WILD)):
-        if (at / part).exists():
-            yield from _expand(at / part, rest, code, language, known)
         return
     for entry in _entries(at):
         if LANGUAGE not in part:

@@ -1,5 +1,6 @@
 """Languages under any of their codes, in files, packs, scores, word lists and model cards; never another language."""
 
+import datasets
 import pytest
 import yaml
 
@@ -11,7 +12,7 @@ from megamini.downstream.finetune import finetune
 from megamini.downstream.language_files import codes_in, path_in
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.retrieval import read_pages
-from megamini.downstream.tasks.registry import TASKS
+from megamini.downstream.tasks.registry import TASKS, read_examples
 from megamini.downstream.zero_shot import Packs
 from megamini.errors import UserError
 from megamini.languages import closest, same_language
@@ -136,12 +137,31 @@ def test_patterns_with_a_language_in_folders_and_names(tmp_path):
     pattern = str(tmp_path / "pages" / "libreoffice-help.{language}.jsonl")
     assert read_pages(pattern, "nb")["swriter/1.html"].endswith("in no")
     assert path_in(str(tmp_path / "pages" / "x.{language}.tsv"), "nb").name == "x.nb.tsv"
+    write(tmp_path / "words [new]" / "no.tsv", "")
+    assert path_in(str(tmp_path / "words [new]" / "{language}.tsv"), "nb").name == "no.tsv"
     write(tmp_path / "zh" / "zh.tsv", "")
     write(tmp_path / "zh" / "de.tsv", "")
     assert path_in(str(tmp_path / "{language}" / "{language}.tsv"), "zh-Hans") == tmp_path / "zh" / "zh.tsv"
     assert codes_in("mlqa.{language}.{language}", ["mlqa.zh.zh", "mlqa.zh.de", "mlqa-translate"], "zh-Hans") == {
         "zh": "mlqa.zh.zh"
     }
+
+
+def test_data_sets_of_the_hub_name_languages_as_they_like(monkeypatch):
+    asked = []
+
+    def load(name: str, config: str | None, split: str) -> datasets.Dataset:
+        asked.append(config)
+        return datasets.Dataset.from_dict({"text": ["Zug"], "category": ["travel"]})
+
+    names = ["deu_Latn", "nob_Latn", "nno_Latn", "zho_Hans", "zho_Hant"]
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: names)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for language in ("de", "no", "zh", "zh-TW", "xx"):
+        assert len(read_examples(TASKS["sib200"], None, None, "test", language)) == 1
+    assert asked == ["deu_Latn", "nob_Latn", "zho_Hans", "zho_Hant", "xx"]
+    with pytest.raises(UserError, match="rajpurkar/squad: in language 'en' only, not 'de'"):
+        read_examples(TASKS["squad"], None, None, "train", "de")
 
 
 # --- packs, scores, cards -------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from tests.integration.launching import ROOT
 SCHEMES = {
     "bioes": ("S-PER O B-LOC E-LOC", "O O B-LOC O", IOBES, 0, 0, 0),
     "bioes, one of two": ("S-PER O B-LOC E-LOC", "S-PER O B-LOC O", IOBES, 1, 1 / 2, 2 / 3),
+    # One mention for two (spyysalo/conlleval.py#1): right at both ends, and wrong.
+    "bioes, two neighbours": ("B-X E-X B-X E-X", "B-X I-X I-X E-X", IOBES, 0, 0, 0),
     "bilou": ("U-PER O B-LOC L-LOC", "O O B-LOC O", BILOU, 0, 0, 0),
     "bilou, inside": ("B-LOC I-LOC L-LOC U-PER", "B-LOC I-LOC L-LOC L-PER", BILOU, 1, 1 / 2, 2 / 3),
     "iob1 as conll 2003": ("I-ORG O I-MISC", "I-ORG O O", IOB1, 1, 1 / 2, 2 / 3),
@@ -98,7 +100,8 @@ CONLL = {
         [("O", "O"), ("O", "O")],
     ),
     "a bare # with a tab": ("#\tO\n1\tO\n\nC\tB-X\n#\tB-X\n", [("#", "1"), ("C", "#")], [("O", "O"), ("B-X", "B-X")]),
-    "hashtags": ("#nlp O\nis O\n", [("#nlp", "is")], [("O", "O")]),
+    "hashtags": ("#nlp B-X\nis O\n", [("#nlp", "is")], [("B-X", "O")]),
+    "conll 2012": ("#begin document (bc/0); part 000\nYes X O\n#end document\n", [("Yes",)], [("O",)]),
     "a space that does not break": ("10\u00a0000 O\nkm O\n", [("10\u00a0000", "km")], [("O", "O")]),
     "docstart": ("-DOCSTART- -X- O O\n\nYes X X O\n", [("Yes",)], [("O",)]),
 }

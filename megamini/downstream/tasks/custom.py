@@ -1,5 +1,6 @@
 """A user's own task, from TSV, JSON lines, CoNLL or SQuAD files that the recipe names."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from megamini.downstream.files import (
     read_table,
 )
 from megamini.downstream.tasks.declaration import Kind, Layout, Reader, Task
-from megamini.downstream.tasks.questions import read_squad
+from megamini.downstream.tasks.squad_file import read_squad
 from megamini.errors import UserError
 
 _METRICS = {"classification": "accuracy", "tagging": "accuracy", "question-answering": "f1"}
+_ENTITY_TAG = re.compile(r"O|[BIESUL]-.+")
 _TEXT_FORMATS = ".tsv or .jsonl"
 
 
@@ -82,16 +84,16 @@ def _example(path: Path, row: int, cells: Sequence[str]) -> TextExample:
 def read_conll(path: Path, language: str) -> Iterator[TaggedExample]:
     """A word a line, first column the word and last its tag, by tabs or else by spaces; a blank line between sentences.
 
-    Comments (`# id 7 domain=en`) are passed over; a word that is `#` has as many columns as the others, and a tag that
-    is one of theirs.
+    Comments (`# id 7 domain=en`, `#begin document`) are passed over; a word that is `#`, or begins so, has as many
+    columns as the others, and a tag that is one of theirs or an entity's.
     """
     others = [cells for _, line in read_lines(path) if line.strip() and (cells := _columns(line))[0][:1] != "#"]
     widths, tags = {len(cells) for cells in others}, {cells[-1] for cells in others}
 
     def cells_of(line: str) -> list[str] | None:
         cells = _columns(line)
-        comment = line.startswith("# ") and (len(cells) not in widths or cells[-1] not in tags)
-        return None if comment or line.startswith("-DOCSTART-") else cells
+        is_word = len(cells) in widths and (cells[-1] in tags or _ENTITY_TAG.fullmatch(cells[-1]))
+        return None if line.startswith("-DOCSTART-") or (line.startswith("#") and not is_word) else cells
 
     for sentence in read_sentences(path, cells_of):
         for row, cells in sentence:

@@ -50,13 +50,15 @@ class Layout:
 class HubData:
     """The task as a `datasets` data set. name and config may hold {language}; splits: ours -> the data set's.
 
-    to_example: turns a record, its class labels already words, into an example, or None to leave it out.
+    to_example: turns a record, its class labels already words, into an example, or None to leave it out. language: the
+    only one that it holds, where neither name nor config says one.
     """
 
     name: str
     splits: Mapping[str, str]
     to_example: Callable[[dict[str, Any]], Example | None]
     config: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)

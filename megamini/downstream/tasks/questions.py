@@ -21,7 +21,7 @@ _TYDI_NAMES = {
 def read_tydi(path: Path, language: str) -> Iterator[QuestionExample]:
     """TyDi QA's file of all languages: the questions whose id says this one."""
     questions = list(read_squad(path, language))
-    of_question = [question.id.partition("-")[0] for question in questions]
+    of_question = [question.id.partition("-")[0].lower() for question in questions]
     codes = {_TYDI_NAMES.get(name, name): name for name in of_question}
     own = codes.get(closest(language, codes, path) or "")
     return (question for question, name in zip(questions, of_question, strict=True) if name == own)
@@ -53,7 +53,9 @@ SQUAD = Task(
     metric="f1",
     source=f"{_ADVICE} and give its folder",
     layouts={"train": _TRAINING, "dev": (*_SQUAD, *_TYDI), "test": (*_SQUAD, *_TYDI)},
-    hub=HubData("rajpurkar/squad", {"train": "train", "dev": "validation", "test": "validation"}, _from_record),
+    hub=HubData(
+        "rajpurkar/squad", {"train": "train", "dev": "validation", "test": "validation"}, _from_record, language="en"
+    ),
     answer_form=normalize_squad,
 )
 

@@ -26,7 +26,7 @@ def read_squad(path: Path, language: str) -> Iterator[QuestionExample]:
                     questions.append((place, _question(path, place, values, paragraph)))
     except KeyError as error:
         raise bad_row(path, place, f"{error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise bad_row(path, place, f"not as SQuAD's format has it: {error}") from None
     return iter(with_places(str(path), questions))
 
