@@ -10,6 +10,7 @@ from megamini.adaptation.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.models.pretrained import load_config, load_model
+from megamini.training.model_card import language_line
 
 
 def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -44,7 +45,7 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
     return "\n".join(
         [
             "---",
-            f"language: {pack.language}",
+            language_line([pack.language]),
             "library_name: transformers",
             "tags: [mini-model-adaptation]",
             "---",

@@ -14,18 +14,18 @@ class TextExample:
 
 @dataclass(frozen=True)
 class TaggedExample:
-    """A sentence of words, each with its tag."""
+    """A sentence of words, each with its tag; a word whose tag is None is only context."""
 
     words: tuple[str, ...]
-    tags: tuple[str, ...]
+    tags: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A span of the context: its text and the character at which it starts."""
+    """A span of the context: its text and the character at which it starts; None where it is not where it should be."""
 
     text: str
-    start: int
+    start: int | None
 
 
 @dataclass(frozen=True)

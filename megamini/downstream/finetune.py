@@ -22,7 +22,7 @@ from transformers.utils import logging
 from megamini.config import dump_recipe
 from megamini.data.tokenizer import load_tokenizer, save_tokenizer
 from megamini.downstream.examples import Example
-from megamini.downstream.kinds.by_name import KINDS
+from megamini.downstream.kinds.by_name import KINDS, kind_of
 from megamini.downstream.limits import Limits, fitting_length
 from megamini.downstream.recipe import FinetuneRecipe, FinetuneTask
 from megamini.downstream.results import Result, means, table_of, write_results
@@ -304,7 +304,7 @@ def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, up
             f"{aside}: the token embeddings changed in training, which must not happen: packs would not fit"
         )
     examples = job.validation
-    values = KINDS[job.task.kind].measure(
+    values = kind_of(job.task).measure(
         loaded.model, loaded.tokenizer, examples, job.limits, job.section.language, batch_size=32
     )
     result = Result(

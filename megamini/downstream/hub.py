@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from megamini.downstream.examples import Example
-from megamini.downstream.tasks.declaration import Task
+from megamini.downstream.language_files import LANGUAGE, codes_in, path_in
+from megamini.downstream.tasks.declaration import MissingDataError, Task
+from megamini.downstream.tasks.squad_file import with_places
 from megamini.errors import UserError
+from megamini.languages import closest, same_language
 
 # What data sets of the hub hold where annotators could not agree.
 _NO_LABEL = -1
@@ -21,10 +24,15 @@ def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list
         raise UserError(f"tasks: {task.name} has no data set on the hub: give tasks.{task.name}.path; {task.source}")
     if split not in task.hub.splits:
         raise UserError(f"tasks: {task.name} has no split '{split}' on the hub; there are {', '.join(task.hub.splits)}")
-    code = task.codes.get(language, language)
-    name = (dataset or task.hub.name).format(language=code)
-    config = None if Path(name).is_dir() or task.hub.config is None else task.hub.config.format(language=code)
-    data = _load(task, name, config, task.hub.splits[split])
+    if dataset is None and task.hub.language and not same_language(language, task.hub.language):
+        raise MissingDataError(
+            f"{task.hub.name}: in language '{task.hub.language}' only, not '{language}'; {task.source}"
+        )
+    name = task.hub.name
+    if dataset is not None:
+        folder = path_in(dataset, language)
+        name = str(folder) if folder.is_dir() else dataset.replace(LANGUAGE, language)
+    data = _load(task, name, language, task.hub.splits[split])
     words = _label_names(data.features)
     examples = []
     for row, record in enumerate(data):
@@ -35,14 +43,21 @@ def read_hub(task: Task, dataset: str | None, split: str, language: str) -> list
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{name}: row {row}: not a record of {task.name}: {error}") from None
         if example is not None:
-            examples.append(example)
-    return examples
+            examples.append((str(row), example))
+    if task.kind == "question-answering":
+        return with_places(name, examples)
+    return [example for _, example in examples]
 
 
-def _load(task: Task, name: str, config: str | None, split: str):
+def _load(task: Task, name: str, language: str, split: str):
     import datasets  # slow to import, and only data sets need it
 
     try:
+        config = None if Path(name).is_dir() else task.hub.config
+        if config and LANGUAGE in config:
+            configs = codes_in(config, datasets.get_dataset_config_names(name), language)
+            code = closest(language, configs, name)
+            config = configs[code] if code else config.replace(LANGUAGE, language)
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:
         # Whatever the library raises comes from the name, the network or the files.

@@ -3,10 +3,10 @@
 `surface` is trained in the source language and applied as it is, so it knows the words that both languages write
 alike; a transfer should beat it. `word-by-word` is the same on words that a bilingual list has translated; what starts
 from such a list should beat it. `in-language` is trained on the target's own training data, which zero-shot lacks.
-Of classes it is TF-IDF over words with logistic regression; of tags, each word's commonest one.
+Of classes it is TF-IDF over words (Unicode's, `megamini.words`) with logistic regression; of tags, each word's
+commonest one.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from megamini.downstream.kinds.tagging import measure_tags
 from megamini.downstream.metrics import accuracy, macro_f1
 from megamini.downstream.results import Result
 from megamini.downstream.tasks.declaration import Kind
+from megamini.words import WordList, words
 
 SURFACE, WORD_BY_WORD, IN_LANGUAGE = "surface", "word-by-word", "in-language"
 _REGULARISATION = 10.0  # scikit-learn's C
@@ -43,12 +44,15 @@ class _ClassLine:
     name = "TF-IDF, logistic regression"
 
     def __init__(self, training: Sequence[TextExample]) -> None:
-        model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=_REGULARISATION, max_iter=2000))
+        features = TfidfVectorizer(sublinear_tf=True, tokenizer=words, token_pattern=None)
+        model = make_pipeline(features, LogisticRegression(C=_REGULARISATION, max_iter=2000))
         self._model = model.fit([_text(example) for example in training], [example.label for example in training])
 
     def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> dict[str, float]:
         texts = [_text(example) for example in gold]
-        predicted = list(self._model.predict([word_by_word(one, lexicon) for one in texts] if lexicon else texts))
+        if lexicon:
+            texts = list(map(_word_list(lexicon).text, texts))
+        predicted = list(self._model.predict(texts))
         labels = [example.label for example in gold]
         return {"accuracy": accuracy(labels, predicted), "macro_f1": macro_f1(labels, predicted)}
 
@@ -62,17 +66,21 @@ class _TagLine:
         every, of_word = Counter(), defaultdict(Counter)
         for example in training:
             for word, tag in zip(example.words, example.tags, strict=True):
-                every[tag] += 1
-                of_word[word.lower()][tag] += 1
+                if tag is not None:
+                    every[tag] += 1
+                    of_word[word.lower()][tag] += 1
+        self._tags = set(every)
         self._unknown = every.most_common(1)[0][0]
         self._known = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
 
     def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> dict[str, float]:
-        def tag(word: str) -> str:
-            read = _translation(word, lexicon) if lexicon else word
-            return self._known.get(read.lower(), self._unknown)
+        translation = _word_list(lexicon).word if lexicon else str
 
-        return measure_tags([example.tags for example in gold], [list(map(tag, example.words)) for example in gold])
+        def tag(word: str) -> str:
+            return self._known.get(translation(word).lower(), self._unknown)
+
+        predicted = [list(map(tag, example.words)) for example in gold]
+        return measure_tags([example.tags for example in gold], predicted, self._tags)
 
 
 LINES: dict[Kind, type[_Line]] = {"classification": _ClassLine, "tagging": _TagLine}
@@ -109,12 +117,16 @@ def reference_lines(
 
 def word_by_word(text: str, lexicon: Lexicon) -> str:
     """Words of the list as their first translation, of a single word where there is one; others as they are."""
-    return re.sub(r"\w+", lambda word: _translation(word[0], lexicon), text)
+    return _word_list(lexicon).text(text)
 
 
-def _translation(word: str, lexicon: Lexicon) -> str:
-    translations = lexicon.get(word, [word])
-    return next((one for one in translations if " " not in one), translations[0])
+def _word_list(lexicon: Lexicon) -> WordList:
+    return WordList(
+        {
+            word: next((one for one in translations if " " not in one), translations[0])
+            for word, translations in lexicon.items()
+        }
+    )
 
 
 def _text(example: TextExample) -> str:

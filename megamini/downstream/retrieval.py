@@ -5,7 +5,6 @@ with sentence vectors; middle layers as in Pires et al. 2019).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -13,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.downstream.files import bad_row, read_json_lines
 from megamini.downstream.kinds.forward import Collator
+from megamini.downstream.language_files import path_in
 from megamini.errors import UserError
 
 
 def read_pages(pattern: str, language: str) -> dict[str, str]:
     """Id -> text of a file of pages. Raises UserError for a missing file, a bad row or a repeated id."""
-    path = Path(pattern.format(language=language))
+    path = path_in(pattern, language)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file (measures.retrieval.files, language '{language}'); tools/fetch_text.py makes one"

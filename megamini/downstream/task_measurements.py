@@ -12,7 +12,8 @@ from megamini.adaptation.lexicon import read_lexicon
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.examples import Example
-from megamini.downstream.kinds.by_name import KINDS
+from megamini.downstream.kinds.by_name import KINDS, kind_of
+from megamini.downstream.language_files import path_in
 from megamini.downstream.measured import Part, Planned
 from megamini.downstream.recipe import EvaluateRecipe, EvaluateTask
 from megamini.downstream.reference_lines import IN_LANGUAGE, LINES, SURFACE, WORD_BY_WORD, reference_lines
@@ -87,7 +88,7 @@ class _Model:
         for planned in wanted:
             examples = task.examples[planned.language]
             with task.packs.speaking(one.model, one.tokenizer, planned.pack) as tokenizer:
-                values = KINDS[one.kind].measure(
+                values = kind_of(task.task).measure(
                     one.model, tokenizer, examples, one.limits, planned.language, task.batch
                 )
             yield planned, planned.result(values, len(examples))
@@ -115,7 +116,7 @@ class _Reference:
             with contextlib.suppress(MissingDataError):  # most tasks have no training data but in the source language
                 self._training[language] = task.read("train", language)
         pattern = task.section.word_lists
-        self._word_lists = {one: read_lexicon(pattern.format(language=one)) for one in targets} if pattern else {}
+        self._word_lists = {one: read_lexicon(path_in(pattern, one)) for one in targets} if pattern else {}
         self.planned = [one for language in targets for one in self._planned(language)]
 
     def _planned(self, language: str) -> Iterator[Planned]:

@@ -15,6 +15,7 @@ from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
+from megamini.languages import closest
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import outline_with_embeddings
 
@@ -46,11 +47,13 @@ class Packs:
 
     def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
         """Each of `languages` with each of its packs; without any given, the source language and all that there are
-        packs of. Raises UserError, with the recipe's `key`, for a language that no pack speaks."""
+        packs of. A pack may name its language by another code; the closest counts. Raises UserError, with the recipe's
+        `key`, for a language that no pack speaks."""
         found: list[Voice] = []
         for language in languages or dict.fromkeys((source, *self.languages.values())):
-            names = [name for name, own in self.languages.items() if own == language]
-            if language == source:
+            own = closest(language, self.languages.values(), f"{key}: `packs`")
+            names = [name for name, spoken in self.languages.items() if spoken == own]
+            if language == source or (not names and closest(language, [source], key)):
                 found.append((language, None))
             elif not names:
                 known = ", ".join(sorted(set(self.languages.values()))) or "none"

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from megamini.recipe_file import as_yaml
 from megamini.training.manifest import MANIFEST
 from megamini.training.state import TrainState
@@ -27,7 +29,6 @@ def describe(run: RunCheckpoint, exit_layer: int | None) -> dict[str, Any]:
 def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
     state, languages = _state(run), _languages(run)
-    shown = languages[0] if len(languages) == 1 else f"[{', '.join(languages)}]"
     head = "primary" if description["exit"] is None else f"exit_{description['exit']}"
     what = "the primary model"
     if description["exit"] is not None:
@@ -46,7 +47,7 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
     return "\n".join(
         [
             "---",
-            f"language: {shown}",
+            language_line(languages),
             "library_name: transformers",
             "pipeline_tag: fill-mask",
             "tags: [masked-lm, mini-model-adaptation]",
@@ -79,6 +80,13 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
             *(f"- changed {change}" for change in _state(run).changes),
         ]
     )
+
+
+def language_line(languages: list[str]) -> str:
+    """The front matter's entry, quoted where it must be: YAML reads Norwegian's bare `no` as false."""
+    if len(languages) == 1:
+        return yaml.safe_dump({"language": languages[0]}, allow_unicode=True).rstrip()
+    return yaml.safe_dump({"language": languages}, default_flow_style=None, allow_unicode=True).rstrip()
 
 
 def _recipe(run: RunCheckpoint) -> str:

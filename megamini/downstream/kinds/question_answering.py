@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import regex
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.downstream.answers import answer_f1, best_over_gold, exact_match
-from megamini.downstream.examples import QuestionExample
+from megamini.downstream.answers import Normalization, answer_f1, best_over_gold, exact_match, normalize
+from megamini.downstream.examples import Answer, QuestionExample
 from megamini.downstream.kinds.forward import outputs_of
 from megamini.downstream.kinds.windows import Window, cut_windows
 from megamini.downstream.limits import Limits
@@ -17,9 +18,12 @@ _NULL_POSITION = 0  # the opening special token stands for "no answer here"
 
 
 class QuestionAnswering:
-    """Extractive question answering."""
+    """Extractive question answering; `form` is what is compared of an answer."""
 
     auto_class = AutoModelForQuestionAnswering
+
+    def __init__(self, form: Normalization = normalize) -> None:
+        self._form = form
 
     def labels_of(self, examples: Sequence[QuestionExample]) -> tuple[str, ...]:
         return ()
@@ -31,8 +35,10 @@ class QuestionAnswering:
         limits: Limits,
         label_ids: dict[str, int],
     ) -> list[dict[str, Any]]:
-        """A window without the whole answer is labelled with the null position."""
+        """A window without the whole answer is labelled with the null position. Questions that have an answer, but none
+        where it should be, are left out."""
         inputs = []
+        examples = [one for one in examples if not one.answers or _first_placed(one)]
         for window in cut_windows(examples, tokenizer, limits):
             start, end = _first_answer(window, examples[window.example]) or (_NULL_POSITION, _NULL_POSITION)
             inputs.append({**window.inputs, "start_positions": start, "end_positions": end})
@@ -50,15 +56,17 @@ class QuestionAnswering:
         windows = cut_windows(examples, tokenizer, limits)
         scores = outputs_of(model, [window.inputs for window in windows], tokenizer.pad_token_id, batch_size, language)
         predicted = best_answers(examples, windows, scores, limits)
-        return measure_answers(examples, predicted, language)
+        return measure_answers(examples, predicted, language, self._form)
 
 
-def measure_answers(examples: Sequence[QuestionExample], predicted: Sequence[str], language: str) -> dict[str, float]:
+def measure_answers(
+    examples: Sequence[QuestionExample], predicted: Sequence[str], language: str, form: Normalization = normalize
+) -> dict[str, float]:
     """Means of F1 and exact match, each the best over a question's gold answers."""
     gold = [[answer.text for answer in example.answers] for example in examples]
     pairs = list(zip(predicted, gold, strict=True))
     return {
-        name: sum(best_over_gold(score, one, several, language) for one, several in pairs) / len(pairs)
+        name: sum(best_over_gold(score, one, several, language, form) for one, several in pairs) / len(pairs)
         for name, score in (("f1", answer_f1), ("exact_match", exact_match))
     }
 
@@ -106,7 +114,13 @@ def _best_span(window: Window, starts: np.ndarray, ends: np.ndarray, longest: in
 
 
 def _first_answer(window: Window, example: QuestionExample) -> tuple[int, int] | None:
-    if not example.answers:
+    answer = _first_placed(example)
+    if answer is None:
         return None
-    answer = example.answers[0]
-    return window.tokens_of(answer.start, answer.start + len(answer.text))
+    # White space and what is not seen (zero-width characters) may have no token.
+    start, stop = regex.search(r"^[\s\p{C}]*+\K.*?(?=[\s\p{C}]*$)", answer.text, regex.DOTALL).span()
+    return window.tokens_of(answer.start + start, answer.start + stop)
+
+
+def _first_placed(example: QuestionExample) -> Answer | None:
+    return next((answer for answer in example.answers if answer.start is not None), None)

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -11,7 +11,9 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from megamini.downstream.examples import TaggedExample
 from megamini.downstream.kinds.forward import IGNORED, outputs_of
 from megamini.downstream.limits import Limits
-from megamini.downstream.metrics import accuracy, entity_f1
+from megamini.downstream.metrics import accuracy
+from megamini.downstream.tag_schemes import entity_f1, scheme_of
+from megamini.errors import UserError
 
 # What a word gets that no piece stands for, such as a lone joiner that the tokenizer drops.
 _OUTSIDE = "O"
@@ -26,7 +28,7 @@ class Tagging:
     auto_class = AutoModelForTokenClassification
 
     def labels_of(self, examples: Sequence[TaggedExample]) -> tuple[str, ...]:
-        return tuple(sorted({tag for example in examples for tag in example.tags}))
+        return tuple(sorted({tag for example in examples for tag in example.tags if tag is not None}))
 
     def training_inputs(
         self,
@@ -35,13 +37,20 @@ class Tagging:
         limits: Limits,
         label_ids: dict[str, int],
     ) -> list[dict[str, Any]]:
+        """Inputs without a labelled token are left out: nothing can be learned of them, and the mean loss of a batch of
+        such is no number. Raises UserError where none is left."""
         inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        labelled = []
         for one, (sentence, words) in zip(inputs, places, strict=True):
             labels = [IGNORED] * len(one["input_ids"])
             for position, word in words.items():
-                labels[position] = label_ids[examples[sentence].tags[word]]
-            one["labels"] = labels
-        return inputs
+                tag = examples[sentence].tags[word]
+                labels[position] = IGNORED if tag is None else label_ids[tag]
+            if any(label != IGNORED for label in labels):
+                labelled.append({**one, "labels": labels})
+        if not labelled:
+            raise UserError("the tokenizer has no piece for any word with a tag: nothing to train on")
+        return labelled
 
     def measure(
         self,
@@ -58,14 +67,24 @@ class Tagging:
         for (scores,), (sentence, words) in zip(logits, places, strict=True):
             for position, word in words.items():
                 predicted[sentence][word] = model.config.id2label[int(scores[position].argmax())]
-        return measure_tags([example.tags for example in examples], predicted)
+        return measure_tags([example.tags for example in examples], predicted, model.config.id2label.values())
 
 
-def measure_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Accuracy over all words and, where the tags are those of entities (B-...), precision, recall and F1 of them."""
-    values = {"accuracy": accuracy(*([tag for tags in side for tag in tags] for side in (gold, predicted)))}
-    if any(tag.startswith("B-") for tags in gold for tag in tags):
-        values |= dict(zip(("precision", "recall", "f1"), entity_f1(gold, predicted), strict=True))
+def measure_tags(
+    gold: Sequence[Sequence[str | None]], predicted: Sequence[Sequence[str]], labels: Iterable[str] = ()
+) -> dict[str, float]:
+    """Accuracy over all words with a tag and, where the tags are those of entities, precision, recall and F1 of them.
+
+    labels: what could have been predicted, beside what was; it tells the tags' scheme.
+    """
+    pairs = [
+        [pair for pair in zip(*both, strict=True) if pair[0] is not None] for both in zip(gold, predicted, strict=True)
+    ]
+    gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs if sentence] for side in (0, 1))
+    flat = [[tag for tags in side for tag in tags] for side in (gold, predicted)]
+    values = {"accuracy": accuracy(*flat)}
+    if scheme := scheme_of({*labels, *flat[0], *flat[1]}, gold):
+        values |= dict(zip(("precision", "recall", "f1"), entity_f1(gold, predicted, scheme), strict=True))
     return values
 
 

@@ -1,15 +1,25 @@
 """A user's own task, from TSV, JSON lines, CoNLL or SQuAD files that the recipe names."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from megamini.downstream.examples import TaggedExample, TextExample
-from megamini.downstream.files import bad_row, read_cells, read_json_lines, read_lines, read_sentences, read_table
+from megamini.downstream.files import (
+    bad_row,
+    first_cells,
+    read_cells,
+    read_json_lines,
+    read_lines,
+    read_sentences,
+    read_table,
+)
 from megamini.downstream.tasks.declaration import Kind, Layout, Reader, Task
-from megamini.downstream.tasks.questions import read_squad
+from megamini.downstream.tasks.squad_file import read_squad
 from megamini.errors import UserError
 
 _METRICS = {"classification": "accuracy", "tagging": "accuracy", "question-answering": "f1"}
+_ENTITY_TAG = re.compile(r"O|[BIESUL]-.+")
 _TEXT_FORMATS = ".tsv or .jsonl"
 
 
@@ -57,8 +67,7 @@ def _texts(
 
 
 def _headless(path: Path) -> Iterator[TextExample]:
-    first = next((line for _, line in read_lines(path) if line.strip()), "")
-    columns = len(first.split("\t"))
+    columns = len(first_cells(path)) or 1
     if columns not in (2, 3):
         raise bad_row(path, 1, f"{columns} tab-separated columns; one or two texts and the label are needed")
     for row, cells in read_cells(path, columns):
@@ -73,9 +82,27 @@ def _example(path: Path, row: int, cells: Sequence[str]) -> TextExample:
 
 
 def read_conll(path: Path, language: str) -> Iterator[TaggedExample]:
-    """A word a line, first column the word and last its tag, by tabs or spaces; a blank line between sentences."""
-    for sentence in read_sentences(path, lambda line: None if line.startswith("-DOCSTART-") else line.split()):
+    """A word a line, first column the word and last its tag, by tabs or else by spaces; a blank line between sentences.
+
+    Comments (`# id 7 domain=en`, `#begin document`) are passed over; a word that is `#`, or begins so, has as many
+    columns as the others, and a tag that is one of theirs or an entity's.
+    """
+    others = [cells for _, line in read_lines(path) if line.strip() and (cells := _columns(line))[0][:1] != "#"]
+    widths, tags = {len(cells) for cells in others}, {cells[-1] for cells in others}
+
+    def cells_of(line: str) -> list[str] | None:
+        cells = _columns(line)
+        is_word = len(cells) in widths and (cells[-1] in tags or _ENTITY_TAG.fullmatch(cells[-1]))
+        return None if line.startswith("-DOCSTART-") or (line.startswith("#") and not is_word) else cells
+
+    for sentence in read_sentences(path, cells_of):
         for row, cells in sentence:
-            if len(cells) < 2:
+            if len(cells) < 2 or not cells[0]:
                 raise bad_row(path, row, "one column; a word and its tag are needed")
         yield TaggedExample(tuple(cells[0] for _, cells in sentence), tuple(cells[-1] for _, cells in sentence))
+
+
+def _columns(line: str) -> list[str]:
+    if "\t" in line.strip():
+        return [cell.strip(" ") for cell in line.rstrip().split("\t")]
+    return [cell for cell in line.strip().split(" ") if cell]  # other spaces, such as 10 000's, are part of a word

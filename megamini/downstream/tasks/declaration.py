@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from megamini.downstream.answers import Normalization, normalize
 from megamini.downstream.examples import Example
+from megamini.downstream.language_files import LANGUAGE, find_paths
 from megamini.errors import UserError
+from megamini.languages import closest, distance
 
 Kind = Literal["classification", "tagging", "question-answering"]
 Reader = Callable[[Path, str], Iterator[Example]]
@@ -21,32 +24,41 @@ class Layout:
     """One way in which a split lies in a folder.
 
     pattern: a glob relative to the folder, with {language} and {split} in it. read: turns (file, language) into
-    examples of that language. languages: the only ones that such files hold; None for any.
+    examples of that language, which it gets as the file names it. languages: the only ones that such files hold; None
+    for any. names: what the files call their languages, where that is no code -> the code.
     """
 
     pattern: str
     read: Reader
     languages: tuple[str, ...] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
-    def find(self, folder: Path, split: str, language: str) -> list[Path]:
-        """The files of a split in a language, in order of their names."""
-        if self.languages is not None and language not in self.languages:
-            return []
-        pattern = self.pattern.format(language=language, split=split)
-        return sorted(path for path in folder.glob(pattern) if path.is_file())
+    def find(self, folder: Path, split: str, language: str) -> tuple[int, str, list[Path]] | None:
+        """(how far it is from the language, the language as the files name it, the files in order of their names) of
+        the closest language that there are files of; None without any. Raises UserError where several are as close."""
+        pattern = self.pattern.replace("{split}", split)
+        found = find_paths(folder, pattern, language, self.names)
+        found = {name: files for name, paths in found.items() if (files := [path for path in paths if path.is_file()])}
+        if found and LANGUAGE not in self.pattern and self.languages:
+            found = dict.fromkeys(self.languages, next(iter(found.values())))
+        codes = {self.names.get(name, name): name for name in found}
+        code = closest(language, codes, f"{folder}/{pattern}")
+        return None if code is None else (distance(language, code), codes[code], found[codes[code]])
 
 
 @dataclass(frozen=True)
 class HubData:
     """The task as a `datasets` data set. name and config may hold {language}; splits: ours -> the data set's.
 
-    to_example: turns a record, its class labels already words, into an example, or None to leave it out.
+    to_example: turns a record, its class labels already words, into an example, or None to leave it out. language: the
+    only one that it holds, where neither name nor config says one.
     """
 
     name: str
     splits: Mapping[str, str]
     to_example: Callable[[dict[str, Any]], Example | None]
     config: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,9 @@ class Task:
     """A task. All it needs beyond its kind is said here.
 
     labels: the classes or tags in a fixed order; None where the training data decides. metric: the headline one.
-    layouts: split -> the ways in which it may lie, first found wins. source: where to get the files, in one line.
-    codes: language -> the name that the task's own files give it. validation_split: what fine-tuning looks at.
+    layouts: split -> the ways in which it may lie; that of the closest language wins, of these the first. source:
+    where to get the files, in one line. validation_split: what fine-tuning looks at. answer_form: for questions, what
+    the task's own script compares of an answer.
     """
 
     name: str
@@ -65,8 +78,8 @@ class Task:
     layouts: Mapping[str, tuple[Layout, ...]]
     labels: tuple[str, ...] | None = None
     hub: HubData | None = None
-    codes: Mapping[str, str] = field(default_factory=dict)
     validation_split: str = "dev"
+    answer_form: Normalization = normalize
 
     def read(self, folder: Path, split: str, language: str) -> list[Example]:
         """All examples of a split in a language.
@@ -77,16 +90,21 @@ class Task:
             raise MissingDataError(f"{self.name}: no split '{split}'; there are {', '.join(self.layouts)}")
         if not folder.is_dir():
             raise MissingDataError(f"{folder}: no such folder; {self.source}")
-        code = self.codes.get(language, language)
-        for layout in self.layouts[split]:
-            if files := layout.find(folder, split, code):
-                # Checked as a whole: a file of all languages may lack this one.
-                examples = [example for file in files for example in layout.read(file, code)]
-                if not examples:
-                    raise UserError(f"{files[0]}: no example in language '{language}'")
-                return examples
-        looked_for = " or ".join(layout.pattern.format(language=code, split=split) for layout in self.layouts[split])
-        raise MissingDataError(
-            f"{folder}: no {split} data of {self.name} in language '{language}' (looked for {looked_for}); "
-            f"{self.source}"
-        )
+        found = []
+        for one in self.layouts[split]:
+            if place := one.find(folder, split, language):
+                found.append((one, place))
+                if place[0] == 0:
+                    break
+        if not found:
+            looked_for = " or ".join(one.pattern.format(language=language, split=split) for one in self.layouts[split])
+            raise MissingDataError(
+                f"{folder}: no {split} data of {self.name} in language '{language}' (looked for {looked_for}); "
+                f"{self.source}"
+            )
+        layout, (_, name, files) = min(found, key=lambda one: one[1][0])
+        # Checked as a whole: a file of all languages may lack this one.
+        examples = [example for file in files for example in layout.read(file, name)]
+        if not examples:
+            raise UserError(f"{files[0]}: no example in language '{language}'")
+        return examples

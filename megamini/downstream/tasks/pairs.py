@@ -7,6 +7,7 @@ from typing import Any
 from megamini.downstream.examples import TextExample
 from megamini.downstream.files import bad_row, read_cells, read_json_lines, read_table
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
+from megamini.languages import closest
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 _SENTENCES = ("sentence1", "sentence2")
@@ -45,15 +46,19 @@ def read_multinli(path: Path, language: str) -> Iterator[TextExample]:
 
 def read_xnli_table(path: Path, language: str) -> Iterator[TextExample]:
     """XNLI 1.0's TSV: a header, all languages in one file, the language in a column."""
-    for row, cells in read_table(path, ("language", "gold_label", *_SENTENCES)):
-        if cells["language"] == language and cells["gold_label"] != _NO_GOLD:
+    needed = ("language", "gold_label", *_SENTENCES)
+    own = closest(language, (cells["language"] for _, cells in read_table(path, needed)), path)
+    for row, cells in read_table(path, needed):
+        if cells["language"] == own and cells["gold_label"] != _NO_GOLD:
             yield _checked(path, row, (cells["sentence1"], cells["sentence2"]), cells["gold_label"], NLI_LABELS)
 
 
 def read_xnli_lines(path: Path, language: str) -> Iterator[TextExample]:
     """XNLI 1.0's JSON lines, all languages in one file."""
-    for row, values in read_json_lines(path, ("language", "gold_label", *_SENTENCES)):
-        if values["language"] == language and values["gold_label"] != _NO_GOLD:
+    needed = ("language", "gold_label", *_SENTENCES)
+    own = closest(language, (values["language"] for _, values in read_json_lines(path, needed)), path)
+    for row, values in read_json_lines(path, needed):
+        if values["language"] == own and values["gold_label"] != _NO_GOLD:
             yield _checked(path, row, (values["sentence1"], values["sentence2"]), values["gold_label"], NLI_LABELS)
 
 

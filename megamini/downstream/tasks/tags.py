@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from megamini.downstream.examples import TaggedExample
-from megamini.downstream.files import bad_row, read_sentences
+from megamini.downstream.files import bad_row, note, read_sentences
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
 
 
-def _tagged(path: Path, sentence: list[tuple[int, tuple[str, str]]], tags: tuple[str, ...]) -> TaggedExample:
+def _tagged(path: Path, sentence: list[tuple[int, tuple[str, str | None]]], tags: tuple[str, ...]) -> TaggedExample:
     for row, (word, tag) in sentence:
-        if tag not in tags:
+        if tag is not None and tag not in tags:
             raise bad_row(path, row, f"tag '{tag}' of '{word}' is none of {', '.join(tags)}")
     return TaggedExample(*zip(*(cells for _, cells in sentence), strict=True))
 
@@ -65,25 +65,41 @@ UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART
 _COLUMNS = 10
 # 4-5, a contraction whose words follow, and 8.1, a word that is not in the text.
 _NOT_A_WORD = re.compile(r"\d+[-.]\d+")
+_UNTAGGED = _WITHHELD = "_"
 
 
 def read_conllu(path: Path, language: str) -> Iterator[TaggedExample]:
-    """CoNLL-U, by syntactic words: contractions and words that are not in the text are passed over."""
-    for sentence in read_sentences(path, lambda line: None if line.startswith("#") else line.split("\t")):
+    """CoNLL-U, by syntactic words: contractions and words that are not in the text are passed over. A word without a
+    tag (_), such as a part of a contraction that is tagged as a whole, is context; sentences of only such are left
+    out, and so are treebanks that come without their words."""
+    sentences = list(read_sentences(path, lambda line: None if line.startswith("#") else line.split("\t")))
+    if sentences and all(cells[1:2] == [_WITHHELD] for sentence in sentences for _, cells in sentence):
+        note(f"{path}: passed over: each word is '_', since the text has a licence of its own; its README says more")
+        return
+    for sentence in sentences:
         words = []
         for row, cells in sentence:
             if len(cells) != _COLUMNS:
                 raise bad_row(path, row, f"{len(cells)} tab-separated columns instead of the {_COLUMNS} of CoNLL-U")
             if not _NOT_A_WORD.fullmatch(cells[0]):
-                words.append((row, (cells[1], cells[3])))
-        if words:
+                words.append((row, (cells[1], None if cells[3] == _UNTAGGED else cells[3])))
+        if any(tag is not None for _, (_, tag) in words):
             yield _tagged(path, words, UPOS)
+
+
+# Both written standards of Norwegian go by one code there.
+_NORWEGIAN = {"nb": "bokmaal", "nn": "nynorsk*"}
 
 
 def _treebanks(name: str) -> tuple[Layout, ...]:
     """Treebanks of a name, '*' for all of a language together, also where the repository's name stands in front."""
+    norwegian = [
+        Layout(f"**/{prefix}no_{treebank}-ud-{{split}}.conllu", read_conllu, languages=(language,))
+        for prefix in ("", "*.")
+        for language, treebank in (_NORWEGIAN.items() if name == "*" else ())
+    ]
     patterns = (f"**/{prefix}{{language}}_{name}-ud-{{split}}.conllu" for prefix in ("", "*."))
-    return tuple(Layout(pattern, read_conllu) for pattern in patterns)
+    return (*(Layout(pattern, read_conllu) for pattern in patterns), *norwegian)
 
 
 UD_POS = Task(

@@ -12,14 +12,6 @@ from megamini.downstream.tasks.declaration import HubData, Layout, Reader, Task
 # --- SIB-200 --------------------------------------------------------------------------------------------------------
 
 TOPICS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
-# The FLORES-200 names of languages that are often asked for by their short code; any other goes by its FLORES name.
-_FLORES = (
-    "ar:arb_Arab bg:bul_Cyrl bn:ben_Beng cs:ces_Latn da:dan_Latn de:deu_Latn el:ell_Grek en:eng_Latn es:spa_Latn "
-    "et:est_Latn eu:eus_Latn fa:pes_Arab fi:fin_Latn fr:fra_Latn he:heb_Hebr hi:hin_Deva hu:hun_Latn id:ind_Latn "
-    "it:ita_Latn ja:jpn_Jpan ka:kat_Geor ko:kor_Hang ml:mal_Mlym mr:mar_Deva nl:nld_Latn no:nob_Latn pl:pol_Latn "
-    "pt:por_Latn ro:ron_Latn ru:rus_Cyrl sv:swe_Latn sw:swh_Latn ta:tam_Taml te:tel_Telu th:tha_Thai tr:tur_Latn "
-    "uk:ukr_Cyrl ur:urd_Arab vi:vie_Latn yo:yor_Latn zh:zho_Hans"
-)
 
 
 def read_topics(path: Path, language: str) -> Iterator[TextExample]:
@@ -44,7 +36,6 @@ SIB200 = Task(
     hub=HubData(
         "Davlan/sib200", {"train": "train", "dev": "validation", "test": "test"}, _from_topic_record, "{language}"
     ),
-    codes=dict(pair.split(":") for pair in _FLORES.split()),
 )
 
 # --- LibreOffice help pages -----------------------------------------------------------------------------------------
