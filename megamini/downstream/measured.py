@@ -87,21 +87,31 @@ class Measured:
         return [*(self._found[place] for place in places if place in self._found), *self._others]
 
     def _refuse_others_of_other_make(self) -> None:
-        """What stays beside the plan's must be of the same models and examples, or the table would compare apples and
-        pears."""
-        models = {(one.task, _resolved(one.model)): one.made_from["model"] for one in self._planned}
-        data = {(one.task, one.language, one.split): one.made_from["data"] for one in self._planned}
-        for entry in (one for one in self._others if _MADE_FROM in one):
-            task, language, before = entry["task"], entry["language"], entry[_MADE_FROM]
-            of_model = models.get((task, _resolved(entry["model"])), before["model"])
-            of_data = data.get((task, language, entry["split"]), before["data"])
-            if of_model != before["model"] or of_data != before["data"]:
-                what = f"other weights of {entry['model']}" if of_model != before["model"] else "other examples"
+        """What stays of a task that is planned must be of the same models, split and examples: the table makes one
+        number of all that it finds."""
+        for entry in self._others:
+            of_task = [one for one in self._planned if one.task == entry["task"]]
+            what = _difference(entry, of_task) if of_task else None
+            if what is not None:
                 by = f" with pack '{entry['pack']}'" if entry["pack"] else ""
                 raise UserError(
-                    f"{self._directory / FILE}: holds {task} in '{language}'{by}, measured on {what} than now; choose "
-                    "another name, or remove the file"
+                    f"{self._directory / FILE}: holds {entry['task']} in '{entry['language']}'{by}, measured on {what} "
+                    "than now; choose another name, or remove the file"
                 )
+
+
+def _difference(entry: dict[str, Any], planned: Sequence[Planned]) -> str | None:
+    """What makes an earlier entry another thing than all that is planned of its task."""
+    if (entry["split"], entry["metric"]) not in {(one.split, one.metric) for one in planned}:
+        return f"another split ({entry['split']}) or by another metric ({entry['metric']})"
+    same_folder = _resolved(entry["model"]) in {_resolved(one.model) for one in planned}
+    before = entry.get(_MADE_FROM)
+    if before is None:  # of an earlier version
+        return None if same_folder else f"another model ({entry['model']})"
+    if before["model"] not in {one.made_from["model"] for one in planned}:
+        return f"other weights of {entry['model']}" if same_folder else f"another model ({entry['model']})"
+    data = {one.made_from["data"] for one in planned if one.language == entry["language"]}
+    return "other examples" if data and before["data"] not in data else None
 
 
 def _read(directory: Path) -> list[dict[str, Any]]:

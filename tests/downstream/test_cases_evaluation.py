@@ -196,6 +196,25 @@ def test_cases_other_weights_or_examples_do_not_stand_beside(place: Path, primar
         run(recipe(place, primary, "de-again"))
 
 
+def test_cases_no_mean_over_two_splits_or_two_models(place: Path, primary: Path) -> None:
+    """They would stand in one cell of the table."""
+    run(recipe(place, primary, "de", "es"))
+    values = recipe(place, primary, "de")
+    values["tasks"]["topic"] |= {"split": "train"}
+    with pytest.raises(UserError, match=r"holds topic in 'en', measured on another split \(test\)"):
+        run(values)
+    other = shutil.copytree(place / "runs/tuned", place / "runs/other")
+    for folder in other.glob("topic/seed-*"):
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        with torch.no_grad():
+            model.classifier.out_proj.bias += 1
+        model.save_pretrained(folder)
+    values = recipe(place, primary, "de")
+    values["model"]["finetuned"] = str(other)
+    with pytest.raises(UserError, match=r"holds topic in 'en', measured on another model \(.*/tuned/topic/seed-0\)"):
+        run(values)
+
+
 def test_cases_known_by_content_from_another_folder(place: Path, primary: Path, monkeypatch) -> None:
     values = recipe(place, primary, "de")
     written = run(values)
