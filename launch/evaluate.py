@@ -1,7 +1,7 @@
 """Evaluate fine-tuned models in their source language and, by language packs, in every other: zero-shot.
 
     python launch/evaluate.py launch/recipes/quickstart/evaluate.yaml
-    python launch/evaluate.py RECIPE name=dev tasks.xnli.split=dev "tasks.xnli.languages=[en, de]" packs.de=runs/de/packs/de
+    python launch/evaluate.py RECIPE name=dev tasks.xnli.split=dev "tasks.xnli.languages=[en]" packs.de=runs/de/packs/de
 
 Writes results.json, as it measures, and at the end summary.json (mean and deviation over seeds) and table.md into the
 run directory. What is measured already is kept: the same command goes on, and with other packs theirs are added.

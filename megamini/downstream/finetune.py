@@ -1,7 +1,6 @@
 """Step 3: fine-tune the primary model on tasks in its source language, once for every seed."""
 
 import copy
-import hashlib
 import json
 import os
 import re
@@ -9,61 +8,30 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import distributed
-from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.utils import logging
 
-from megamini.config import dump_recipe
-from megamini.data.tokenizer import load_tokenizer, save_tokenizer
-from megamini.downstream.examples import Example
+from megamini.data.tokenizer import save_tokenizer
+from megamini.downstream.jobs import Job, Primary, load_primary, prepare_job
 from megamini.downstream.kinds.by_name import KINDS, kind_of
-from megamini.downstream.limits import Limits, fitting_length
-from megamini.downstream.recipe import FinetuneRecipe, FinetuneTask
+from megamini.downstream.made_from import claim
+from megamini.downstream.recipe import FinetuneRecipe
 from megamini.downstream.results import Result, means, table_of, write_results
-from megamini.downstream.task_model import describe_task, lineage_entries, load_task_model
-from megamini.downstream.tasks.declaration import Task
-from megamini.downstream.tasks.registry import read_examples
+from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
 from megamini.errors import UserError, writing
-from megamini.models.pretrained import load_config, load_model, weights_fingerprint
+from megamini.models.pretrained import load_config, load_model
 from megamini.training.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 
-_RESULT, _MADE_FROM = "result.json", "made_from.json"
+_RESULT = "result.json"
 _PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending
-
-
-@dataclass(frozen=True)
-class Primary:
-    """The model that is fine-tuned: its configuration, tokenizer, lineage and token embeddings [V, d], kept to prove
-    that they did not change."""
-
-    name: str
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    lineage: dict[str, Any]
-    embeddings: torch.Tensor
-    prefix: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """One task of the recipe with its data, read and checked."""
-
-    key: str
-    section: FinetuneTask
-    task: Task
-    limits: Limits
-    labels: tuple[str, ...]
-    training: list[Example]
-    validation: list[Example]
-    validation_split: str
 
 
 @dataclass(frozen=True)
@@ -99,11 +67,11 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
-    primary = _load_primary(recipe)
-    jobs = [_prepare(recipe, primary, key) for key in recipe.tasks]
+    primary = load_primary(recipe)
+    jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
-            _claim(recipe, jobs)
+            claim(recipe, jobs)
         ranks.wait_for_all()
         results = []
         for job in jobs:
@@ -116,9 +84,9 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
-    primary, training = _load_primary(recipe), recipe.training
+    primary, training = load_primary(recipe), recipe.training
     lines = []
-    for job in (_prepare(recipe, primary, key) for key in recipe.tasks):
+    for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
         updates = recipe.schedule.updates or round(recipe.schedule.epochs * len(job.training) / training.global_batch)
         lines.append(
             f"  {job.key}: {len(job.training):,} examples in '{job.section.language}' ({job.section.train_split}), "
@@ -133,88 +101,6 @@ def _quiet() -> None:
     """What the library says of each model that it loads is no news here."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-# --- before training ------------------------------------------------------------------------------------------------
-
-
-def _load_primary(recipe: FinetuneRecipe) -> Primary:
-    name = recipe.model.primary
-    where = f"model.primary: {name}"
-    config = load_config(name, where, recipe.model.dropout)
-    tokenizer = load_tokenizer(name)
-    body = load_model(AutoModel, name, config, where, fresh=re.compile("pooler"))
-    embeddings = body.get_input_embeddings().weight.detach().clone()
-    if len(tokenizer) > len(embeddings):
-        raise UserError(f"{where}: the tokenizer has {len(tokenizer)} pieces for {len(embeddings)} token embeddings")
-    return Primary(name, config, tokenizer, lineage_entries(body, tokenizer), embeddings, body.base_model_prefix)
-
-
-def _prepare(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
-    section = recipe.tasks[key]
-    task = section.declaration(key)
-
-    def read(split: str) -> list[Example]:
-        return read_examples(task, section.path, section.dataset, split, section.language, section.limit)
-
-    validation_split = section.validation_split or task.validation_split
-    training, validation = read(section.train_split), read(validation_split)
-    kind = KINDS[task.kind]
-    labels = task.labels or kind.labels_of(training)
-    if task.kind != "question-answering" and len(labels) < 2:
-        raise UserError(f"tasks.{key}: the training data have one label only, {labels[0]!r}: nothing to learn")
-    for split, examples in ((section.train_split, training), (validation_split, validation)):
-        if unknown := sorted(set(kind.labels_of(examples)) - set(labels)):
-            known = "the task" if task.labels else "the training data"
-            raise UserError(f"tasks.{key}: label '{unknown[0]}' of split {split} is not in {known}")
-    try:
-        length = fitting_length(section.max_length, task.kind, primary.config)
-    except UserError as error:
-        raise UserError(f"tasks.{key}.{error}") from None
-    limits = Limits(length, section.doc_stride, section.max_answer_length)
-    if task.kind == "question-answering":
-        limits = replace(limits, null_answers=any(not example.answers for example in training))
-    return Job(key, section, task, limits, labels, training, validation, validation_split)
-
-
-def _claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
-    """Rank 0 only: take the run directory; one that holds models of another recipe, primary or data is refused. Seeds
-    may be added."""
-    directory = recipe.run_directory
-    written = directory / "recipe.yaml"
-    if written.exists() and _what_trains(_read(written)) != _what_trains(recipe):
-        raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
-    made_from = {"primary": weights_fingerprint(recipe.model.primary)} | {
-        job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
-    }
-    known = directory / _MADE_FROM
-    before = json.loads(known.read_text(encoding="utf-8")) if known.exists() else made_from
-    if changed := [name for name in made_from if made_from[name] != before.get(name)]:
-        what = "the primary's weights" if changed[0] == "primary" else f"the data of {changed[0]}"
-        raise UserError(f"{directory}: {what} have changed since its models were made; choose another name")
-    write_atomically(known, json.dumps(made_from, indent=1) + "\n")
-    write_atomically(written, dump_recipe(recipe))
-
-
-def _read(written: Path) -> FinetuneRecipe | None:
-    """The recipe of a run directory, of this version or an earlier one; None where it is no such recipe."""
-    try:
-        return FinetuneRecipe.model_validate(yaml.safe_load(written.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError, UserError):
-        return None
-
-
-def _what_trains(recipe: FinetuneRecipe | None) -> dict[str, Any] | None:
-    """A recipe without what may differ between two calls that go on with one run: seeds, and where things lie, which
-    count by their content."""
-    if recipe is None:
-        return None
-    values = recipe.model_dump(mode="json", exclude={"name", "telemetry", "checkpoint"})
-    for section, key in (("training", "seeds"), ("training", "runs"), ("model", "primary")):
-        del values[section][key]
-    for task in values["tasks"].values():
-        del task["path"], task["dataset"]
-    return values
 
 
 # --- one seed -------------------------------------------------------------------------------------------------------
