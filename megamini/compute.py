@@ -44,6 +44,7 @@ __all__ = [
     "model_flops_utilisation",
     "model_states",
     "muon_flops",
+    "muon_flops_of_a_rank",
     "newton_schulz_flops",
     "parameter_counts",
     "peak_rate",
@@ -137,6 +138,18 @@ def muon_flops(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...], s
     """
     counts = hidden_matrices(shape, method, exits)
     return sum(count * newton_schulz_flops(*size, steps) for size, count in counts.items())
+
+
+def muon_flops_of_a_rank(
+    shape: BodyShape, method: Method, exits: tuple[ExitShape, ...], steps: int, ranks: int
+) -> float:
+    """Of the rank with the most of them: an even share, or one matrix where these are fewer than ranks.
+
+    So from ZeRO stage 1 on; at stage 0 every rank does all.
+    """
+    counts = hidden_matrices(shape, method, exits)
+    largest = max((newton_schulz_flops(*size, steps) for size in counts), default=0)
+    return max(largest, muon_flops(shape, method, exits, steps) / ranks)
 
 
 def _layers_flops(shape: BodyShape, block_length: int, layers: Iterable[int], passes: _Passes) -> int:

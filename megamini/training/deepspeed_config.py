@@ -127,7 +127,11 @@ def check_combination(values: dict[str, Any], precision: str) -> None:
     if precision == "bf16" and stage == 1 and values.get("data_types"):
         # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
         raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
-    _check_offload(values.get("zero_optimization", {}))
+    zero = values.get("zero_optimization", {})
+    if zero.get("round_robin_gradients"):
+        # DeepSpeed 0.19.8 then lays parameters out otherwise than its table of them says, by which states are saved.
+        raise UserError("zero_optimization.round_robin_gradients is not supported; leave it out")
+    _check_offload(zero)
 
 
 def _check_offload(zero: dict[str, Any]) -> None:
@@ -164,6 +168,9 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     if precision == "fp16" and on_cpu:
         raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
     check_combination(values, precision)
+    muon = recipe.optimizer.muon_settings is not None
+    if muon and values.get("zero_force_ds_cpu_optimizer"):
+        raise UserError("zero_force_ds_cpu_optimizer: true leaves no room for optimizer.name: muon; leave it out")
     values = _with_own_swap_folder(values, recipe)
     # Many small gradients are summed in fp32, but for stage 1: there it picks the optimizer that is refused above.
     summed_in_fp32 = {"grad_accum_dtype": "fp32"} if precision == "bf16" and zero_stage(values) >= 2 else None
@@ -171,7 +178,7 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
         **({"data_types": summed_in_fp32} if summed_in_fp32 else {}),
         **values,
         # Muon is an optimizer of our own, which works where the states lie.
-        **({"zero_force_ds_cpu_optimizer": False} if recipe.optimizer.muon_settings else {}),
+        **({"zero_force_ds_cpu_optimizer": False} if muon else {}),
         "train_batch_size": plan.global_batch,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,

@@ -28,7 +28,7 @@ from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult
 from megamini.training.matrix_exchange import MatrixExchange, matrices_of
-from megamini.training.muon import MuonBesideAdamW
+from megamini.training.muon import MuonWithAuxAdamW
 from megamini.training.optimizer import (
     TOKEN_GROUP,
     adamw_settings,
@@ -37,7 +37,7 @@ from megamini.training.optimizer import (
     parameter_groups,
 )
 from megamini.training.shards import Shards, Slice
-from megamini.training.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder
+from megamini.training.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.watchdog import START_MINUTES
 from megamini.training.zero_layout import FlatTensor, flat_tensors
 from megamini.training.zero_shards import in_memory, state_under_zero
@@ -152,7 +152,9 @@ class DeepSpeedEngine:
                 clear_swap_folder(self._swap)
             distributed.barrier()
             total = sum(parameter.ds_numel for parameter in model.parameters() if parameter.requires_grad)
-            prepare_swap_folder(self._swap, self.rank, total * ranks_on_this_node() // self.world_size)
+            muon = sum(p.ds_numel for p, _ in model.hidden_matrices) if recipe.optimizer.muon_settings else 0
+            needed = state_bytes(total, muon) * ranks_on_this_node() // self.world_size
+            prepare_swap_folder(self._swap, self.rank, needed)
         groups = parameter_groups(model, recipe.optimizer)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
@@ -295,8 +297,8 @@ def _build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, config: dict[
     """As a process alone has it; DeepSpeed's CPU Adam where AdamW is offloaded, unless the JSON says otherwise."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     offloaded = offload.get("device", "none") != "none"
-    if recipe.optimizer.muon_settings and MuonBesideAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
-        ZERO_SUPPORTED_OPTIMIZERS.append(MuonBesideAdamW)  # else DeepSpeed calls it untested
+    if recipe.optimizer.muon_settings and MuonWithAuxAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(MuonWithAuxAdamW)  # else DeepSpeed calls it untested
     if offloaded and config.get("zero_force_ds_cpu_optimizer", True):
         refuse_stale_build_lock("cpu_adam")
         return deepspeed.ops.adam.DeepSpeedCPUAdam(groups, adamw_mode=True, **adamw_settings(recipe.optimizer))

@@ -90,7 +90,7 @@ def train(
         cost = setup.cost(state.stopped, state.last_batch)
         state.tokens += cost.tokens
         state.flops += cost.flops
-        state.optimizer_flops += cost.optimizer_flops
+        state.optimizer_flops += cost.optimizer_flops * result.applied
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)

@@ -1,11 +1,11 @@
 """Matrices that lie in parts on several ranks are orthogonalised whole, each by one rank: one exchange there, one back.
 
 Each rank sends what it holds of a matrix to the rank that owns it for this purpose, and gets its part of the result. So
-a rank sends and receives about its own share of all matrices, twice, which is little beside the gradients; none repeats
-another's work; and nothing depends on how the matrices are cut.
+a rank sends and receives no more than its own share of all matrices, or one matrix, twice, which is little beside the
+gradients; none repeats another's work; and nothing depends on how the matrices are cut.
 """
 
-import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,8 @@ from torch import distributed
 from megamini.compute import newton_schulz_flops
 from megamini.training.zero_layout import Part
 
-MOST_ELEMENTS = 64 * 2**20  # that a rank takes on at once, 256 MiB, unless a single matrix has more
+MOST_ELEMENTS = 64 * 2**20  # that a rank sends or takes on at once, 256 MiB, unless a single matrix has more
+_SLACK = 1.1  # over an even share of the work, for matrices that need not travel
 
 
 class Matrix(NamedTuple):
@@ -50,26 +51,43 @@ def matrices_of(shapes: Sequence[tuple[int, int]], counts: Sequence[int]) -> lis
     ]
 
 
-def owners_of(matrices: Sequence[Matrix], ranks: int) -> list[int]:
-    """Which rank orthogonalises each: the dearest first, to the one with the least to do (Graham 1969)."""
+def owners_of(matrices: Sequence[Matrix], held: Sequence[dict[int, int]], ranks: int) -> list[int]:
+    """Which rank orthogonalises each matrix. held: rank -> elements of it, for each matrix.
+
+    The dearest first, to the rank that has more than half of it anyway, as ZeRO 1 and 2 cut; else, or where that has
+    its even share of the work already, to the one with the least to do (Graham 1969).
+    """
     cost = [newton_schulz_flops(one.rows, one.columns, 1) for one in matrices]
-    loads = [(0, rank) for rank in range(ranks)]
-    owners = [0] * len(matrices)
+    even_share = sum(cost) / ranks * _SLACK
+    loads, owners = [0] * ranks, [0] * len(matrices)
     for number in sorted(range(len(matrices)), key=lambda number: (-cost[number], number)):
-        load, rank = heapq.heappop(loads)
-        owners[number] = rank
-        heapq.heappush(loads, (load + cost[number], rank))
+        owner = max(held[number], key=held[number].get)
+        is_there = 2 * held[number][owner] > matrices[number].numel
+        if not is_there or loads[owner] + cost[number] > even_share:
+            owner = min(range(ranks), key=loads.__getitem__)
+        owners[number] = owner
+        loads[owner] += cost[number]
     return owners
 
 
-def rounds_of(matrices: Sequence[Matrix], owners: Sequence[int], ranks: int, most_elements: int) -> list[int]:
-    """In which round each is exchanged, such that no rank takes on more elements at once, nor less than one matrix."""
-    rounds, held, current = [0] * len(matrices), [0] * ranks, [0] * ranks
-    for number, (matrix, owner) in enumerate(zip(matrices, owners, strict=True)):
-        if held[owner] and held[owner] + matrix.numel > most_elements:
-            current[owner], held[owner] = current[owner] + 1, 0
-        held[owner] += matrix.numel
-        rounds[number] = current[owner]
+def rounds_of(
+    matrices: Sequence[Matrix], held: Sequence[dict[int, int]], owners: Sequence[int], most_elements: int
+) -> list[int]:
+    """In which round each matrix is exchanged: the first in which no rank sends or takes on more elements than that,
+    or nothing else."""
+    rounds, loads = [0] * len(matrices), []
+    for number, matrix in enumerate(matrices):
+        wanted = {("sends", rank): numel for rank, numel in held[number].items()}
+        wanted["owns", owners[number]] = matrix.numel
+        chosen = next(
+            (row for row, load in enumerate(loads)
+             if all(not load[who] or load[who] + numel <= most_elements for who, numel in wanted.items())),
+            len(loads),
+        )  # fmt: skip
+        if chosen == len(loads):
+            loads.append(Counter())
+        loads[chosen].update(wanted)
+        rounds[number] = chosen
     return rounds
 
 
@@ -82,6 +100,15 @@ def pieces_of(parts: Sequence[Part], matrices: Sequence[Matrix]) -> Iterator[Pie
         low, high = max(part.start, matrix.start), min(part.start + part.numel, matrix.start + matrix.numel)
         if low < high:
             yield Piece(number, low - matrix.start, high - low, part.at + low - part.start)
+
+
+def holders_of(matrices: Sequence[Matrix], held: Sequence[Sequence[Piece]]) -> list[dict[int, int]]:
+    """For each matrix, rank -> how many elements of it that rank holds. held: the pieces of each rank."""
+    holders: list[dict[int, int]] = [{} for _ in matrices]
+    for rank, pieces in enumerate(held):
+        for piece in pieces:
+            holders[piece.matrix][rank] = piece.numel
+    return holders
 
 
 @dataclass(frozen=True)
@@ -109,9 +136,10 @@ class MatrixExchange:
         """`parts`: what each rank holds. device: where the matrices are orthogonalised."""
         self._matrices, self._device = matrices, device
         ranks = len(parts)
-        owners = owners_of(matrices, ranks)
-        rounds = rounds_of(matrices, owners, ranks, most_elements)
         held = [list(pieces_of(own, matrices)) for own in parts]
+        holders = holders_of(matrices, held)
+        owners = owners_of(matrices, holders, ranks)
+        rounds = rounds_of(matrices, holders, owners, most_elements)
         self._rounds = [
             _round(
                 [[piece for piece in held[rank] if owners[piece.matrix] == to and rounds[piece.matrix] == number]
@@ -131,12 +159,12 @@ class MatrixExchange:
             # All ranks.
             distributed.all_to_all_single(got, sent, one.receive_sizes, one.send_sizes)
             for number, pieces in one.got.items():
-                own = [got.narrow(0, piece.at, piece.numel) for piece in pieces]
-                self._orthogonalise(self._matrices[number], own, orthogonalise)
-            back = torch.empty_like(sent)
-            distributed.all_to_all_single(back, got, one.send_sizes, one.receive_sizes)
-            for piece, values in zip(one.sent, back.split(sizes), strict=True):
-                flat.narrow(0, piece.at, piece.numel).copy_(values)
+                pieces_got = [got.narrow(0, piece.at, piece.numel) for piece in pieces]
+                self._orthogonalise(self._matrices[number], pieces_got, orthogonalise)
+            distributed.all_to_all_single(sent, got, one.send_sizes, one.receive_sizes)
+            own = [flat.narrow(0, piece.at, piece.numel) for piece in one.sent]
+            if own:
+                torch._foreach_copy_(own, list(sent.to(flat.device).split(sizes)))
 
     @staticmethod
     def _orthogonalise(
@@ -144,8 +172,7 @@ class MatrixExchange:
     ) -> None:
         """Put the result in the place of the pieces that make up the matrix."""
         result = orthogonalise(_joined(pieces, pieces[0]).view(matrix.rows, matrix.columns)).flatten()
-        for piece, values in zip(pieces, result.split([piece.numel() for piece in pieces]), strict=True):
-            piece.copy_(values)
+        torch._foreach_copy_(pieces, list(result.split([piece.numel() for piece in pieces])))
 
 
 def _round(to_ranks: list[list[Piece]], from_ranks: list[list[Piece]]) -> _Round:

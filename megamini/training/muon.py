@@ -47,13 +47,13 @@ class NewtonSchulz:
         return (x.T if tall else x).float() * (_ADAMW_RMS * math.sqrt(max(matrix.shape)))
 
 
-class MuonBesideAdamW(torch.optim.Optimizer):
+class MuonWithAuxAdamW(torch.optim.Optimizer):
     """Groups with `matrices` get Muon, the others AdamW.
 
     `matrices` says for each parameter of a group how many matrices it holds one below the other, each of which is
     orthogonalised by itself: queries, keys and values are different maps, and a family that keeps them in one weight
     must train as one that does not. Engines that replace parameters by flat tensors say with `place` where the
-    matrices lie.
+    matrices lie. DeepSpeed's own Muon, which parameters ask for by an attribute `use_muon`, has no part in this.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class MuonBesideAdamW(torch.optim.Optimizer):
     ) -> None:
         self._muon: MuonSection = section.muon_settings
         self._orthogonalise = orthogonalise
-        self._exchanges: dict[int, InPlace] = {}
+        self._exchanges: dict[torch.Tensor, InPlace] = {}
         self._adamw = torch.optim.AdamW([group for group in groups if "matrices" not in group], fused=True, **adamw)
         super().__init__(groups, {"lr": adamw["lr"]})
 
     def place(self, flat: torch.Tensor, exchange: InPlace) -> None:
         """Say for a flat tensor what orthogonalises, in place, the matrices that lie in it, on this rank and others."""
-        self._exchanges[id(flat)] = exchange
+        self._exchanges[flat] = exchange
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -76,22 +76,26 @@ class MuonBesideAdamW(torch.optim.Optimizer):
         self._adamw.param_groups = [group for group in self.param_groups if "matrices" not in group]
         self._adamw.step()
         for group in self.param_groups:
-            for parameter, count in zip(group["params"], group.get("matrices", ()), strict=False):
-                if parameter.grad is not None:
-                    update = self._orthogonalised_momentum(parameter, count)
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"])
+            if "matrices" in group:
+                self._step_of_matrices(group)
 
-    def _orthogonalised_momentum(self, parameter: torch.Tensor, count: int) -> torch.Tensor:
-        """Fold the gradient into the momentum, and put into its place what that gives."""
+    def _step_of_matrices(self, group: dict[str, Any]) -> None:
+        for number, parameter in enumerate(group["params"]):
+            if parameter.grad is None:
+                continue
+            update = self._momentum(parameter)
+            if parameter in self._exchanges:
+                self._exchanges[parameter](update, self._orthogonalise)
+            else:
+                for matrix in update.chunk(group["matrices"][number]):
+                    matrix.copy_(self._orthogonalise(matrix))
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"])
+
+    def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Fold the gradient into the momentum, and put into its place what is to be orthogonalised."""
         state, update = self.state[parameter], parameter.grad
         if MOMENTUM not in state:
             state[MOMENTUM] = torch.zeros_like(parameter)
         buffer = state[MOMENTUM].lerp_(update, 1 - self._muon.momentum)
-        update = update.lerp_(buffer, self._muon.momentum) if self._muon.nesterov else update.copy_(buffer)
-        if exchange := self._exchanges.get(id(parameter)):
-            exchange(update, self._orthogonalise)
-        else:
-            for matrix in update.chunk(count):
-                matrix.copy_(self._orthogonalise(matrix))
-        return update
+        return update.lerp_(buffer, self._muon.momentum) if self._muon.nesterov else update.copy_(buffer)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from megamini.config import OptimizerSection
-from megamini.training.muon import MuonBesideAdamW, NewtonSchulz
+from megamini.training.muon import MuonWithAuxAdamW, NewtonSchulz
 from megamini.training.trained_model import TrainedModel
 
 # The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as one piece.
@@ -42,14 +42,14 @@ def adamw_settings(section: OptimizerSection) -> dict[str, Any]:
 
 def build_optimizer(
     groups: list[dict[str, Any]], section: OptimizerSection, precision: str
-) -> torch.optim.AdamW | MuonBesideAdamW:
+) -> torch.optim.AdamW | MuonWithAuxAdamW:
     """PyTorch's fused AdamW, which works on CPU and CUDA; with Muon for the groups that have `matrices`."""
     muon = section.muon_settings
     if muon is None:
         return torch.optim.AdamW(groups, fused=True, **adamw_settings(section))
     in_bf16 = (muon.newton_schulz_precision or precision) == "bf16"
     iteration = NewtonSchulz(muon.newton_schulz_steps, torch.bfloat16 if in_bf16 else torch.float32)
-    return MuonBesideAdamW(groups, section, iteration, **adamw_settings(section))
+    return MuonWithAuxAdamW(groups, section, iteration, **adamw_settings(section))
 
 
 def forget_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> None:

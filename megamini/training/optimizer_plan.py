@@ -10,21 +10,24 @@ from megamini.training.optimizer import parameter_groups
 from megamini.training.trained_model import TrainedModel
 
 # Above this share of an update's FLOPs, a plan says what to do about Muon's.
-DEAR = 0.1
+_HIGH_OVERHEAD = 0.1
 
 
 def optimizer_rows(model: TrainedModel, section: PretrainingOptimizerSection, overhead: float) -> dict[str, str]:
-    """Rows of a plan; none with AdamW alone. model: an outline will do. overhead: Muon's FLOPs over the model's."""
-    if section.muon_settings is None:
-        return {}
+    """Rows of a plan of a run with Muon. model: an outline will do. overhead: as `overhead_in_words` takes it."""
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, section)
     muon, adamw = ([p for g in groups if ("matrices" in g) == own for p in g["params"]] for own in (True, False))
-    advice = "; a larger training.global_batch makes that less" if overhead > DEAR else ""
     return {
-        "muon": f"{_listed(muon, name_of)}; adds {overhead:.1%} to the FLOPs of an update{advice}",
+        "muon": f"{_listed(muon, name_of)}; {overhead_in_words(overhead)}",
         "adamw": _listed(adamw, name_of),
     }
+
+
+def overhead_in_words(overhead: float) -> str:
+    """overhead: Muon's FLOPs of an update over the model's, on the rank that has the most to do."""
+    advice = "; a larger training.global_batch makes that less" if overhead > _HIGH_OVERHEAD else ""
+    return f"adds {overhead:.1%} to the FLOPs of an update{advice}"
 
 
 def _listed(parameters: list[nn.Parameter], name_of: dict[nn.Parameter, str]) -> str:

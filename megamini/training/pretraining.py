@@ -13,6 +13,7 @@ from megamini.compute import (
     matrix_parameters,
     model_states,
     muon_flops,
+    muon_flops_of_a_rank,
     parameter_counts,
     trainable_parameters,
     training_flops,
@@ -63,7 +64,7 @@ class PretrainingSetup(RunSetup):
 
     @cached_property
     def optimizer_flops(self) -> int:
-        """Of one update, beside the model's; 0 with AdamW."""
+        """Of one update, beside the model's, each matrix counted once; 0 with AdamW."""
         muon = self.recipe.optimizer.muon_settings
         method = self.recipe.objective.method
         return muon_flops(self.shape, method, self.exits, muon.newton_schulz_steps) if muon else 0
@@ -96,6 +97,15 @@ class PretrainingSetup(RunSetup):
             for text, one in zip(self.texts, each, strict=True):
                 values |= {f"{name}_{text.language}": value for name, value in one.items()}
         return {f"validation/{name}": value for name, value in values.items()}
+
+    def _optimizer_rows(self, flops: float) -> dict[str, str]:
+        """Of the plan, with Muon. flops: the model's of an update."""
+        muon, method, ranks = self.recipe.optimizer.muon_settings, self.recipe.objective.method, self.batches.world_size
+        if muon is None:
+            return {}
+        own = muon_flops_of_a_rank(self.shape, method, self.exits, muon.newton_schulz_steps, ranks)
+        outline = outline_of(self.recipe, self.text.tokenizer, self.block_length)
+        return optimizer_rows(outline, self.recipe.optimizer, own / (flops / ranks))
 
     def plan(self) -> str:
         """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
@@ -139,11 +149,7 @@ class PretrainingSetup(RunSetup):
                 f"passes over {blocks:,} blocks",
                 "parameters": f"{total:,}: {groups}{trained}",
                 "compute": f"{flops / tokens:.3g} FLOPs a token, {flops:.3g} in all",
-                **optimizer_rows(
-                    outline_of(self.recipe, self.text.tokenizer, self.block_length),
-                    self.recipe.optimizer,
-                    self.optimizer_flops * updates / flops,
-                ),
+                **self._optimizer_rows(flops / updates),
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(activations.total)} on each rank",
                 "checkpoint": f"{in_bytes(checkpoint_bytes(trainable, muon))}, {self.checkpoint_plan()}",

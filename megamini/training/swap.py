@@ -12,8 +12,6 @@ from megamini.errors import UserError, writing
 from megamini.training.build_locks import refuse_stale_build_lock
 
 _KEY = "zero_optimization.offload_optimizer.nvme_path"
-# A weight, two moments and a gradient in fp32.
-_BYTES_PER_PARAMETER = 16
 _PROBE_BYTES = 4096  # direct writes come in whole blocks of the disk
 
 
@@ -27,8 +25,13 @@ def clear_swap_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def prepare_swap_folder(folder: Path, rank: int, parameters: int) -> None:
-    """Make a rank's folder, once `clear_swap_folder` has made room. parameters: whose states lie on this node.
+def state_bytes(parameters: int, muon: int) -> int:
+    """A weight, a gradient and two moments in fp32, or one for those of the parameters that Muon moves."""
+    return 16 * parameters - 4 * muon
+
+
+def prepare_swap_folder(folder: Path, rank: int, needed: int) -> None:
+    """Make a rank's folder, once `clear_swap_folder` has made room. needed: bytes of the states on this node.
 
     Raises `UserError` where the folder cannot be made or written to directly, the disk is too full, or libaio is
     missing, by which DeepSpeed reads and writes.
@@ -44,7 +47,7 @@ def prepare_swap_folder(folder: Path, rank: int, parameters: int) -> None:
     with writing(folder, f"{_KEY}: "):
         own.mkdir(parents=True, exist_ok=True)
         _write_directly(own / "probe")
-    free, needed = shutil.disk_usage(folder).free, _BYTES_PER_PARAMETER * parameters
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{_KEY}: {folder} has {free / 2**30:.1f} GiB free, the states on this node need {needed / 2**30:.1f}; "

@@ -130,7 +130,8 @@ def _slices_of(flat: FlatTensor, optimizer: torch.optim.Optimizer) -> Iterator[S
 def _start_state(optimizer: torch.optim.Optimizer, flat: FlatTensor, shards: Shards) -> None:
     """The moments that a checkpoint has of a flat tensor's parameters, still empty, and its count of steps."""
     optimizer.state.pop(flat.tensor, None)
-    name, _ = flat.members[0]  # all of a group have the same
+    # All of a group have the same; what this rank holds is in its own file.
+    name, _ = flat.members[flat.parts[0].member if flat.parts else 0]
     if moments := shards.moments(name):
         state: dict[str, Any] = {kind: torch.zeros_like(flat.tensor) for kind in moments}
         if (step := shards.step(name)) is not None:

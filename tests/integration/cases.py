@@ -37,12 +37,15 @@ class Case:
     clip_norm: float = 0.5
     ranks: int = 2
     muon: bool = False
+    offload: bool = False
+    """Optimizer states in the host's memory, and what moves them there."""
 
     def __str__(self) -> str:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
         marks += ["minipost"] * self.minipost + ["muon"] * self.muon + ["lowered"] * self.lowered
+        marks += ["offload"] * self.offload
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 

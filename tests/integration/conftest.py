@@ -49,7 +49,7 @@ class Lab:
     def reference(self, case: Case) -> Curve:
         """The curve in plain PyTorch, which the same model and objective share."""
         self.source(case)
-        key = replace(case, stage=None, accumulation=1, checkpointing=False, precision="fp32", ranks=1)
+        key = replace(case, stage=None, accumulation=1, checkpointing=False, precision="fp32", ranks=1, offload=False)
         if key not in self._references:
             self._references[key] = train_reference(key, self.data(case.vocab_size))
         return self._references[key]
@@ -71,7 +71,12 @@ class Lab:
         for case in cases:
             self.source(case)
         jobs = [
-            {"recipe": case.recipe(self.data(case.vocab_size), runs), "stage": case.stage, "ranks": case.ranks}
+            {
+                "recipe": case.recipe(self.data(case.vocab_size), runs),
+                "stage": case.stage,
+                "ranks": case.ranks,
+                "offload": case.offload,
+            }
             for case in cases
         ]
         (runs / "jobs.json").write_text(json.dumps(jobs))

@@ -2,7 +2,8 @@
 
     python tests/integration/rank_script.py JOBS.json
 
-Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine, "ranks": number}. The ranks are real
+Each job is {"recipe": values, "stage": ZeRO stage, or null for the plain engine, "ranks": number, "offload": whether
+optimizer states lie in the host's memory}. The ranks are real
 processes with the environment that a launcher gives them, forked from this one once all is imported. Behind the run,
 which is the real one, the parameters are written to its directory: `master.NAME`, what the optimizer moves, and
 `working.NAME`, what the model computes with.
@@ -59,7 +60,7 @@ def run_rank(jobs: list[dict[str, Any]], rank: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     for job in jobs:
         recipe = Recipe.model_validate(job["recipe"])
-        engine = train_and_keep_engine(recipe, job["stage"])
+        engine = train_and_keep_engine(recipe, job["stage"], job["offload"])
         tensors = plain_parameters(engine) if job["stage"] is None else deepspeed_parameters(engine, job["stage"])
         if engine.rank == 0:
             save_file(tensors, recipe.run_directory / "parameters.safetensors")
@@ -67,7 +68,7 @@ def run_rank(jobs: list[dict[str, Any]], rank: int) -> None:
             engine._engine.destroy()
 
 
-def train_and_keep_engine(recipe: Recipe, stage: int | None) -> Engine:
+def train_and_keep_engine(recipe: Recipe, stage: int | None, offload: bool) -> Engine:
     """The run as launch/pretrain.py has it. All ranks."""
     with mock.patch.object(run, "execute", wraps=run.execute) as spy:
         if stage is None:
@@ -77,6 +78,8 @@ def train_and_keep_engine(recipe: Recipe, stage: int | None) -> Engine:
             values = read_deepspeed_json(path)
             if stage == 3:  # these models are so small that nothing would be partitioned
                 values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+            if offload:
+                values["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
             run.pretrain_deepspeed(recipe, values, str(path))
     (_, engine, *_), _ = spy.call_args
     return engine

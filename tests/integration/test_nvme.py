@@ -85,7 +85,7 @@ class Runs:
     params=[
         pytest.param(("bf16", True), id="bf16-cpu_adam"),
         pytest.param(("fp32", False), id="fp32-adamw", marks=pytest.mark.all_combinations),
-        pytest.param(("bf16", True, True), id="bf16-muon", marks=pytest.mark.all_combinations),
+        pytest.param(("bf16", False, True), id="bf16-muon", marks=pytest.mark.all_combinations),
     ],
 )
 def runs(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Runs:

@@ -42,6 +42,7 @@ SUBSET = [
     Case(stage=2, ranks=4, odd=True, exits=(1, 2), head_weights=(1.0, 2.0, 3.0), muon=True),
     Case(stage=3, family="modernbert", accumulation=4, checkpointing=True, muon=True),
     Case(stage=3, family="xlm-roberta-xl", minipost=True, exits=(), muon=True),
+    Case(stage=2, accumulation=4, muon=True, offload=True),
 ]
 SUBSET_BF16 = [
     Case(stage=1, precision="bf16", accumulation=4),
@@ -84,6 +85,8 @@ MUON = [
     *(Case(family, None, ranks=1, accumulation=4, muon=True) for family in FAMILIES),
     *(Case(family, None, ranks=1, minipost=True, exits=(), muon=True) for family in FAMILIES),
 ]
+MUON += [Case("modernbert", stage, accumulation=4, ranks=ranks, muon=True, offload=True)
+         for stage, ranks in product((1, 2, 3), (2, 4))]  # fmt: skip
 MUON_BF16 = [
     *(
         Case(family, stage, accumulation, precision="bf16", odd=family == "roberta", muon=True)

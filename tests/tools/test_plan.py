@@ -109,18 +109,18 @@ def test_communication_by_hand():
 
 def test_muon_by_hand():
     """12 layers of four 768 x 768 and two 768 x 3072, and two heads: one momentum instead of two. What a rank sends
-    twice is its own part, for which it has three buffers."""
+    twice is its own part, for which it has two buffers, and the iteration takes four of the largest matrix."""
     run, cluster, layout = subject(optimizer__name="muon"), Cluster("", A100, 8), Layout(1, False, False, 64, 4)
     adamw = subject()
     matrices = 12 * (4 * 768**2 + 2 * 768 * 3072) + 2 * 768**2
     square, oblong = (5 * 2 * 768**2 * (2 * larger + 768) for larger in (768, 3072))
     assert run.muon_parameters == matrices
-    assert run.muon_flops == 50 * square + 24 * oblong
+    assert 8 * run.muon_flops(8) == 50 * square + 24 * oblong
     theirs, ours = (bytes_of(one, cluster, layout) for one in (adamw, run))
     assert ours.optimizer == pytest.approx(theirs.optimizer - 4 * matrices / 8, abs=8)
-    assert ours.buffers == theirs.buffers + 3 * 4 * (matrices // 8)
+    assert ours.buffers == theirs.buffers + 4 * (2 * (matrices // 8) + 4 * 768 * 3072)
     assert communicated_bytes(run, cluster, layout) == communicated_bytes(adamw, cluster, layout) + matrices
-    share = run.muon_flops * run.updates / run.flops()
+    share = 8 * run.muon_flops(8) * run.updates / run.flops()
     assert share < 0.05, "a million tokens an update"
     assert times_of(run, cluster, layout).compute == pytest.approx(
         times_of(adamw, cluster, layout).compute * (1 + share)
@@ -128,6 +128,10 @@ def test_muon_by_hand():
     many = times_of(run, Cluster("", A100, 1024), Layout(1, False, False, 2, 1)).compute
     own = (run.flops() / run.updates) / 1024 + oblong
     assert many == pytest.approx(own / (0.4 * 312e12)), "no rank has less than a matrix to do"
+    v100 = Cluster("", GPUS["v100-32gb"], 8)
+    fp16, plain = (subject(optimizer__name=name, training__precision="fp16") for name in ("muon", "adamw"))
+    slower = times_of(fp16, v100, layout).compute - times_of(plain, v100, layout).compute
+    assert slower == pytest.approx(fp16.muon_flops(8) / (0.4 * 15.7e12)), "the iteration runs in fp32 there"
 
 
 def test_time_follows_from_flops():

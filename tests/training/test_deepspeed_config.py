@@ -154,6 +154,12 @@ def test_the_recipe_decides_batch_clipping_and_precision(precision):
         (zero3(offload_optimizer={**NVME, "pipeline_read": True}), "fp32", True, "offload_optimizer: pipeline_read"),
         (zero3(offload_optimizer={**NVME, "buffer_count": 3}), "fp32", True, "buffer_count: 4 or more"),
         (zero3(offload_optimizer={"device": "cpu", "ratio": 0.5}), "bf16", False, "ratio and super_offload are not"),
+        (
+            {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+            "bf16",
+            True,
+            "round_robin_gradients is not",
+        ),
         (zero3(offload_optimizer={"device": "cpu", "super_offload": True}), "bf16", False, "ratio and super_offload"),
     ],
 )
@@ -194,3 +200,5 @@ def test_offloaded_muon_needs_no_cpu_adam():
     values = zero3(offload_optimizer={"device": "cpu"})
     assert merge(values, muon, plan_batches(4, 4, 1), True)["zero_force_ds_cpu_optimizer"] is False
     assert "zero_force_ds_cpu_optimizer" not in merged(values)
+    with pytest.raises(UserError, match=r"zero_force_ds_cpu_optimizer: true leaves no room for optimizer\.name: muon"):
+        merge({**values, "zero_force_ds_cpu_optimizer": True}, muon, plan_batches(4, 4, 1), True)

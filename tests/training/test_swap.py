@@ -4,7 +4,13 @@ import pytest
 from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from megamini.errors import UserError
-from megamini.training.swap import clear_swap_folder, own_folder, prepare_swap_folder, remove_swap_folder
+from megamini.training.swap import (
+    clear_swap_folder,
+    own_folder,
+    prepare_swap_folder,
+    remove_swap_folder,
+    state_bytes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +30,7 @@ def test_what_a_killed_run_has_left_makes_room(tmp_path):
 
 def test_too_little_room_is_said_at_the_start(tmp_path):
     with pytest.raises(UserError, match=r"nvme_path: .*run has .* GiB free, .* need 14901161\.2; give a folder"):
-        prepare_swap_folder(tmp_path / "run", 1, 10**15)
+        prepare_swap_folder(tmp_path / "run", 1, state_bytes(10**15, muon=0))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -46,3 +52,8 @@ def test_the_last_rank_leaves_nothing(tmp_path):
     assert own_folder(tmp_path / "run", 1).is_dir()
     remove_swap_folder(tmp_path / "run", 1)
     assert not (tmp_path / "run").exists()
+
+
+def test_muon_keeps_one_moment_where_adamw_keeps_two():
+    assert state_bytes(1000, muon=0) == 1000 * (4 + 4 + 8)
+    assert state_bytes(1000, muon=600) == 400 * (4 + 4 + 8) + 600 * (4 + 4 + 4)

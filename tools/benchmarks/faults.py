@@ -102,10 +102,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--runs", type=int, default=100, help="number of trials (default: 100)")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="page to write")
+    parser.add_argument(
+        "--out", type=Path, help="page to write (default: faults.md beside this file, or faults_muon.md)"
+    )
     parser.add_argument("--only", type=int, help="this trial alone; used by the campaign itself")
     options = parser.parse_args()
-    work = options.work.resolve()
+    work = options.work.resolve() / options.optimizer
+    name = "faults.md" if options.optimizer == "adamw" else f"faults_{options.optimizer}.md"
+    out = options.out or Path(__file__).with_name(name)
     results = work / "results.jsonl"
     if options.only is not None:
         print(json.dumps(_attempt(_trial(options.only, work, options.optimizer))))
@@ -118,8 +122,8 @@ def main() -> None:
         with results.open("a") as file:
             file.write(json.dumps(outcome) + "\n")
         print(json.dumps(outcome), flush=True)
-    options.out.write_text(_page(done), encoding="utf-8")
-    print(options.out.read_text())
+    out.write_text(_page(done, options.optimizer), encoding="utf-8")
+    print(out.read_text())
 
 
 def _prepare(work: Path, optimizer: str) -> None:
@@ -158,7 +162,7 @@ def _in_its_own_place(number: int, work: Path, optimizer: str) -> dict:
     trial = _trial(number, work, optimizer)
     shutil.rmtree(trial.folder, ignore_errors=True)
     trial.folder.mkdir()
-    command = [sys.executable, __file__, "--work", str(work), "--only", str(number)]
+    command = [sys.executable, __file__, "--work", str(work.parent), "--only", str(number)]
     command += ["--optimizer", optimizer]
     if trial.fault == "full disk":
         mount = f"mount -t tmpfs -o size=16m tmpfs {trial.folder} && exec {' '.join(command)}"
@@ -333,7 +337,7 @@ FAULTS: dict[str, Callable] = {
 }
 
 
-def _page(done: list[dict]) -> str:
+def _page(done: list[dict], optimizer: str) -> str:
     rows = []
     for fault in FAULTS:
         own = [one for one in done if one["fault"] == fault and "error" not in one]
@@ -347,7 +351,8 @@ def _page(done: list[dict]) -> str:
     return "\n".join(
         [
             heading("Faults", ["torch", "deepspeed"]),
-            f"{len(done)} runs of {UPDATES} updates, {RANKS} ranks, ZeRO 1 to 3, saving every {SAVE_EVERY}; each",
+            f"{len(done)} runs of {UPDATES} updates with {optimizer}, {RANKS} ranks, ZeRO 1 to 3, saving every",
+            f"{SAVE_EVERY}; each",
             "met one fault at a random update and was then started again. Exact: the last checkpoint (weights,",
             "moments, steps of all ranks) equals that of an uninterrupted run, bit for bit; where a loss was NaN:",
             "exactly that update was left out. Updates lost: from the last one logged to the checkpoint that the run",

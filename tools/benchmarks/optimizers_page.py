@@ -9,7 +9,7 @@ from tools.reporting.tables import table
 
 HERE = Path(__file__).with_name("optimizers")
 PAGE = Path(__file__).with_name("optimizers.md")
-THOUSANDS = (2_048, 16_384, 131_072, 1_048_576)  # tokens of an update
+UPDATE_TOKENS = (4_096, 16_384, 131_072, 1_048_576)
 
 
 def write_page(grid: dict, runs: list[dict]) -> None:
@@ -90,7 +90,7 @@ def overhead(steps: dict) -> str:
     rows = []
     for name, one in steps["shapes"].items():
         extra = one["muon"] - one["adamw"]
-        for tokens in THOUSANDS:
+        for tokens in UPDATE_TOKENS:
             passes = tokens / one["tokens"]
             measured, formula = extra / (passes * one["pass"] + one["adamw"]), one["muon_flops"] / passes / one["flops"]
             rows.append([name, f"{tokens:,}", f"{measured:.1%}", f"{formula:.1%}"])
@@ -99,5 +99,6 @@ def overhead(steps: dict) -> str:
         "## What the step costs\n\n"
         f"Seconds that Muon's step takes beyond AdamW's, over those of the whole update with AdamW, in one process\n"
         f"with {steps['threads']} threads, fp32, on {steps['hardware']}; medians of {steps['rounds']} interleaved "
-        f"rounds.\nPasses of 4,096 tokens are timed and multiplied.\n\n{table(titles, rows)}"
+        f"rounds.\nA pass of 4,096 tokens is timed, and counted as often as an update has them."
+        f" FLOPs: by formula, Newton-Schulz over forward and backward.\n\n{table(titles, rows)}"
     )

@@ -81,7 +81,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         buffers = bucket + (min(_PREFETCH, subject.trainable) + 2 * _largest_gathered(subject)) * width
     else:
         buffers = 2 * bucket
-    buffers += _exchange_buffers(subject, cluster)
+    buffers += _muon_buffers(subject, cluster)
     host = states.optimizer + states.weights if layout.offload else 0.0
     return Bytes(
         weights=0.0 if layout.offload else states.weights,
@@ -94,13 +94,12 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     )
 
 
-def _exchange_buffers(subject: Subject, cluster: Cluster) -> int:
-    """Bytes by which Muon's exchange of matrices (`training.matrix_exchange`) holds what it sends, gets and sends back
-    at once."""
-    if not subject.muon_parameters or cluster.gpus == 1:
-        return 0
-    own = max(subject.shape.hidden * subject.shape.ffn, subject.muon_parameters // cluster.gpus)
-    return 3 * 4 * min(MOST_ELEMENTS, own)
+def _muon_buffers(subject: Subject, cluster: Cluster) -> int:
+    """Bytes while Muon moves matrices: what a rank sends and takes on at once (`training.matrix_exchange`), and about
+    four times the largest matrix, as measured, in which the iteration works."""
+    largest = subject.largest_matrix
+    exchanged = min(MOST_ELEMENTS, max(largest, subject.muon_parameters // cluster.gpus)) if cluster.gpus > 1 else 0
+    return 4 * (2 * max(exchanged, largest) + 4 * largest)
 
 
 def _largest_gathered(subject: Subject) -> int:

@@ -3,7 +3,7 @@
 import json
 
 from megamini.compute import checkpoint_bytes
-from megamini.training.optimizer_plan import DEAR
+from megamini.training.optimizer_plan import overhead_in_words
 from megamini.training.setup import masked_in_words
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
@@ -34,7 +34,7 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"* Length: {subject.updates:,} updates = {subject.updates * subject.tokens_per_update:.3g} tokens = "
         f"{flops:.3g} model FLOPs",
         *([f"* Masked: {masked_in_words(stages)}"] if len(stages) > 1 else []),
-        *_muon(subject),
+        *_muon(subject, cluster),
         f"* Time: {times.days:.1f} days, {times.gpu_hours:,.0f} GPU-hours, assuming {cluster.utilisation:.0%} of peak",
         f"* Communication: {times.communication:.2f} s an update at {cluster.slowest_link / 1e9:.0f} GB/s, against "
         f"{times.compute:.2f} s of compute ({times.communication / times.compute:.0%})",
@@ -61,12 +61,11 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
     return "\n".join([*lines, *_break_even(subject)]) + "\n"
 
 
-def _muon(subject: Subject) -> list[str]:
+def _muon(subject: Subject, cluster: Cluster) -> list[str]:
     if not subject.muon_parameters:
         return []
-    share = subject.muon_flops * subject.updates / subject.flops()
-    advice = "; a larger training.global_batch makes that less" if share > DEAR else ""
-    return [f"* Muon: {subject.muon_parameters:,} of the parameters; adds {share:.1%} to the FLOPs{advice}"]
+    overhead = subject.muon_flops(cluster.gpus) * subject.updates / (subject.flops() / cluster.gpus)
+    return [f"* Muon: {subject.muon_parameters:,} of the parameters; {overhead_in_words(overhead)}"]
 
 
 def _row(layout: Layout, size: Bytes, chosen: bool) -> list[str]:

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamini.compute import matrix_parameters, muon_flops, parameter_counts, trainable_parameters, training_flops
+from megamini.compute import (
+    hidden_matrices,
+    matrix_parameters,
+    muon_flops_of_a_rank,
+    parameter_counts,
+    trainable_parameters,
+    training_flops,
+)
 from megamini.config import Recipe, duration_in_updates
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import MaskSchedule
@@ -58,10 +65,16 @@ class Subject:
         return matrix_parameters(self.shape, self.method, self.exits) if self.recipe.optimizer.muon_settings else 0
 
     @property
-    def muon_flops(self) -> int:
-        """Of one update, beside the model's."""
+    def largest_matrix(self) -> int:
+        """Elements of the largest one that Muon moves; 0 with AdamW."""
+        sizes = hidden_matrices(self.shape, self.method, self.exits) if self.recipe.optimizer.muon_settings else {}
+        return max((rows * columns for rows, columns in sizes), default=0)
+
+    def muon_flops(self, ranks: int) -> float:
+        """Of one update on the rank that has the most to do, beside the model's; 0 with AdamW."""
         muon = self.recipe.optimizer.muon_settings
-        return muon_flops(self.shape, self.method, self.exits, muon.newton_schulz_steps) if muon else 0
+        steps = muon.newton_schulz_steps if muon else 0
+        return muon_flops_of_a_rank(self.shape, self.method, self.exits, steps, ranks)
 
     @property
     def tokens_per_update(self) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import newton_schulz_flops, training_flops
+from megamini.compute import training_flops
 from megamini.shape import only_exit
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Layout
@@ -33,8 +33,9 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
     """
     width = 4 if subject.recipe.training.precision == "fp32" else 2
     model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
-    # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on.
-    matrices = 2 * 4 * subject.muon_parameters / cluster.gpus if layout.stage and cluster.gpus > 1 else 0
+    # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on: at most a rank's share, or one.
+    own = max(subject.largest_matrix, subject.muon_parameters / cluster.gpus)
+    matrices = 2 * 4 * own if layout.stage and cluster.gpus > 1 else 0
     if layout.stage <= 1:
         return 2 * model + matrices
     if layout.stage == 2:
@@ -42,20 +43,14 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
     return 3 * layout.accumulation * model + matrices
 
 
-def _own_muon_flops(subject: Subject, cluster: Cluster) -> float:
-    """Of the rank with the most of Muon's work: an even share, or one matrix where they are fewer than ranks."""
-    muon = subject.recipe.optimizer.muon_settings
-    if not muon:
-        return 0.0
-    shape = subject.shape
-    largest = newton_schulz_flops(shape.hidden, shape.ffn, muon.newton_schulz_steps)
-    return max(largest, subject.muon_flops / cluster.gpus)
-
-
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
-    rate = cluster.gpu.peak(subject.recipe.training.precision) * cluster.utilisation
-    seconds = (subject.flops() / cluster.gpus + subject.updates * _own_muon_flops(subject, cluster)) / rate
+    training, muon = subject.recipe.training, subject.recipe.optimizer.muon_settings
+    seconds = subject.flops() / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
+    if muon:
+        iteration = muon.newton_schulz_precision or ("bf16" if training.precision == "bf16" else "fp32")
+        rate = cluster.gpu.peak(iteration) * cluster.utilisation
+        seconds += subject.updates * subject.muon_flops(cluster.gpus) / rate
     communication = communicated_bytes(subject, cluster, layout) / cluster.slowest_link
     return Times(seconds / subject.updates, communication, seconds / DAY, seconds / 3600 * cluster.gpus)
 
