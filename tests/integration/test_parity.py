@@ -85,7 +85,7 @@ MUON = [
     *(Case(family, None, ranks=1, accumulation=4, muon=True) for family in FAMILIES),
     *(Case(family, None, ranks=1, minipost=True, exits=(), muon=True) for family in FAMILIES),
 ]
-MUON += [Case("modernbert", stage, accumulation=4, ranks=ranks, muon=True, offload=True)
+MUON += [Case("modernbert", stage, accumulation=2, ranks=ranks, muon=True, offload=True)
          for stage, ranks in product((1, 2, 3), (2, 4))]  # fmt: skip
 MUON_BF16 = [
     *(

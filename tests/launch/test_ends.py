@@ -45,7 +45,7 @@ def assert_one_line(status: int, stderr: str, *words: str) -> None:
 def test_full_disk_at_the_start(workplace: Workplace, capfd) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with mock.patch("os.fsync", side_effect=full):
-        assert_one_line(*run_in_process("pretrain", workplace.recipe(), capfd), "small/recipe.yaml", *FULL)
+        assert_one_line(*run_in_process("pretrain", workplace.recipe(), capfd), "small/running.json", *FULL)
 
 
 def test_full_disk_at_a_checkpoint(workplace: Workplace, capfd) -> None:
