@@ -17,18 +17,16 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.adaptation.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.blocks import fingerprint_of
-from megamini.data.files import parse_json
 from megamini.data.languages import check_language
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
 from megamini.models.families import truncating
-from megamini.models.lineage import check_lineage, declared_lineage, described, lineage_of, same_embeddings
+from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
 from megamini.tensor_file import write_tensors
 
-FORMAT = 1
-DESCRIPTION = "pack.json"
 _EMBEDDINGS = "embeddings.safetensors"
 
 
@@ -44,7 +42,7 @@ class LanguagePack:
     token_embeddings: torch.Tensor
     output_bias: torch.Tensor
     tokenizer: PreTrainedTokenizerBase
-    lineage: dict[str, str]
+    lineage: Lineage
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,7 +94,7 @@ class LanguagePack:
     def load(cls, directory: str | Path) -> "LanguagePack":
         """Read a pack; `UserError` where a file is missing, torn, or not what was written."""
         directory = Path(directory)
-        description = _read_description(directory / DESCRIPTION)
+        description = read_description(directory)
         weights = directory / _EMBEDDINGS
         if not weights.is_file():
             raise UserError(f"{weights}: missing; fetch the whole pack again")
@@ -174,7 +172,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
 
 def pack_fingerprint(directory: str | Path) -> str:
     """Of a pack's rows and tokenizer, as its description has them. Raises `UserError` where it has none."""
-    description = _read_description(Path(directory) / DESCRIPTION)
+    description = read_description(Path(directory))
     return fingerprint_of([description[key] for key in ("embeddings_sha256", "tokenizer_sha256")])
 
 
@@ -203,22 +201,6 @@ def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         )
     if own["tokenizer_sha256"] != pack.lineage["tokenizer_sha256"]:
         raise UserError(f"pack '{pack.language}' does not fit this model: it was learned beside another tokenizer")
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = parse_json(path.read_bytes())
-        if description["format"] != FORMAT:
-            raise UserError(f"{path}: format {description['format']}, this version reads {FORMAT}")
-        for key in ("language", "embeddings_sha256", "tokenizer_sha256"):
-            description[key]
-        check_lineage(description.get("lineage"), f"{path}: lineage")
-        check_language(description["language"], f"{path}: language")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the folder of a language pack") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the description of a language pack: {error}") from None
-    return description
 
 
 def _is_empty(directory: Path) -> bool:

@@ -10,6 +10,7 @@ from transformers.models.auto.auto_factory import _LazyAutoMapping
 from megamini.adaptation.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.markup import plain
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.model_card import language_line
 
@@ -56,7 +57,8 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
         "recipe": settings.get("name", "unknown"),
     }
     sources = [
-        f"- {source['file']}, {source.get('licence', 'licence unknown')}" for source in pack.details.get("text", [])
+        f"- {plain(source['file'])}, {plain(source.get('licence') or 'licence unknown')}"
+        for source in pack.details.get("text", [])
     ]
     return "\n".join(
         [
@@ -73,7 +75,7 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
             "",
             "| | |",
             "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in rows.items()),
+            *(f"| {name} | {plain(value)} |" for name, value in rows.items()),
             "",
             "Text of the pack:",
             "",

@@ -1,7 +1,11 @@
 """Plots of one look, without a display."""
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
+
+_NAME_CHARACTERS = 100
 
 
 def new_plot(x: str, y: str, title: str) -> tuple[Any, Any]:
@@ -15,6 +19,15 @@ def new_plot(x: str, y: str, title: str) -> tuple[Any, Any]:
 def new_grid(rows: int, columns: int) -> tuple[Any, Any]:
     """A figure of small panels over one x axis, and their axes [rows, columns]."""
     return _pyplot().subplots(rows, columns, figsize=(2.6 * columns, 2.4 * rows), sharex=True, squeeze=False)
+
+
+def plot_name(*parts: str) -> str:
+    """A file's name out of names of runs, tasks and languages, whatever they hold."""
+    name = "-".join(parts)
+    safe = re.sub(r"[^\w.-]", "_", name)[:_NAME_CHARACTERS]
+    if safe != name:  # two names must not become one
+        safe += f"-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return f"{safe}.png"
 
 
 def save_plot(figure: Any, path: Path) -> Path:
