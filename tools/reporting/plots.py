@@ -42,6 +42,7 @@ def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a name begins no formula
     from matplotlib import pyplot
 
     return pyplot
