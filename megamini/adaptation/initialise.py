@@ -111,7 +111,7 @@ def initialise(
         matrix = _overlap(source, source_forms, shared, seed)
         known = shared >= 0
         if lexicon is not None:
-            words = read_lexicon(lexicon, match_case)
+            words = read_lexicon(lexicon, match_case, say=lambda line: None)  # who builds a run has heard it
             listed = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
             # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less, and
             # less than the mixtures of focus.

@@ -316,5 +316,5 @@ def test_a_manifest_that_is_none_of_ours_is_refused_where_it_is_read(change, goo
 )
 def test_a_torn_manifest_is_one_line(content, tmp_path):
     (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match="[mM]ake the data again"):
+    with pytest.raises(UserError, match=r"[mM]ake the data again"):
         load_manifest(tmp_path)

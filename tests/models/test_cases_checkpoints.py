@@ -132,7 +132,7 @@ def test_a_token_that_also_pads_learns_its_row(family, pad, tmp_path):
     number = getattr(tokenizer, f"{pad}_token_id")
     assert primary.model.config.pad_token_id == number
     assert primary.token_embeddings[number].abs().sum() > 0  # drawn, as other rows are
-    ids, positions, labels, _ = bodies.small_batch()
+    ids, positions, _, _ = bodies.small_batch()
     ids[:, 0], ids[:, -1] = tokenizer.bos_token_id, tokenizer.eos_token_id
     primary.model.get_output_embeddings().weight.requires_grad_(True)
     rows = primary.head_rows(ids, positions)  # without the output matrix: what comes in through the input
