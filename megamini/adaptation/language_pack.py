@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from megamini.adaptation.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.blocks import fingerprint_of
-from megamini.data.languages import check_language
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
+from megamini.languages import check_code
 from megamini.models.families import truncating
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
 from megamini.tensor_file import write_tensors
@@ -47,7 +47,7 @@ class LanguagePack:
 
     def __post_init__(self) -> None:
         """Raises `UserError` for numbers that no model could use, and a language that is no language code."""
-        check_language(self.language, "language pack: language")
+        check_code(self.language, "language pack: language")
         matrix, bias = self.token_embeddings, self.output_bias
         if matrix.ndim != 2 or bias.shape != matrix.shape[:1]:
             raise UserError(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from megamini.data.files import parse_json
-from megamini.data.languages import LANGUAGE
 from megamini.errors import UserError
+from megamini.languages import CODE_PATTERN
 
 FORMAT = 1
 DESCRIPTION = "pack.json"
@@ -40,7 +40,7 @@ class _Source(_Part):
 
 
 class _Description(_Part):
-    language: Annotated[str, StringConstraints(pattern=f"^{LANGUAGE}$")]
+    language: Annotated[str, StringConstraints(pattern=f"^{CODE_PATTERN}$")]
     lineage: _Lineage
     embeddings_sha256: str
     tokenizer_sha256: str

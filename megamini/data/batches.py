@@ -169,6 +169,10 @@ def _leave_signals_to_the_rank(worker: int) -> None:
     signal.set_wakeup_fd(-1)  # the rank's own, which hears of signals through it
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        # macOS does not say who has sent a signal. The library asks workers to end before it sends one.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     rank = multiprocessing.parent_process().pid
     threading.Thread(target=_end_when_told_by, args=(rank,), daemon=True).start()

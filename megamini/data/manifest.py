@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from megamini.data.languages import LANGUAGE
 from megamini.errors import UserError
+from megamini.languages import CODE_PATTERN
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 _Id = Annotated[int, Field(ge=0, lt=2**31)]
@@ -50,7 +50,7 @@ class _Manifest(_Part):
     block_length: Annotated[int, Field(ge=3, lt=2**20)]
     vocab_size: Annotated[int, Field(ge=1, lt=2**31)]
     splits: dict[Literal["train", "validation"], _Split]
-    language: Annotated[str, StringConstraints(pattern=f"^{LANGUAGE}$")] = "und"
+    language: Annotated[str, StringConstraints(pattern=f"^{CODE_PATTERN}$")] = "und"
     tokenizer_fingerprint: str = ""
     special_tokens: _SpecialTokens | None = None
     sources: list[_Source] = []

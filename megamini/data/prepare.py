@@ -30,7 +30,6 @@ from megamini.data.corpus import Layout, Unit, find_files, plan_units, read_piec
 from megamini.data.files import printable, write_json
 from megamini.data.hub import spool_units, stream_records
 from megamini.data.joining import join_units
-from megamini.data.languages import check_language
 from megamini.data.pieces import cut_document
 from megamini.data.tokenizer import (
     encoder,
@@ -42,6 +41,7 @@ from megamini.data.tokenizer import (
     train_unigram,
 )
 from megamini.errors import UserError
+from megamini.languages import check_code
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Settings:
     tokenizer_sample: int = 100_000_000
 
     def __post_init__(self) -> None:
-        check_language(self.language, "--language")
+        check_code(self.language, "--language")
         for name, least in {"vocab_size": 400, "block_length": 8, "tokenizer_sample": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
