@@ -68,7 +68,7 @@ def _problems_of(values: dict[str, Any], kind: type[BaseModel]) -> list[dict[str
 
 
 # What PyYAML raises for values that it cannot build: the 99th of a month, 5,000 digits, a thousand brackets.
-_NO_VALUE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+_NO_VALUE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 class _RepeatedKey(Exception):

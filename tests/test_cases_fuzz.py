@@ -3,6 +3,7 @@
 Values are replaced inside of JSON and YAML, and bytes anywhere. `make test-all` tries some two thousand inputs.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -44,7 +45,7 @@ ODD = st.sampled_from(
         *("", "x", "de", "/etc/passwd", "../../x", "~", "<script>", "a\nb", "\x00", "\u2028", "\ud83d", "no", "1e-4"),
         *("2001-99-99", "x" * 5000, [], {}, [[]], [None], {"": None}, {"x": {"y": []}}),
     ]
-)
+).map(copy.deepcopy)
 PASSAGES = st.sampled_from(
     [
         *(b"", b"\x00", b"\xff", b"\xed\xa0\xbd", b"\xef\xbb\xbf", b"\xff\xfe", b"\\ud83d"),
@@ -68,7 +69,7 @@ PASSAGES = st.sampled_from(
             b"/",
         ),
         *(b"&a ", b"*a", b"!!int ", b"!!python/object:os.system ", b"<<: ", b"2001-99-99", b"null", b"NaN", b"1e999"),
-        *(b"9" * 5000, b"[" * 3000, b"{" * 3000, b"0x"),
+        *(b"9" * 5000, b"[" * 1200, b"{" * 1200, b"0x"),
     ]
 )
 
@@ -196,10 +197,8 @@ class Manifests(Target):
     @staticmethod
     def _signed(values: Any) -> bytes:
         if isinstance(values, dict):
-            try:
+            with contextlib.suppress(UnicodeEncodeError):
                 values = {**values, "fingerprint": fingerprint_of(values)}
-            except UnicodeEncodeError:
-                pass
         return as_json(values)
 
     def read(self, content: bytes) -> None:
