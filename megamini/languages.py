@@ -1,5 +1,6 @@
 """Language codes: which of several names is the language that is meant, by BCP 47 and CLDR (`langcodes`)."""
 
+import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -8,6 +9,8 @@ from langcodes.tag_parser import LanguageTagError
 
 from megamini.errors import UserError
 
+# Of prepared text and packs: it names folders, and stands in reports and model cards.
+CODE_PATTERN = "[a-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?"
 # CLDR's distances. What is one language under two codes (nb and no) is at most 1 apart; two scripts that all readers of
 # a language read (sr-Latn, sr-Cyrl) are 5 apart, two regions at most 5, any two other scripts (zh-Hans, zh-Hant) 50.
 _ONE_LANGUAGE, _ONE_TEXT = 1, 10
@@ -56,6 +59,13 @@ def same_language(one: str, other: str) -> bool:
     # Two languages that a third code has in common (Twi and Fante: ak) are two.
     common = standardize_tag(ours, macro=True)
     return ours == theirs or common != standardize_tag(theirs, macro=True) or common in (ours, theirs)
+
+
+def check_code(code: object, where: str) -> None:
+    """Raise UserError, which begins with `where` and the code, for what prepared text and packs cannot be called."""
+    if not isinstance(code, str) or not re.fullmatch(CODE_PATTERN, code):
+        shown = " ".join(str(code).split())[:60]
+        raise UserError(f"{where} {shown}: not a language code; write it like de, ace, zh-Hans or pt-BR")
 
 
 def is_code(name: str) -> bool:

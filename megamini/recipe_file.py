@@ -67,6 +67,10 @@ def _problems_of(values: dict[str, Any], kind: type[BaseModel]) -> list[dict[str
     return []
 
 
+# What PyYAML raises for values that it cannot build: the 99th of a month, 5,000 digits, a thousand brackets.
+_NO_VALUE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
+
 class _RepeatedKey(Exception):
     """A mapping names a key twice; PyYAML would silently keep the last one."""
 
@@ -100,6 +104,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         where = f"line {mark.line + 1}: " if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{path}: {where}not valid YAML: {problem}") from None
+    except _NO_VALUE as error:
+        raise UserError(f"{path}: not the YAML of a recipe: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a recipe: expected sections such as 'model:', found {type(values).__name__}")
     return values
@@ -120,6 +126,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values[last] = float(text) if _is_exponent(text) else yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"'{override}': '{text}' is not valid YAML") from None
+    except _NO_VALUE as error:
+        raise UserError(f"'{override[:80]}': not a value of a recipe: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
 
 
 def _is_exponent(text: str) -> bool:
@@ -151,6 +163,8 @@ def _location(problem: dict[str, Any]) -> list[str]:
 
 def _describe(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     location = _location(problem)
+    if problem["type"] == "extra_forbidden":  # whatever its name is
+        location = [*_location({**problem, "loc": problem["loc"][:-1]}), str(problem["loc"][-1])]
     key, value = ".".join(location), problem["input"]
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(location[-1], _known_keys(kind, location[:-1]))}"

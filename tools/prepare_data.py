@@ -18,12 +18,12 @@ options only, not on --processes.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from megamini.cores import usable_cores
 from megamini.errors import CommandParser, UserError, run_command
 
 
@@ -45,7 +45,17 @@ def main() -> None:
             f"{split}: {facts['blocks']:,} blocks of {manifest['block_length']}, {facts['documents']:,} documents, "
             f"{facts['tokens']:,} tokens"
         )
+        if facts.get("dropped_blocks"):
+            print(
+                f"{split}: {facts['dropped_blocks']:,} more blocks were dropped, since hardly a token of them can be "
+                f"predicted: unknown to the tokenizer, or separators; {_poor_documents(manifest)}"
+            )
     print(f"{out}: {manifest['bytes_per_token']:.2f} bytes per token, {manifest['vocab_size']:,} pieces")
+
+
+def _poor_documents(manifest: dict) -> str:
+    names = manifest.get("poor_documents", [])
+    return f"such are the documents {', '.join(names)}" if names else "no whole document is like that"
 
 
 def _options() -> argparse.ArgumentParser:
@@ -108,7 +118,7 @@ def _options() -> argparse.ArgumentParser:
         metavar="N",
         help="characters of text that the tokenizer is trained on (default: %(default)s)",
     )
-    add("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="(default: %(default)s)")
+    add("--processes", type=int, default=usable_cores(), metavar="N", help="(default: %(default)s)")
     add("--overwrite", action="store_true", help="make the directory anew, whatever is in it")
     return parser
 

@@ -16,7 +16,7 @@ from megamini.adaptation.focus import choose_backend, deepfocus_rows, focus_rows
 from megamini.adaptation.lexicon import lexicon_rows, lexicon_sha256, read_lexicon
 from megamini.adaptation.piece_forms import Form, piece_forms, shared_pieces
 from megamini.data.blocks import Blocks
-from megamini.data.tokenizer import load_tokenizer, special_roles
+from megamini.data.tokenizer import load_tokenizer, pad_alone, special_roles
 from megamini.errors import UserError, did_you_mean
 from megamini.training.forgetting import fresh_token_embeddings
 
@@ -105,13 +105,13 @@ def initialise(
     ordinary = np.array([form is not None for form in target_forms])
     facts = {"kind": kind, "seed": seed, **_overlap_facts(shared, ordinary, target.unigram_counts)}
     if kind in ("random", "unigram"):
-        pad = special_roles(target.tokenizer)["pad"]
-        matrix = fresh_token_embeddings((len(ordinary), source.matrix.shape[1]), RANDOM_DEVIATION, pad, seed, 0)
+        shape = (len(ordinary), source.matrix.shape[1])
+        matrix = fresh_token_embeddings(shape, RANDOM_DEVIATION, pad_alone(target.tokenizer), seed, 0)
     else:
         matrix = _overlap(source, source_forms, shared, seed)
         known = shared >= 0
         if lexicon is not None:
-            words = read_lexicon(lexicon, match_case)
+            words = read_lexicon(lexicon, match_case, say=lambda line: None)  # who builds a run has heard it
             listed = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
             # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less, and
             # less than the mixtures of focus.
@@ -186,7 +186,7 @@ def _copy_specials(matrix: torch.Tensor, source: Source, target: Target) -> list
     """Write the source's special rows over the target's of the same role; returns the roles that both have."""
     theirs, ours = special_roles(source.tokenizer), special_roles(target.tokenizer)
     roles = [role for role in ours if ours[role] is not None and theirs[role] is not None]
-    for role in roles:
+    for role in sorted(roles, key=lambda role: role != "pad"):  # a piece that also pads is what it is elsewhere
         matrix[ours[role]] = source.matrix[theirs[role]]
     return roles
 

@@ -17,15 +17,16 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.adaptation.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
-from megamini.models.lineage import declared_lineage, lineage_of
+from megamini.languages import check_code
+from megamini.models.families import truncating
+from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
 from megamini.tensor_file import write_tensors
 
-FORMAT = 1
-DESCRIPTION = "pack.json"
 _EMBEDDINGS = "embeddings.safetensors"
 
 
@@ -41,11 +42,28 @@ class LanguagePack:
     token_embeddings: torch.Tensor
     output_bias: torch.Tensor
     tokenizer: PreTrainedTokenizerBase
-    lineage: dict[str, str]
+    lineage: Lineage
     details: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises `UserError` for numbers that no model could use, and a language that is no language code."""
+        check_code(self.language, "language pack: language")
+        matrix, bias = self.token_embeddings, self.output_bias
+        if matrix.ndim != 2 or bias.shape != matrix.shape[:1]:
+            raise UserError(
+                f"pack '{self.language}': token embeddings of shape {list(matrix.shape)} and an output bias of shape "
+                f"{list(bias.shape)} do not fit each other"
+            )
+        for name, tensor in (("token embeddings", matrix), ("output bias", bias)):
+            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"pack '{self.language}': its {name} hold values that are no finite numbers; learn it again"
+                )
+
     def save(self, directory: Path) -> None:
-        """Write the pack; an existing one is replaced only by a whole one."""
+        """Write the pack; an existing one is replaced only by a whole one, and what is no pack by none: `UserError`."""
+        if directory.exists() and not (directory / DESCRIPTION).is_file() and not _is_empty(directory):
+            raise UserError(f"{directory}: is there already and no language pack; move it away, or choose another run")
         with writing(directory):
             self._save(directory)
 
@@ -76,7 +94,7 @@ class LanguagePack:
     def load(cls, directory: str | Path) -> "LanguagePack":
         """Read a pack; `UserError` where a file is missing, torn, or not what was written."""
         directory = Path(directory)
-        description = _read_description(directory / DESCRIPTION)
+        description = read_description(directory)
         weights = directory / _EMBEDDINGS
         if not weights.is_file():
             raise UserError(f"{weights}: missing; fetch the whole pack again")
@@ -84,10 +102,12 @@ class LanguagePack:
             raise UserError(f"{weights}: does not have the checksum in {DESCRIPTION}, torn? Fetch the pack again")
         try:
             tensors = load_file(weights)
-        except SafetensorError as error:
+        except (SafetensorError, ValueError) as error:
             raise UserError(f"{weights}: not a safetensors file: {error}") from None
         if not {"token_embeddings", "output_bias"} <= tensors.keys():
             raise UserError(f"{weights}: lacks token_embeddings or output_bias; not of a language pack")
+        if tensors["token_embeddings"].ndim != 2:
+            raise UserError(f"{weights}: its token embeddings are no matrix; not of a language pack")
         tokenizer = load_tokenizer(directory)
         if fingerprint(tokenizer) != description["tokenizer_sha256"]:
             raise UserError(f"{directory}: the tokenizer is not the one in {DESCRIPTION}; fetch the whole pack again")
@@ -97,14 +117,17 @@ class LanguagePack:
                 "fetch the pack again"
             )
         known = {"format", "language", "lineage", "special_tokens", "embeddings_sha256", "tokenizer_sha256"}
-        return cls(
-            description["language"],
-            tensors["token_embeddings"],
-            tensors["output_bias"],
-            tokenizer,
-            description["lineage"],
-            {key: value for key, value in description.items() if key not in known},
-        )
+        try:
+            return cls(
+                description["language"],
+                tensors["token_embeddings"],
+                tensors["output_bias"],
+                tokenizer,
+                description["lineage"],
+                {key: value for key, value in description.items() if key not in known},
+            )
+        except UserError as error:
+            raise UserError(f"{weights}: {error}") from None
 
 
 def plug(
@@ -115,13 +138,16 @@ def plug(
     `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
     frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder. Body and task head are not
     touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives them
-    around texts and pairs, so that position ids, segments, padding and the configuration hold as before. Raises
-    `UserError` when the lineage is another one: other embeddings (another seed, trained since) or another tokenizer.
+    around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the tokenizer
+    that comes back truncates at the model's positions. Raises `UserError` when the lineage is another one: other
+    embeddings (another seed, trained since) or another tokenizer.
     """
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.load(pack)
     pack = fitted(model, tokenizer, pack)
-    declared = dict(getattr(model.config, "megamini", None) or {})
+    dtype = model.get_input_embeddings().weight.dtype
+    if not all(torch.isfinite(one.to(dtype)).all() for one in (pack.token_embeddings, pack.output_bias)):
+        raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
     model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(pack.token_embeddings)
@@ -129,8 +155,8 @@ def plug(
         if isinstance(output, nn.Linear) and output.bias is not None:
             output.bias.copy_(pack.output_bias)
     model.tie_weights()
-    model.config.megamini = {**declared, "lineage": pack.lineage, "plugged": pack.language}
-    return with_layout_of(pack.tokenizer, tokenizer)
+    model.config.megamini = {**described(model.config), "lineage": pack.lineage, "plugged": pack.language}
+    return truncating(with_layout_of(pack.tokenizer, tokenizer), model.config)
 
 
 def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> LanguagePack:
@@ -146,7 +172,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
 
 def pack_fingerprint(directory: str | Path) -> str:
     """Of a pack's rows and tokenizer, as its description has them. Raises `UserError` where it has none."""
-    description = _read_description(Path(directory) / DESCRIPTION)
+    description = read_description(Path(directory))
     return fingerprint_of([description[key] for key in ("embeddings_sha256", "tokenizer_sha256")])
 
 
@@ -167,29 +193,18 @@ def _with_roles_of(pack: LanguagePack, tokenizer: PreTrainedTokenizerBase) -> La
 def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> None:
     """A plugged model no longer holds its source matrix, so there the declared lineage counts."""
     own = declared_lineage(model) or lineage_of(model, tokenizer)
-    if own["embeddings_sha256"] != pack.lineage["embeddings_sha256"]:
+    if not same_embeddings(own, pack.lineage):
+        half = model.get_input_embeddings().weight.dtype is torch.float16
         raise UserError(
             f"pack '{pack.language}' does not fit this model: it was learned beside other token embeddings (another "
-            "model, or they have been trained since)"
+            f"model, or they have been trained since{'; or the pack is old: load the model in fp32' if half else ''})"
         )
     if own["tokenizer_sha256"] != pack.lineage["tokenizer_sha256"]:
         raise UserError(f"pack '{pack.language}' does not fit this model: it was learned beside another tokenizer")
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if description["format"] != FORMAT:
-            raise UserError(f"{path}: format {description['format']}, this version reads {FORMAT}")
-        for key in ("language", "embeddings_sha256", "tokenizer_sha256"):
-            description[key]
-        for key in ("embeddings_sha256", "tokenizer_sha256"):
-            description["lineage"][key]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the folder of a language pack") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the description of a language pack: {error}") from None
-    return description
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
 
 
 def _checksum(path: Path) -> str:

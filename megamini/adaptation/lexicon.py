@@ -3,9 +3,11 @@
 The idea of Wang, Ruder and Neubig (2022) of using bilingual lexicons, applied to the starting point of the rows.
 """
 
+import codecs
 import hashlib
 import itertools
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,33 +35,45 @@ class LexiconRows:
     part: np.ndarray
 
 
-def read_lexicon(path: str | Path, match_case: bool = False) -> Lexicon:
+def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str], None] = print) -> Lexicon:
     """Read lines of `target word TAB source word`; a word may have several lines, blank lines are passed over.
 
-    Unless `match_case`, words also stand for themselves in lower, upper and title case where the list does not have
-    that spelling itself. Raises `UserError` naming the line that is not of that shape.
+    A file without a tab (and not called .tsv) may have white space between two words instead, as the lists of MUSE do.
+    Lines of another shape are passed over, and their number said. Unless `match_case`, words also stand for themselves
+    in lower, upper and title case where the list does not have that spelling itself. Raises `UserError`, naming the
+    first such line, where these are half of the lines or more.
     """
+    lines = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")
+    by_tab = Path(path).suffix.lower() == ".tsv" or any("\t" in line for _, line in lines)
+    lexicon: Lexicon = defaultdict(list)
+    odd = []
+    for number, line in lines:
+        fields = [" ".join(field.split()) for field in line.split("\t" if by_tab else None)]
+        if len(fields) == 2 and all(fields):
+            lexicon[fields[0]].append(fields[1])
+        else:
+            odd.append((number, line))
+    if odd:
+        number, line = odd[0]
+        found = f"line {number}: expected 'target word TAB source word', found {line.strip()[:80]!r}"
+        if 2 * len(odd) >= len(lines):
+            raise UserError(f"{path}: {found}")
+        say(f"{path}: {len(odd):,} of {len(lines):,} lines are passed over, the first is {found}")
+    return dict(lexicon) if match_case else _with_other_cases(lexicon)
+
+
+def _lines(path: str | Path) -> Iterator[str]:
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a word list of lines 'target word TAB source word'") from None
-    lexicon: Lexicon = defaultdict(list)
     for number, line in enumerate(lines, 1):
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode()
         except UnicodeDecodeError:
             raise UserError(f"{path}: line {number}: not valid UTF-8") from None
-        if not text.strip():
-            continue
-        fields = [" ".join(field.split()) for field in text.split("\t")]
-        if len(fields) != 2 or not all(fields):
-            raise UserError(
-                f"{path}: line {number}: expected 'target word TAB source word', found {text.strip()[:80]!r}"
-            )
-        lexicon[fields[0]].append(fields[1])
-    if not lexicon:
-        raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")
-    return dict(lexicon) if match_case else _with_other_cases(lexicon)
 
 
 def lexicon_sha256(path: str | Path) -> str:

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.auto_factory import _LazyAutoMapping
 
 from megamini.adaptation.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.markup import plain
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.model_card import language_line
 
@@ -21,10 +23,25 @@ def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: neither a run directory nor a checkpoint folder (no recipe.yaml, no config.json)")
     config = load_config(str(folder), str(folder), dropout=None)
-    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    kind = _class_named(config)
     if kind is None:
-        raise UserError(f"{folder}: config.json names no model class of transformers under 'architectures'")
+        raise UserError(
+            f"{folder}: config.json names under 'architectures' no model class of transformers for {config.model_type}"
+        )
     return load_model(kind, str(folder), config, str(folder)).eval(), load_tokenizer(folder)
+
+
+def _class_named(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that `architectures` names, if the library has it among those for models of this type."""
+    names = config.architectures
+    name = names[0] if isinstance(names, list) and names else None
+    for mapping in vars(modeling_auto).values():
+        if isinstance(mapping, _LazyAutoMapping) and type(config) in mapping:
+            of_type = mapping[type(config)]
+            for kind in of_type if isinstance(of_type, tuple) else (of_type,):
+                if kind.__name__ == name:
+                    return kind
+    return None
 
 
 def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
@@ -40,7 +57,8 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
         "recipe": settings.get("name", "unknown"),
     }
     sources = [
-        f"- {source['file']}, {source.get('licence', 'licence unknown')}" for source in pack.details.get("text", [])
+        f"- {plain(source['file'])}, {plain(source.get('licence') or 'licence unknown')}"
+        for source in pack.details.get("text", [])
     ]
     return "\n".join(
         [
@@ -57,7 +75,7 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
             "",
             "| | |",
             "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in rows.items()),
+            *(f"| {name} | {plain(value)} |" for name, value in rows.items()),
             "",
             "Text of the pack:",
             "",

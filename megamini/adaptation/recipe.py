@@ -77,7 +77,7 @@ class AdaptationSection(Section):
     """Learn the output bias too; as published it stays."""
     lexicon: PathName | None = None
     """Word list of `initialise: lexicon`, or with `focus`, to mix from its words too: lines of target word, tab,
-    source word."""
+    source word (or white space between two words, as MUSE's)."""
     pack: PathName | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None

@@ -16,6 +16,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from megamini.data.tokenizer import NEVER_MATCHED, special_roles
 from megamini.errors import UserError
 
+# Which of several roles of one piece keeps it: those that the tokenizer's model and its texts write.
+_PRECEDENCE = ("unk", "mask", "eos", "bos", "pad")
+# The token whose id `special_roles` takes first.
+_TOKEN_OF = {"bos": "cls_token", "eos": "sep_token", "pad": "pad_token", "unk": "unk_token", "mask": "mask_token"}
 _KEPT = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
 
 
@@ -24,14 +28,20 @@ def reindexed(
 ) -> tuple[PreTrainedTokenizerBase, np.ndarray]:
     """A tokenizer that splits text alike, each special role at the id in `roles`; and the order of its pieces.
 
-    order: int64 [V], the old id of each new one. A tokenizer that has its roles there already comes back itself. Raises
-    `UserError` where the vocabulary is too small to have those ids.
+    order: int64 [V], the old id of each new one. A tokenizer that has its roles there already comes back itself. One
+    whose pad is also what ends a text gets a piece for each where the roles are at two ids, so that V grows; and where
+    two roles are at one id, the piece there has both. Raises `UserError` where the vocabulary is too small to have
+    those ids.
     """
+    tokenizer, order = _with_roles_apart(tokenizer, roles)
     own = special_roles(tokenizer)
-    wanted = {own[role]: roles[role] for role in own if own[role] is not None and roles.get(role) is not None}
-    order = np.arange(len(tokenizer))
+    wanted: dict[int, int] = {}
+    for role in _PRECEDENCE:
+        old, new = own[role], roles.get(role)
+        if old is not None and new is not None and old not in wanted and new not in wanted.values():
+            wanted[old] = new
     if all(old == new for old, new in wanted.items()):
-        return tokenizer, order
+        return _with_roles_together(tokenizer, roles), order
     if max(wanted.values()) >= len(tokenizer):
         raise UserError(
             f"the tokenizer has {len(tokenizer)} pieces, but the source has a special token at id "
@@ -42,8 +52,43 @@ def reindexed(
     new_of = np.arange(len(tokenizer))
     for old, new in [*wanted.items(), *zip(displaced, freed, strict=True)]:
         new_of[old] = new
-    order[new_of] = np.arange(len(tokenizer))
-    return _rebuilt(tokenizer, new_of), order
+    moved = np.empty_like(order)
+    moved[new_of] = order
+    return _with_roles_together(_rebuilt(tokenizer, new_of), roles), moved
+
+
+def _with_roles_apart(
+    tokenizer: PreTrainedTokenizerBase, roles: dict[str, int | None]
+) -> tuple[PreTrainedTokenizerBase, np.ndarray]:
+    """The tokenizer with a further piece for each role that shares one with another role whose id is to be another;
+    and the id that each of its pieces has, or shared, before."""
+    own = special_roles(tokenizer)
+    holder: dict[int, int | None] = {}
+    shared = {}
+    for role in _PRECEDENCE:
+        old, new = own[role], roles.get(role)
+        if old is not None and new is not None and holder.setdefault(old, new) != new:
+            shared[role] = old
+    order = np.concatenate([np.arange(len(tokenizer)), np.array(list(shared.values()), np.int64)])
+    if shared:
+        tokenizer = copy.deepcopy(tokenizer)
+        for role in shared:
+            piece = f"<{role}>"
+            while piece in tokenizer.get_vocab():
+                piece = f"<{piece}>"
+            tokenizer.add_special_tokens({_TOKEN_OF[role]: piece})
+    return tokenizer, order
+
+
+def _with_roles_together(tokenizer: PreTrainedTokenizerBase, roles: dict[str, int | None]) -> PreTrainedTokenizerBase:
+    """The tokenizer with the piece that is at a role's id in that role, where another one still has it."""
+    own = special_roles(tokenizer)
+    elsewhere = [role for role in own if None not in (own[role], roles.get(role)) and own[role] != roles[role]]
+    if elsewhere:
+        tokenizer = copy.deepcopy(tokenizer)
+        for role in elsewhere:
+            setattr(tokenizer, _TOKEN_OF[role], tokenizer.convert_ids_to_tokens(roles[role]))
+    return tokenizer
 
 
 def with_layout_of(tokenizer: PreTrainedTokenizerBase, source: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

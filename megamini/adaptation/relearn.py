@@ -18,8 +18,9 @@ from megamini.compute import BodyShape, activation_memory, training_flops
 from megamini.config import duration_in_updates
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
-from megamini.data.tokenizer import fingerprint
+from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
+from megamini.models.lineage import same_lineage
 from megamini.training.engines import PlainEngine
 from megamini.training.identity import describe_identity
 from megamini.training.loop import is_over
@@ -65,6 +66,7 @@ def adapt(recipe: AdaptationRecipe) -> None:
             setup.trains_bias,
             setup.source.primary,
             recipe.objective.loss_workspace_mib * 2**20,
+            {language: _unplaced(setup.source, text) for language, text in setup.texts.items()},
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every:
@@ -186,7 +188,7 @@ class RelearningSetup(RunSetup):
 
     def _from_pack(self, path: str, text: Text) -> StartingPoint:
         pack = LanguagePack.load(path)
-        if pack.lineage != self.source.lineage:
+        if not same_lineage(pack.lineage, self.source.lineage):
             raise UserError(f"adaptation.pack: {path}: learned beside other token embeddings than the source's")
         if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
             raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
@@ -303,6 +305,12 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         starting_facts={},
         starting_biases={},
     )
+
+
+def _unplaced(source: SourceModel, text: Text) -> set[int]:
+    """The ids of a language that are to be where the source has its pad, if that has another role as well."""
+    theirs, ours = special_roles(source.tokenizer), special_roles(text.tokenizer)
+    return {ours[role] for role in ours if role != "pad" and theirs[role] == theirs["pad"] and ours[role] is not None}
 
 
 def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel) -> Schedule:

@@ -1,6 +1,6 @@
 """A frozen body, and for each language a token matrix and an output bias that learn over it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -16,8 +16,9 @@ class RelearnModel(nn.Module):
     """Languages side by side over one body: their blocks share each pass, and nothing that trains.
 
     `starts`: language -> (token matrix fp32 [V, d], output bias fp32 [V]). `body`: a masked-LM model whose own token
-    matrix is dropped, for nothing looks at it any more. `primary`: another one, for validation only. The loss is the
-    sum of the languages' means, so that each gradient is that of the language learned alone.
+    matrix is dropped, for nothing looks at it any more. `primary`: another one, for validation only. `unplaced`: ids of
+    a language that will be where the source has its pad, though texts hold them too; RoBERTa counts positions without
+    these. The loss is the sum of the languages' means, so that each gradient is that of the language learned alone.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class RelearnModel(nn.Module):
         train_bias: bool = True,
         primary: PreTrainedModel | None = None,
         workspace_bytes: int = 256 * 2**20,
+        unplaced: Mapping[str, Collection[int]] | None = None,
     ) -> None:
         super().__init__()
+        self._unplaced = unplaced or {}
         self.body, self.primary = _without_vocabulary(body), None
         if primary is not None:
             self.primary = _without_vocabulary(primary)
@@ -96,9 +99,11 @@ class RelearnModel(nn.Module):
         # Where a language's blocks stand once those of stopped ones before it are left out.
         moved = torch.cat([rows_of[old] + (new - old) * per_language for new, old in enumerate(going)])
         embedded = torch.cat([self._embed(self.head_names[number], ids[number]) for number in going])
+        places = [self._positions(self.head_names[number], ids[number], self.body) for number in going]
+        position_ids = None if places[0] is None else torch.cat(places)
         if attention_mask is not None:
             attention_mask = attention_mask.unflatten(0, (count, -1))[going].flatten(0, 1)
-        rows = _head_rows(self.body, embedded, moved, attention_mask).chunk(len(going))
+        rows = _head_rows(self.body, embedded, moved, attention_mask, position_ids).chunk(len(going))
 
         losses = torch.zeros(labels.shape, device=input_ids.device)
         total = torch.zeros((), device=input_ids.device)
@@ -110,11 +115,20 @@ class RelearnModel(nn.Module):
     def losses_of(self, language: str, batch: Batch, body: PreTrainedModel) -> torch.Tensor:
         """Negative log-likelihoods fp32 [1, R] of one language's batch through `body`: the own one, or `primary`."""
         embedded = self._embed(language, batch.input_ids)
-        rows = _head_rows(body, embedded, batch.positions, batch.attention_mask)
+        position_ids = self._positions(language, batch.input_ids, body)
+        rows = _head_rows(body, embedded, batch.positions, batch.attention_mask, position_ids)
         return self._loss(language, rows, batch.labels)[1][None]
 
     def _embed(self, language: str, ids: torch.Tensor) -> torch.Tensor:
         return functional.embedding(ids, self.matrices[language])
+
+    def _positions(self, language: str, ids: torch.Tensor, body: PreTrainedModel) -> torch.Tensor | None:
+        """Position ids [b, L] as RoBERTa gives them by the ids of tokens; None where it needs none to be told."""
+        if not (any(self._unplaced.values()) and family_of(body.config).pads_shift_positions):
+            return None
+        unplaced = torch.tensor(sorted(self._unplaced.get(language, ())), device=ids.device, dtype=ids.dtype)
+        placed = ~torch.isin(ids, unplaced)
+        return placed.cumsum(1) * placed + body.config.pad_token_id
 
     def _loss(self, language: str, rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         coefficients = torch.full((len(labels),), 1 / len(labels), device=rows.device)
@@ -124,11 +138,16 @@ class RelearnModel(nn.Module):
 
 
 def _head_rows(
-    body: PreTrainedModel, embedded: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor | None
+    body: PreTrainedModel,
+    embedded: torch.Tensor,
+    positions: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """What the head projects onto a vocabulary, [R, d], from token embeddings [b, L, d]."""
     family = family_of(body.config)
-    states = body.base_model(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+    placed = {} if position_ids is None else {"position_ids": position_ids}
+    states = body.base_model(inputs_embeds=embedded, attention_mask=attention_mask, **placed).last_hidden_state
     return family.apply_transform(family.transform_modules(body), states.flatten(0, 1).index_select(0, positions))
 
 

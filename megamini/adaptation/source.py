@@ -14,7 +14,7 @@ from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import check_positions
 from megamini.models.families import family_of
-from megamini.models.lineage import declared_lineage, lineage_of
+from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_lineage
 from megamini.models.mini_model import extract_mini_model
 from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
 from megamini.training.manifest import read_manifest
@@ -32,15 +32,16 @@ class SourceModel:
     body: PreTrainedModel
     primary: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
-    lineage: dict[str, str]
+    lineage: Lineage
     fingerprint: str
     provenance: dict[str, Any]
 
     @property
     def vocabulary(self) -> Source:
         """What starting points are made of."""
+        pieces = len(self.tokenizer)  # rows behind them belong to none
         matrix, bias = self.body.get_input_embeddings().weight, self.body.get_output_embeddings().bias
-        return Source(matrix.detach(), None if bias is None else bias.detach(), self.tokenizer)
+        return Source(matrix.detach()[:pieces], None if bias is None else bias.detach()[:pieces], self.tokenizer)
 
 
 def load_source(section: AdaptationSection, block_length: int) -> SourceModel:
@@ -58,14 +59,14 @@ def load_source(section: AdaptationSection, block_length: int) -> SourceModel:
 
 def _from_folder(section: AdaptationSection, where: str) -> SourceModel:
     body, tokenizer = _load_folder(section.source, section, where)
-    described = getattr(body.config, "megamini", None) or {}
-    is_mini = described.get("role") == "mini-model"
+    entry = described(body.config)
+    is_mini = entry.get("role") == "mini-model"
     if is_mini != (section.method == "mini"):
         found = "a mini-model" if is_mini else "no mini-model (tools/export.py --exit makes one)"
         raise UserError(f"adaptation.method {section.method}: {section.source} is {found}")
     if declared_lineage(body):
-        raise UserError(f"{where}: has the pack '{described['plugged']}' plugged in; give the model without it")
-    provenance = {"model": section.source, **{k: v for k, v in described.items() if k != "lineage"}}
+        raise UserError(f"{where}: has the pack '{entry['plugged']}' plugged in; give the model without it")
+    provenance = {"model": section.source, **{k: v for k, v in entry.items() if k != "lineage"}}
     return SourceModel(
         body,
         None,
@@ -137,6 +138,6 @@ def _with_settings(body: PreTrainedModel, section: AdaptationSection) -> PreTrai
 def _other_primary(section: AdaptationSection, source: SourceModel) -> PreTrainedModel:
     where = f"adaptation.primary: {section.primary}"
     primary, tokenizer = _load_folder(section.primary, section, where)
-    if lineage_of(primary, tokenizer) != source.lineage:
+    if not same_lineage(lineage_of(primary, tokenizer), source.lineage):
         raise UserError(f"{where}: has other token embeddings, or another tokenizer, than {section.source}")
     return primary

@@ -169,6 +169,10 @@ def _leave_signals_to_the_rank(worker: int) -> None:
     signal.set_wakeup_fd(-1)  # the rank's own, which hears of signals through it
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        # macOS does not say who has sent a signal. The library asks workers to end before it sends one.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     rank = multiprocessing.parent_process().pid
     threading.Thread(target=_end_when_told_by, args=(rank,), daemon=True).start()
@@ -193,20 +197,27 @@ def validation_batches(
         slots = start + rank * micro_batch + np.arange(micro_batch)
         numbers = chosen[np.minimum(slots, count - 1)]
         epochs = np.full(micro_batch, _VALIDATION_EPOCH)
-        yield _make_batch(blocks.read(numbers), numbers, epochs, rule, counted=slots < count)
+        lengths = blocks.lengths(numbers)
+        yield _make_batch(blocks.read(numbers), numbers, epochs, rule, lengths, counted=slots < count)
 
 
 def _make_batch(
-    blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rule: MaskingRule, counted: np.ndarray | None = None
+    blocks: np.ndarray,
+    numbers: np.ndarray,
+    epochs: np.ndarray,
+    rule: MaskingRule,
+    lengths: np.ndarray | None = None,
+    counted: np.ndarray | None = None,
 ) -> Batch:
-    """The batch of `blocks` [b, L]; with `counted` [b], a validation batch that weighs each position."""
-    masked = mask_blocks(blocks, numbers, epochs, rule)
+    """The batch of `blocks` [b, L], without padding but for `lengths` [b]; with `counted` [b], a validation batch that
+    weighs each position."""
+    masked = mask_blocks(blocks, numbers, epochs, rule, lengths)
     offsets = np.arange(len(blocks))[:, None] * blocks.shape[1]
     weights = attention_mask = None
     if counted is not None:
         weights = torch.from_numpy((masked.weights * counted[:, None]).ravel())
-        if (blocks == rule.pad_id).any():
-            attention_mask = torch.from_numpy((blocks != rule.pad_id).astype(np.int64))
+        if (lengths < blocks.shape[1]).any():
+            attention_mask = torch.from_numpy((np.arange(blocks.shape[1]) < lengths[:, None]).astype(np.int64))
     return Batch(
         input_ids=torch.from_numpy(masked.input_ids),
         positions=torch.from_numpy((masked.positions + offsets).ravel()),

@@ -4,6 +4,7 @@ A shard is an Arrow IPC stream with one column, `input_ids`, of fixed-size lists
 memory-maps. `manifest.json` names the shards of both splits; it is written last, so its presence means complete.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,13 +12,15 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from megamini.data.files import HashedFile, written_whole
+from megamini.data.files import HashedFile, parse_json, written_whole
+from megamini.data.manifest import check_manifest
 from megamini.errors import UserError
 
 FORMAT = 1
@@ -85,10 +88,13 @@ class Frame:
 class BlockWriter:
     """Turns a stream of tokens into shards `00000.arrow`, ... in `directory`; constant memory.
 
-    `watch` sees every batch of blocks [n, L] as it is written. `shards` lists the finished files as the manifest does.
+    `watch` sees every batch of blocks [n, L], a padded one without its pads, before it is written, and may say which of
+    them [n] to keep. `shards` lists the finished files as the manifest does.
     """
 
-    def __init__(self, directory: Path, frame: Frame, watch: Callable[[np.ndarray], None], first_shard: int = 0):
+    def __init__(
+        self, directory: Path, frame: Frame, watch: Callable[[np.ndarray], np.ndarray | None], first_shard: int = 0
+    ):
         self.directory, self.frame, self.watch = directory, frame, watch
         self.shards: list[dict[str, Any]] = []
         self._next_shard = first_shard
@@ -119,9 +125,7 @@ class BlockWriter:
 
     def pad(self, tokens: np.ndarray) -> int:
         """Write what fills no block [< L - 2] as one padded block; returns the number of blocks written, 0 or 1."""
-        if len(tokens):
-            self._write(self.frame.padded(tokens))
-        return int(len(tokens) > 0)
+        return self._write(self.frame.padded(tokens), len(tokens) + 2) if len(tokens) else 0
 
     def close(self) -> list[dict[str, Any]]:
         """Finish the last shard; returns all of them."""
@@ -130,15 +134,20 @@ class BlockWriter:
             self._open = None
         return self.shards
 
-    def _write(self, blocks: np.ndarray) -> None:
+    def _write(self, blocks: np.ndarray, length: int | None = None) -> int:
+        """Write what is to be kept of `blocks`, of which the first `length` ids are no pads; returns their number."""
+        kept = self.watch(blocks[:, :length])
+        blocks = blocks if kept is None else blocks[kept]
+        if not len(blocks):
+            return 0
         if self._open is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._open = _Shard(self.directory / f"{self._next_shard:05d}.arrow", self.frame)
             self._next_shard += 1
-        self.watch(blocks)
         self._open.write(blocks)
         if self._open.blocks >= SHARD_BLOCKS:
             self.close()
+        return len(blocks)
 
 
 class _Shard:
@@ -182,18 +191,19 @@ def fingerprint_of_all(manifests: Sequence[dict[str, Any]], weights: Sequence[fl
 def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     """`manifest.json` of a data directory.
 
-    Raises UserError when the directory or the manifest is missing, torn, of another format, or was edited.
+    Raises UserError when the directory or the manifest is missing, torn, of another format, or was edited, and for a
+    value that no manifest of ours has.
     """
     path = Path(directory) / "manifest.json"
     if Path(directory).is_file():
         raise UserError(f"{directory}: a file; give a data directory, which tools/prepare_data.py makes")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{directory}: no finished data directory (no manifest.json); run tools/prepare_data.py --out {directory}"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         raise UserError(
             f"{path}: not valid JSON, torn? Make the data again: tools/prepare_data.py --overwrite"
         ) from None
@@ -202,9 +212,11 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path}: not a data manifest of format {FORMAT}; make the data again: tools/prepare_data.py")
     content = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    if manifest.get("fingerprint") != fingerprint_of(content):
-        raise UserError(f"{path}: does not agree with its own fingerprint, it was changed; make the data again")
-    return manifest
+    with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair, which no manifest of ours has
+        if manifest.get("fingerprint") == fingerprint_of(content):
+            check_manifest(manifest, path)
+            return manifest
+    raise UserError(f"{path}: does not agree with its own fingerprint, it was changed; make the data again")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -246,6 +258,29 @@ class Blocks:
             indexed = self._index(shard)
             out[row] = indexed.read(local, self._file(shard, indexed.path))
         return out
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """How many ids of blocks `indices` [n] are no padding, int64 [n]; the padded blocks are the last of a split."""
+        lengths = np.full(len(indices), self.block_length, np.int64)
+        behind = np.asarray(indices) - (len(self) - len(self._padded_lengths))
+        lengths[behind >= 0] = self._padded_lengths[behind[behind >= 0]]
+        return lengths
+
+    @cached_property
+    def _padded_lengths(self) -> np.ndarray:
+        """Those of the last blocks. Earlier manifests say only how many are padded: there the pads at their ends tell,
+        unless they may be separators."""
+        facts = self.manifest["splits"][self.split]
+        if "padded_lengths" in facts or not facts.get("padded_blocks"):
+            return np.array(facts.get("padded_lengths", []), np.int64)
+        roles = self.manifest["special_tokens"]
+        if roles["pad"] in (roles["bos"], roles["eos"]):
+            raise UserError(
+                f"{self.directory}: its tokenizer pads with the token that ends a text, and the data is of an earlier "
+                "version, which took these for one; make the data again: tools/prepare_data.py --overwrite"
+            )
+        filled = self.read(np.arange(len(self) - facts["padded_blocks"], len(self))) != roles["pad"]
+        return self.block_length - np.argmax(filled[:, ::-1], axis=1).astype(np.int64)
 
     def _index(self, shard: int) -> "_IndexedShard":
         if shard not in self._indexed:

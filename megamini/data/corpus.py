@@ -6,7 +6,6 @@ memory however long the document; a JSON line or a Parquet row is held whole. A 
 
 import codecs
 import glob
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,21 @@ import pyarrow.parquet
 
 from megamini.data import pieces
 from megamini.data.compressed import COMPRESSIONS, DAMAGE, open_file
+from megamini.data.files import parse_json
 from megamini.data.pieces import Piece, cut_document
 from megamini.errors import UserError, did_you_mean
 
 UNIT_BYTES = 64 * 2**20
+_LINES = "JSON lines hold one object a line"
 LINE_BYTES = 2**20  # a longer line of a text file is read in parts
 KINDS = {
     ".txt": "text",
     ".text": "text",
     ".jsonl": "json",
     ".json-lines": "json",
+    ".jsonlines": "json",
     ".ndjson": "json",
+    ".json": "json",
     ".parquet": "parquet",
 }
 
@@ -237,18 +240,14 @@ def _read_json(unit: Unit, layout: Layout) -> Iterator[Piece]:
         if line.isspace():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig" if offset == 0 else "utf-8"))
+            record = parse_json(line.removeprefix(codecs.BOM_UTF8))
             if not isinstance(record, dict):
-                raise UserError("not a JSON object")
+                raise UserError(f"not a JSON object; {_LINES}")
             if layout.text_column not in record:
                 raise UserError(missing_column(layout.text_column, list(record)))
             yield from _record_pieces(record[layout.text_column], record.get("id"))
-        except UnicodeDecodeError:
-            raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: not valid UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{unit.path}: line {_line_number(unit, offset)}: not valid JSON, torn? ({error.msg})"
-            ) from None
+        except ValueError as error:
+            raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: {error}; {_LINES}") from None
         except UserError as error:
             raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: {error}") from None
 
@@ -290,8 +289,10 @@ def _record_pieces(text: Any, identity: Any) -> Iterator[Piece]:
         return
     if not isinstance(text, str):
         raise UserError(f"the text is {type(text).__name__}, not a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError("the text holds half a surrogate pair, which is not valid Unicode") from None
-    yield from cut_document(text, None if identity is None else str(identity))
+    name = None if identity is None else str(identity)
+    for what, value in (("text", text), ("id", name or "")):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the {what} holds half a surrogate pair, which is not valid Unicode") from None
+    yield from cut_document(text, name)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_MOST_DIGITS = 4_000
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
@@ -28,6 +30,23 @@ def write_json(path: Path, value: Any) -> None:
 def printable(name: str | Path) -> str:
     """A file's name as text can hold it: what is no character in this locale is replaced."""
     return str(name).encode("utf-8", "replace").decode()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` whose every failure is a ValueError of one line: text that is torn, no UTF-8, nested too deeply."""
+    try:
+        return json.loads(text, parse_int=_number)
+    except UnicodeDecodeError:
+        raise ValueError("not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON, torn? ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("not JSON of ours: nested too deeply") from None
+
+
+def _number(digits: str) -> int | float:
+    """The library refuses integers of more digits, which nobody means to count with."""
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
 def is_missing_folder(name: str) -> bool:

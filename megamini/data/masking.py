@@ -27,7 +27,6 @@ class MaskingRule:
     replace_with_mask: float
     replace_with_random: float
     mask_id: int
-    pad_id: int
     special_ids: tuple[int, ...]
     vocab_size: int
     seed: int
@@ -94,7 +93,7 @@ class MaskedBlocks:
     """Blocks as the model sees them. n blocks of length L, M predicted positions each.
 
     input_ids: int64 [n, L]. positions: int64 [n, M], ascending within the block. labels: int64 [n, M], the tokens
-    there. weights: float32 [n, M], 1 where predicted, 0 for the filler of a padded block, which has fewer.
+    there. weights: float32 [n, M], 1 where predicted, 0 for the filler of a block that has fewer.
     """
 
     input_ids: np.ndarray
@@ -103,24 +102,29 @@ class MaskedBlocks:
     weights: np.ndarray
 
 
-def mask_blocks(blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rule: MaskingRule) -> MaskedBlocks:
+def mask_blocks(
+    blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, rule: MaskingRule, lengths: np.ndarray | None = None
+) -> MaskedBlocks:
     """Mask `blocks` [n, L], which are the blocks `numbers` [n] seen in the `epochs` [n].
 
-    Every full block predicts exactly M positions; a padded one (validation only) round(share x its maskable ones).
+    `lengths` [n]: how many ids of each block are no padding; unset: all. A pad is known by that alone, since the pad
+    token of some tokenizers also ends texts. Every full block predicts exactly M positions, or all that it can if these
+    are fewer; a padded one (validation only) round(share x its maskable ones).
     """
     count = rule.masked_per_block(blocks.shape[1])
     keys = (rule.seed, epochs[:, None], numbers[:, None])
+    lengths = np.full(len(blocks), blocks.shape[1]) if lengths is None else lengths
 
-    maskable = ~np.isin(blocks, rule.special_ids)
+    maskable = ~np.isin(blocks, rule.special_ids) & (np.arange(blocks.shape[1]) < lengths[:, None])
     # The smallest random numbers win; the highest bit puts special positions behind all others.
     priority = random_bits(_CHOOSE, *keys, np.arange(blocks.shape[1])) >> np.uint64(1)
     priority[~maskable] |= np.uint64(1 << 63)
     positions = np.argsort(priority, axis=1)[:, :count]
 
-    padded = (blocks == rule.pad_id).any(axis=1)
     own = maskable.sum(axis=1)
-    share_of_own = np.minimum(own, np.maximum(1, np.round(rule.share * own))).astype(np.int64)
-    predicted = np.arange(count) < np.where(padded, share_of_own, count)[:, None]
+    share_of_own = np.maximum(1, np.round(rule.share * own)).astype(np.int64)
+    wanted = np.where(lengths < blocks.shape[1], share_of_own, count)
+    predicted = np.arange(count) < np.minimum(own, wanted)[:, None]
 
     ascending = np.argsort(positions, axis=1)
     positions = np.take_along_axis(positions, ascending, axis=1)

@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from megamini.data.tokenizer import (
     train_unigram,
 )
 from megamini.errors import UserError
+from megamini.languages import check_code
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Settings:
     tokenizer_sample: int = 100_000_000
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?", self.language):
-            raise UserError(f"--language {self.language}: not a language code; write it like de, ace, zh-Hans or pt-BR")
+        check_code(self.language, "--language")
         for name, least in {"vocab_size": 400, "block_length": 8, "tokenizer_sample": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
@@ -125,7 +124,9 @@ def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, o
     inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     work = _work_folder(out, {**asked, "inputs": inputs}, overwrite)
     planned = plan_units(files, settings.layout)
-    tokenizer = _tokenizer(planned, work, settings)
+    if files and not planned:
+        raise UserError(f"{files[0]}: holds no documents")
+    tokenizer = _tokenizer(planned, files, work, settings)
     job = _job(work, settings, tokenizer)
     _process(planned, job, settings, processes)
     manifest = join_units(out, job, tokenizer, asked)
@@ -186,7 +187,7 @@ def _refuse_other_settings(out: Path, before: dict[str, Any], now: dict[str, Any
 # --- tokenizer and units ----------------------------------------------------------------------------------------------
 
 
-def _tokenizer(planned: list[Unit], work: Path, settings: Settings) -> PreTrainedTokenizerBase:
+def _tokenizer(planned: list[Unit], files: list[Path], work: Path, settings: Settings) -> PreTrainedTokenizerBase:
     """The tokenizer, saved in the work folder so that a rerun need not train it again."""
     folder = work / "tokenizer"
     if not folder.exists():
@@ -194,13 +195,20 @@ def _tokenizer(planned: list[Unit], work: Path, settings: Settings) -> PreTraine
             tokenizer = load_tokenizer(settings.tokenizer)
         else:
             print(f"training a tokenizer of {settings.vocab_size} pieces", flush=True)
-            texts = _sample(planned, settings)
+            texts = _at_least_one(_sample(planned, settings), files)
             tokenizer = train_unigram(texts, settings.vocab_size, settings.character_coverage, work / "sample.txt")
             (work / "sample.txt").unlink()
         probes = [text[:2_000] for text in itertools.islice(_sample(planned, settings), 100)]
         save_tokenizer(tokenizer, work / "tokenizer.part", probes)
         (work / "tokenizer.part").rename(folder)
     return load_tokenizer(folder)
+
+
+def _at_least_one(texts: Iterator[str], files: list[Path]) -> Iterator[str]:
+    first = next(texts, None)
+    if first is None:
+        raise UserError(f"{files[0] if files else 'the data set'}: holds no documents")
+    return itertools.chain([first], texts)
 
 
 def _sample(planned: list[Unit], settings: Settings) -> Iterator[str]:

@@ -227,6 +227,14 @@ def special_roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     }
 
 
+def pad_alone(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the pad token; None where it has another role as well, as in many tokenizers of decoders: what is done
+    to pads would be done to that."""
+    roles = special_roles(tokenizer)
+    pad = roles.pop("pad")
+    return None if pad in roles.values() else pad
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Every special id, that of the unknown token included, ascending [S] int64."""
     return np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)

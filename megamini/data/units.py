@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from megamini.cores import usable_cores
 from megamini.data.blocks import BlockWriter, Frame
 from megamini.data.corpus import Layout, Unit, read_pieces
 from megamini.data.encoding import TextEncoder, WordEncoder
@@ -31,6 +32,11 @@ from megamini.errors import UserError
 
 BATCH_CHARACTERS = 2**20
 BATCH_PIECES = 2**12
+# A block with a smaller share of tokens that can be predicted says next to nothing, and could not be masked by the
+# usual shares: the tokenizer knows none of its characters, or it consists of separators.
+LEAST_MASKABLE = 0.3
+NAMED_DOCUMENTS = 5
+NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -55,20 +61,38 @@ class Job:
 
 
 class Tally:
-    """Counts each id, and the fewest maskable (non-special) tokens of a block, over the blocks it is shown."""
+    """Counts each id, and the fewest maskable (non-special) tokens of a block, over the blocks it is shown; tells which
+    of them to keep, and counts the others and the tokens of text in them."""
 
-    def __init__(self, special: np.ndarray):
-        self.maskable = ~special
+    def __init__(self, special: np.ndarray, frame: Frame):
+        self.maskable, self.frame = ~special, frame
         self.counts = np.zeros(len(special), np.int64)
         self.min_maskable: int | None = None
+        self.dropped, self.dropped_tokens = 0, 0
 
-    def __call__(self, blocks: np.ndarray) -> None:
-        self.counts += np.bincount(blocks.reshape(-1), minlength=len(self.counts))
-        self.least(int(self.maskable[blocks].sum(axis=1).min()))
+    def __call__(self, blocks: np.ndarray) -> np.ndarray:
+        """Blocks [n, L], or one without its pads [1, shorter] -> which to keep, bool [n]."""
+        maskable = self.maskable[blocks].sum(axis=1)
+        full = blocks.shape[1] == self.frame.block_length
+        kept = maskable >= (max(1, LEAST_MASKABLE * self.frame.content) if full else 1)
+        if not kept.all():
+            dropped = blocks[~kept]
+            self.dropped += len(dropped)
+            self.dropped_tokens += text_tokens(np.bincount(dropped.reshape(-1)), len(dropped), self.frame)
+        if kept.any():
+            self.counts += np.bincount(blocks[kept].reshape(-1), minlength=len(self.counts))
+            self.least(int(maskable[kept].min()))
+        return kept
 
     def least(self, maskable: int | None) -> None:
         """Take note of blocks of which the poorest has `maskable` such tokens; None for no blocks."""
         self.min_maskable = min((count for count in (self.min_maskable, maskable) if count is not None), default=None)
+
+
+def text_tokens(counts: np.ndarray, blocks: int, frame: Frame) -> int:
+    """The tokens of text in blocks with these `counts` of ids, pads left out: all but bos and separators."""
+    separators = int(counts[frame.eos]) - blocks * (2 if frame.bos == frame.eos else 1)
+    return int(counts.sum()) - 2 * blocks - separators
 
 
 def is_validation(key: str, seed: int, share: float) -> bool:
@@ -85,7 +109,7 @@ def process_unit(number: int, unit: Unit, job: Job, encoder: TextEncoder) -> Non
     aside = job.work / f"unit-{number:06d}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    tally, streams = Tally(job.special), _Streams(job, encoder)
+    tally, streams = Tally(job.special, job.frame), _Streams(job, encoder)
     writer = BlockWriter(aside, job.frame, tally)
     with (aside / "validation.bin").open("wb") as validation:
         for batch in _batches(read_pieces(unit, job.layout)):
@@ -100,8 +124,17 @@ def process_unit(number: int, unit: Unit, job: Job, encoder: TextEncoder) -> Non
     with (aside / "counts.npy").open("wb") as file:
         np.save(file, tally.counts)
         _to_disk(file)
-    facts = {"documents": streams.documents, "text_bytes": streams.text_bytes, "min_maskable": tally.min_maskable}
-    write_json(aside / "unit.json", {**facts, "shards": writer.close()})
+    facts = {
+        "documents": streams.documents,
+        "lines": streams.lines if unit.kind == "text" else 0,
+        "text_bytes": streams.text_bytes,
+        "min_maskable": tally.min_maskable,
+        "dropped": tally.dropped,
+        "dropped_tokens": tally.dropped_tokens,
+        "poor": [[tokens, f"{Path(unit.path).name}: {name!r}"] for tokens, name in streams.poor],
+        "shards": writer.close(),
+    }
+    write_json(aside / "unit.json", facts)
     aside.rename(job.work / f"unit-{number:06d}")
 
 
@@ -113,31 +146,44 @@ def _to_disk(file: Any) -> None:
 class _Streams:
     """Sorts the tokens of documents into the streams of the two splits, a separator behind each document.
 
-    A document may span batches, so its split is remembered.
+    A document may span batches, so its split is remembered. `poor`: (tokens, how it is known) of the longest documents
+    of which hardly anything can be predicted. `lines`: of all documents.
     """
 
     def __init__(self, job: Job, encoder: TextEncoder):
         self.job, self.encoder = job, encoder
         self.documents = {"train": 0, "validation": 0}
-        self.text_bytes = 0
-        self._split = "train"
+        self.text_bytes, self.lines = 0, 0
+        self.poor: list[tuple[int, str]] = []
+        self._split, self._name = "train", ""
         self._separator = np.array([job.frame.eos], job.frame.dtype)
 
     def encode(self, batch: list[Piece]) -> dict[str, np.ndarray]:
         """Pieces -> split -> stream tokens [n]."""
         tokens = [ids.astype(self.job.frame.dtype) for ids in self.encoder.encode([piece.text for piece in batch])]
         self._read_specials_as_unknown(tokens)
+        maskable = self._maskable(tokens)
         streams: dict[str, list[np.ndarray]] = {split: [self._separator[:0]] for split in self.documents}
-        for piece, ids in zip(batch, tokens, strict=True):
+        for piece, ids, own in zip(batch, tokens, maskable, strict=True):
             if piece.key is not None:
+                self._name = piece.key[:NAME_CHARACTERS]
+                self.lines += 1
                 validation = is_validation(piece.key, self.job.seed, self.job.validation_share)
                 self._split = "validation" if validation else "train"
                 self.documents[self._split] += 1
+            if own <= LEAST_MASKABLE * len(ids):
+                self.poor = sorted([*self.poor, (len(ids), self._name)], reverse=True)[:NAMED_DOCUMENTS]
             self.text_bytes += len(piece.text.encode())
+            self.lines += piece.text.count("\n")
             streams[self._split].append(ids)
             if piece.last:
                 streams[self._split].append(self._separator)
         return {split: np.concatenate(parts) for split, parts in streams.items()}
+
+    def _maskable(self, tokens: list[np.ndarray]) -> list[int]:
+        """How many tokens of each piece can be predicted."""
+        owner = np.repeat(np.arange(len(tokens)), [len(ids) for ids in tokens])
+        return np.bincount(owner[~self.job.special[np.concatenate(tokens)]], minlength=len(tokens)).tolist()
 
     def _read_specials_as_unknown(self, tokens: list[np.ndarray]) -> None:
         """In place. With a foreign tokenizer a text may spell a special token in a way that reaches its id."""
@@ -173,7 +219,7 @@ def process_units(units: Iterable[tuple[int, Unit]], job: Job, processes: int) -
             yield unit
         return
     context = multiprocessing.get_context("spawn")
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, usable_cores() // processes)
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(job, threads))
     try:
         yield from _in_pool(pool, units, ahead=2 * processes)

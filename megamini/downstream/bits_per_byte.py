@@ -41,7 +41,6 @@ def bits_per_byte(
         replace_with_mask=0.8,
         replace_with_random=0.1,
         mask_id=tokenizer.mask_token_id,
-        pad_id=tokenizer.pad_token_id,
         special_ids=tuple(special_ids(tokenizer).tolist()),
         vocab_size=len(tokenizer),
         seed=0,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
 from megamini.config import dump_recipe
+from megamini.device import best_device
 from megamini.downstream.measured import Measured
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import FILE, TABLE, Result, table_of, write_summary
@@ -25,7 +25,7 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     All data, packs, models and folders are looked at before the first measurement. Raises UserError for what cannot be
     used, and where another process writes to the run directory.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     directory = recipe.run_directory
     _refuse_another_run(directory)
     tasks, others = _looked_at(recipe)

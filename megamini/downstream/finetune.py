@@ -18,6 +18,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
+from megamini.device import best_device
 from megamini.downstream.jobs import Job, Primary, load_primary, prepare_job
 from megamini.downstream.kinds.by_name import KINDS, kind_of
 from megamini.downstream.made_from import claim
@@ -182,7 +183,7 @@ def _task_model(recipe: FinetuneRecipe, primary: Primary, job: Job) -> Any:
 
 def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, updates: int, seconds: float) -> None:
     """Rank 0 only: prove what was written, measure it, and give it its name."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     loaded = load_task_model(aside / "model", device)
     saved = loaded.model.get_input_embeddings().weight.detach().cpu()
     if not torch.equal(saved, _as_saved(primary.embeddings, aside / "model")):

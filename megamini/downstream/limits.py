@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from megamini.errors import UserError
-from megamini.models.families import family_of
+from megamini.models.families import longest_input
 
 _USUAL_LENGTH = {"classification": 128, "tagging": 256, "question-answering": 384}
 
@@ -20,12 +20,6 @@ class Limits:
     doc_stride: int = 128
     max_answer_length: int = 30
     null_answers: bool = False
-
-
-def longest_input(config: PretrainedConfig) -> int:
-    """Tokens for which a model has positions; RoBERTa's begin behind the pad token's id."""
-    taken = config.pad_token_id + 1 if family_of(config).pads_shift_positions else 0
-    return config.max_position_embeddings - taken
 
 
 def fitting_length(asked: int | None, kind: str, config: PretrainedConfig) -> int:

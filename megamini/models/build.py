@@ -67,13 +67,32 @@ def source_weights(recipe: Recipe, config: PretrainedConfig) -> Weights:
     """
     checkpoint, method = recipe.model.from_checkpoint, recipe.objective.method
     where = f"model.from_checkpoint: {checkpoint}"
-    weights = None
+    whole = load_config(checkpoint, where, recipe.model.dropout)
+    outline, weights = _without_memory(whole, recipe), None
     if method != "head":  # a checkpoint without a head is for the library
-        weights = stored_weights(checkpoint, _without_memory(config, recipe), where)
+        weights = stored_weights(checkpoint, outline, where)
     if weights is None:
-        model = load_masked_lm(checkpoint, config, recipe.model.attention, where, fresh_head=method == "head")
+        model = load_masked_lm(checkpoint, whole, recipe.model.attention, where, fresh_head=method == "head")
         weights = model.state_dict().get
+    if whole.vocab_size > config.vocab_size:
+        weights = _with_fewer_rows(weights, outline, _without_memory(config, recipe))
     return bottom_weights(weights, family_of(config), recipe.model.exits[0]) if method == "minipost" else weights
+
+
+def _with_fewer_rows(weights: Weights, whole: PreTrainedModel, trained: PreTrainedModel) -> Weights:
+    """The weights of `whole` for `trained`, whose vocabulary ends before that of the checkpoint: the rows behind it,
+    which fill a matrix up to a round size, belong to no piece."""
+    of_vocabulary = {
+        name: len(tensor)
+        for name, tensor in trained.state_dict().items()
+        if tensor.shape != whole.state_dict()[name].shape
+    }
+
+    def read(name: str) -> torch.Tensor | None:
+        tensor = weights(name)
+        return tensor if tensor is None or name not in of_vocabulary else tensor[: of_vocabulary[name]]
+
+    return read
 
 
 def _trained_config(recipe: Recipe, config: PretrainedConfig) -> PretrainedConfig:
@@ -85,7 +104,13 @@ def _trained_config(recipe: Recipe, config: PretrainedConfig) -> PretrainedConfi
 
 def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModelForMaskedLM.from_config(config, attn_implementation=recipe.model.attention, dtype=torch.float32)
+        model = AutoModelForMaskedLM.from_config(
+            config, attn_implementation=recipe.model.attention, dtype=torch.float32
+        )
+    others = [getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep")]
+    if config.pad_token_id in others:  # a token that is also read: its row learns, and does not start as zeros
+        model.get_input_embeddings().padding_idx = None
+    return model
 
 
 def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
@@ -189,17 +214,15 @@ def _checkpoint_config(
 ) -> PretrainedConfig:
     where = f"model.from_checkpoint: {section.from_checkpoint}"
     config = load_config(section.from_checkpoint, where, section.dropout)
-    if config.vocab_size != len(tokenizer):
-        raise UserError(
-            f"{where}: its vocabulary has {config.vocab_size} pieces, the data's tokenizer {len(tokenizer)}; prepare "
-            f"the data with --tokenizer {section.from_checkpoint}"
-        )
-    if has_tokenizer(section.from_checkpoint) and (
-        load_tokenizer(section.from_checkpoint).get_vocab() != tokenizer.get_vocab()
-    ):
-        raise UserError(
-            f"{where}: its tokenizer has other pieces than the data's, as many though they are; prepare the data with "
-            f"--tokenizer {section.from_checkpoint}"
-        )
+    own = load_tokenizer(section.from_checkpoint) if has_tokenizer(section.from_checkpoint) else None
+    pieces = config.vocab_size if own is None else len(own)
+    advice = f"prepare the data with --tokenizer {section.from_checkpoint}"
+    if pieces != len(tokenizer):
+        raise UserError(f"{where}: its vocabulary has {pieces} pieces, the data's tokenizer {len(tokenizer)}; {advice}")
+    if own is not None and own.get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"{where}: its tokenizer has other pieces than the data's, as many though they are; {advice}")
+    if config.vocab_size < pieces:
+        raise UserError(f"{where}: has {config.vocab_size} rows for the {pieces} pieces of its own tokenizer")
     check_positions(config, tokenizer, block_length, where)
+    config.vocab_size = len(tokenizer)  # without rows that only fill the matrix up
     return config

@@ -17,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from megamini.data.tokenizer import encoder
 from megamini.errors import UserError, writing
+from megamini.models.families import truncating
 from megamini.models.lineage import declared_lineage, lineage
 from megamini.models.masked_lm import assert_tied
 from megamini.models.pretrained import saved_tensors
@@ -43,14 +44,15 @@ def export_checkpoint(
     the model's own. `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack
     plugged in keeps the lineage that it declares. What was written is read again: every tensor that plain
     `transformers` expects of that `config.json`, in shape, and no other, equal bit for bit; embeddings tied, equal
-    token ids. Models in memory, and outlines of at most 2 GiB, are also loaded: nothing missing or unexpected, and for
-    a model in memory equal outputs. Else `UserError`.
+    token ids. The tokenizer is to truncate at the model's positions. Models in memory, and outlines of at most 2 GiB,
+    are also loaded: nothing missing or unexpected, and for a model in memory equal outputs. Else `UserError`.
     """
     if out.exists():
         raise UserError(f"{out} exists already; give another folder, or remove it")
     if model.get_output_embeddings() is not None:
         assert_tied(model)
     read = read or model.state_dict().__getitem__
+    tokenizer = truncating(tokenizer, model.config)
     matrix = model.get_input_embeddings().weight
     of_matrix = next(name for name, parameter in model.named_parameters() if parameter is matrix)
     own = declared_lineage(model) or lineage(read(of_matrix), tokenizer)

@@ -1,12 +1,13 @@
 """The one place that knows where a family of encoders keeps its layers, final norm and masked-LM head."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.errors import UserError
 
@@ -74,6 +75,21 @@ FAMILIES: dict[str, Family] = {
         fused=((".Wqkv", 3), (".Wi", 2)),  # queries, keys and values; what is activated and its gate
     ),
 }
+
+
+def longest_input(config: PretrainedConfig) -> int:
+    """Tokens for which a model has positions; RoBERTa's begin behind the pad token's id."""
+    taken = config.pad_token_id + 1 if family_of(config).pads_shift_positions else 0
+    return config.max_position_embeddings - taken
+
+
+def truncating(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer with the model's positions as its length, so that `truncation=True` cuts there."""
+    if config.model_type not in FAMILIES or tokenizer.model_max_length == (longest := longest_input(config)):
+        return tokenizer
+    own = copy.copy(tokenizer)  # the other may go with another model
+    own.model_max_length = longest
+    return own
 
 
 def family_of(config: PretrainedConfig) -> Family:

@@ -1,7 +1,6 @@
 """Checkpoints of others and our own exports: read with plain `transformers`, refused where nothing could be learned."""
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-from megamini.data.files import is_missing_folder
+from megamini.data.files import is_missing_folder, parse_json
 from megamini.errors import UserError
 from megamini.models.families import family_of
 from megamini.models.materialise import Weights
@@ -118,6 +117,8 @@ def _read(
     model_class: Any, checkpoint: str, config: PretrainedConfig, attention: str | None, where: str
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of its tensors that the files do not hold."""
+    if (index := Path(checkpoint) / SAFE_WEIGHTS_INDEX_NAME).exists():
+        _weight_map(index)  # the library would follow it anywhere
     try:
         model, report = model_class.from_pretrained(
             checkpoint,
@@ -153,9 +154,8 @@ def _files_of_tensors(checkpoint: str) -> dict[str, str]:
     def found(name: str) -> str | None:
         return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
 
-    if index := found("model.safetensors.index.json"):
-        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        return {name: str(found(shard)) for name, shard in shards.items()}
+    if index := found(SAFE_WEIGHTS_INDEX_NAME):
+        return {name: str(found(shard)) for name, shard in _weight_map(Path(index)).items()}
     whole = found("model.safetensors")
     if whole is None:
         return {}
@@ -164,6 +164,20 @@ def _files_of_tensors(checkpoint: str) -> dict[str, str]:
             return dict.fromkeys(file.keys(), whole)
     except SafetensorError:
         return {}  # the library says what is wrong with it
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Each tensor's name -> the name of its file beside `index`. Raises `UserError` for a torn one, and for files that
+    are elsewhere."""
+    try:
+        shards = parse_json(index.read_bytes())["weight_map"]
+        strange = [file for file in shards.values() if Path(file).name != file or not file.endswith(".safetensors")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{index}: does not say which file holds which tensor: {reason}; fetch it again") from None
+    if strange:
+        raise UserError(f"{index}: names '{strange[0]}', which is no safetensors file beside it; fetch it again")
+    return shards
 
 
 def weights_fingerprint(checkpoint: str) -> str:

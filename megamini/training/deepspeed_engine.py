@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.distributed import distributed_c10d
 
 from megamini.config import Recipe
+from megamini.cores import usable_cores
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
 from megamini.models.cpu_dropout import draw_dropout_fast
@@ -67,7 +68,7 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
         # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node()))
+            torch.set_num_threads(max(1, usable_cores() // ranks_on_this_node()))
     try:
         deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
     except distributed.DistNetworkError as error:

@@ -18,7 +18,7 @@ class Forgetting:
     every: int
     last: int
     seed: int
-    pad_id: int
+    pad_id: int | None
     standard_deviation: float
 
     def is_due(self, updates_done: int) -> bool:
@@ -35,7 +35,7 @@ def build_forgetting(
     tokens_per_update: int,
     updates: int,
     seed: int,
-    pad_id: int,
+    pad_id: int | None,
     standard_deviation: float,
 ) -> Forgetting | None:
     """The recipe's forgetting, or None."""
@@ -47,10 +47,11 @@ def build_forgetting(
 
 
 def fresh_token_embeddings(
-    shape: tuple[int, int], standard_deviation: float, pad_id: int, seed: int, updates_done: int
+    shape: tuple[int, int], standard_deviation: float, pad_id: int | None, seed: int, updates_done: int
 ) -> torch.Tensor:
-    """A new token matrix fp32 [V, d] from N(0, standard_deviation^2), pad row zero: the same on every rank."""
+    """A new token matrix fp32 [V, d] from N(0, standard_deviation^2), the pad's row zero: the same on every rank."""
     generator = torch.Generator().manual_seed(int(random_bits(seed, updates_done)) >> 1)
     matrix = torch.randn(shape, generator=generator) * standard_deviation
-    matrix[pad_id] = 0
+    if pad_id is not None:
+        matrix[pad_id] = 0
     return matrix

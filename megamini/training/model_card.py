@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from megamini.markup import plain
 from megamini.recipe_file import as_yaml
 from megamini.training.manifest import MANIFEST
 from megamini.training.state import TrainState
@@ -118,5 +119,5 @@ def _last_validation(run: RunCheckpoint, head: str) -> dict[str, str]:
 
 
 def _source_line(source: dict[str, Any]) -> str:
-    licence = f", {source['licence']}" if source.get("licence") else ""
-    return f"- {source['file']}{licence}"
+    licence = f", {plain(source['licence'])}" if source.get("licence") else ""
+    return f"- {plain(source['file'])}{licence}"

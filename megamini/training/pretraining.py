@@ -22,6 +22,7 @@ from megamini.config import Recipe
 from megamini.data.batches import MicroBatches, plan_batches
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
+from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
 from megamini.models.build import model_config, outline_of
 from megamini.training.engines import Engine
@@ -181,7 +182,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
             tokens_per_update,
             schedule.updates,
             training.seed,
-            text.tokenizer.pad_token_id,
+            pad_alone(text.tokenizer),
             config.initializer_range,
         ),
         texts=texts,

@@ -12,6 +12,7 @@ import torch
 from megamini.compute import measured_matmul_rate, peak_rate
 from megamini.config import Recipe, RunRecipe
 from megamini.data.batches import training_loader
+from megamini.device import best_device
 from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.training.checkpoint import Checkpoints, newest_first
@@ -52,7 +53,7 @@ def check_plain(recipe: RunRecipe) -> None:
 
 def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
     """The engine of a single process, on a GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     recipe = setup.recipe
     return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from megamini.config import MaskingSection
 from megamini.data.batches import BatchPlan, TrainingMicroBatches
 from megamini.data.blocks import Blocks
+from megamini.data.manifest import check_whole
 from megamini.data.masking import MaskingRule, MaskSchedule
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
 from megamini.errors import UserError
@@ -65,6 +66,7 @@ def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int
     """Open a data directory for global batches of so many blocks of it; `UserError` where its parts do not fit each
     other or the masking."""
     train = Blocks(path, "train")
+    check_whole(train.manifest, path)
     try:
         tokenizer = load_tokenizer(path)
     except UserError as error:
@@ -79,12 +81,11 @@ def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int
         replace_with_mask=objective.replace_with_mask,
         replace_with_random=objective.replace_with_random,
         mask_id=tokenizer.mask_token_id,
-        pad_id=tokenizer.pad_token_id,
         special_ids=tuple(special_ids(tokenizer).tolist()),
         vocab_size=len(tokenizer),
         seed=seed,
     )
-    fewest = train.manifest["splits"]["train"]["min_maskable"]
+    fewest = train.manifest["splits"]["train"].get("min_maskable", 0)
     if schedule.most_masked > fewest:
         raise UserError(
             f"objective.mask_share: {schedule.most_masked} positions of a block are to be masked, but one block of "

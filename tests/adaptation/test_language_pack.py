@@ -25,7 +25,9 @@ def test_a_plugged_model_speaks_with_the_packs_matrix_and_nothing_else_changes(f
     model = small_model(family)
     pack = make_pack(model, rows=VOCAB + 30)
     body_before = {name: p.clone() for name, p in model.base_model.named_parameters() if p.shape[0] != VOCAB}
-    assert plug(model, TOKENIZER, pack) is pack.tokenizer
+    tokenizer = plug(model, TOKENIZER, pack)
+    assert tokenizer.get_vocab() == pack.tokenizer.get_vocab()
+    assert tokenizer("w1 w2 w3")["input_ids"] == pack.tokenizer("w1 w2 w3")["input_ids"]
     embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
     assert output.weight is embeddings.weight
     assert torch.equal(embeddings.weight, pack.token_embeddings)

@@ -12,7 +12,7 @@ from megamini.data.order import blocks_of_order
 from megamini.errors import UserError
 
 PAD, LENGTH, VOCAB = 1, 20, 300
-RULE = MaskingRule(0.15, 0.8, 0.1, 4, PAD, (0, 1, 2, 3, 4), VOCAB, seed=3)
+RULE = MaskingRule(0.15, 0.8, 0.1, 4, (0, 1, 2, 3, 4), VOCAB, seed=3)
 
 
 class MemoryBlocks:
@@ -23,6 +23,7 @@ class MemoryBlocks:
     def __init__(self, count, padded=()):
         self.array = np.random.default_rng(0).integers(5, VOCAB, (count, LENGTH))
         self.array[:, 0], self.array[:, -1] = 0, 2
+        self.padded = list(padded)
         for row in padded:
             self.array[row, 10], self.array[row, 11:] = 2, PAD
 
@@ -31,6 +32,9 @@ class MemoryBlocks:
 
     def read(self, numbers):
         return self.array[numbers]
+
+    def lengths(self, numbers):
+        return np.where(np.isin(numbers, self.padded), 11, LENGTH)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def memory():
 
 before, started = memory(), time.perf_counter()
 blocks = Blocks(sys.argv[1], "train")
-rule = MaskingRule(0.15, 0.8, 0.1, mask_id=4, pad_id=1, special_ids=(0, 1, 2, 4), vocab_size=1000, seed=0)
+rule = MaskingRule(0.15, 0.8, 0.1, mask_id=4, special_ids=(0, 1, 2, 4), vocab_size=1000, seed=0)
 batches = training_loader(TrainingMicroBatches(blocks, rule, plan_batches(32, 32, 1), 0), 0, 2000, 0, False)
 next(batches)
 start_up = time.perf_counter() - started

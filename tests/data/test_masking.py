@@ -9,7 +9,7 @@ from megamini.data.masking import MaskingRule, mask_blocks
 
 BOS, PAD, EOS, UNK, MASK = range(5)
 LENGTH, VOCAB = 66, 500
-RULE = MaskingRule(0.15, 0.8, 0.1, MASK, PAD, (BOS, PAD, EOS, UNK, MASK), VOCAB, seed=3)
+RULE = MaskingRule(0.15, 0.8, 0.1, MASK, (BOS, PAD, EOS, UNK, MASK), VOCAB, seed=3)
 
 
 def make_blocks(count, seed=0):
@@ -18,9 +18,9 @@ def make_blocks(count, seed=0):
     return blocks
 
 
-def mask(blocks, numbers=None, epoch=0, rule=RULE):
+def mask(blocks, numbers=None, epoch=0, rule=RULE, lengths=None):
     numbers = np.arange(len(blocks)) if numbers is None else np.asarray(numbers)
-    return mask_blocks(blocks, numbers, np.full(len(blocks), epoch), rule)
+    return mask_blocks(blocks, numbers, np.full(len(blocks), epoch), rule, lengths)
 
 
 def assert_same(one, other):
@@ -31,7 +31,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("share, expected", [(0.15, 10), (0.3, 19), (0.4, 26), (0.001, 1)])
 def test_every_full_block_predicts_the_same_number(share, expected):
     blocks = make_blocks(50)
-    blocks[7, 1:40] = UNK  # few others are left, and still enough
+    blocks[7, 1:39] = UNK  # 26 others are left, just enough
     masked = mask(blocks, rule=dataclasses.replace(RULE, share=share))
     assert masked.positions.shape == (50, expected)
     assert (np.diff(masked.positions, axis=1) > 0).all()
@@ -99,7 +99,7 @@ def test_a_padded_block_predicts_its_own_share():
     for row, content in enumerate((30, 10, 2)):  # the last one is full
         blocks[row, content + 1] = EOS
         blocks[row, content + 2 :] = PAD
-    masked = mask(blocks)
+    masked = mask(blocks, lengths=np.array([32, 12, 4, LENGTH]))
     np.testing.assert_array_equal(masked.weights.sum(1), [round(0.15 * 30), round(0.15 * 10), 1, 10])
     counted = masked.weights == 1
     assert not np.isin(masked.labels[counted], RULE.special_ids).any()
@@ -112,7 +112,7 @@ def test_a_padded_block_predicts_its_own_share():
 def test_a_padded_block_without_text_predicts_nothing():
     block = np.full((1, LENGTH), PAD, dtype=np.uint16)
     block[0, :2] = BOS, EOS
-    masked = mask(block)
+    masked = mask(block, lengths=np.array([2]))
     assert (masked.weights == 0).all()
     np.testing.assert_array_equal(masked.input_ids, block)
 

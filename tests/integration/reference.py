@@ -150,7 +150,6 @@ def masking_rule(tokenizer) -> MaskingRule:
         replace_with_mask=0.8,
         replace_with_random=0.1,
         mask_id=tokenizer.mask_token_id,
-        pad_id=tokenizer.pad_token_id,
         special_ids=tuple(special_ids(tokenizer).tolist()),
         vocab_size=len(tokenizer),
         seed=3,

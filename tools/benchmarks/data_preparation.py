@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from megamini.cores import usable_cores
 from tools.benchmarks.page import ROOT, heading, table
 from tools.benchmarks.updates import ratio, spread
 
@@ -29,7 +30,7 @@ def main() -> None:
     add("text", type=Path, nargs="+", help="JSON lines with a key 'text'")
     add("--tokenizer", type=Path, required=True, help="folder of a tokenizer")
     add("--block-length", type=int, default=128)
-    add("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    add("--processes", type=int, default=usable_cores())
     add("--rounds", type=int, default=5)
     add("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     add("--as-theirs", type=Path, help=argparse.SUPPRESS)

@@ -1,6 +1,7 @@
 """The package archive, read with the distribution's own client as an ordinary user: nothing on the system changes."""
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -19,10 +20,6 @@ NO_CLIENT = f"apt-get and dpkg-deb are needed (Debian, Ubuntu or a relative) and
 # cleared since they need root, or would empty the system's own cache. The empty status file hides what is installed,
 # so the versions found depend on the archive alone.
 APT_CONFIG = """\
-Dir::State "{cache}/state";
-Dir::State::lists "{cache}/lists";
-Dir::State::status "{cache}/status";
-Dir::Cache "{cache}/apt";
 Acquire::GzipIndexes "false";
 Acquire::Retries "2";
 Acquire::http::Timeout "30";
@@ -33,6 +30,8 @@ APT::Update::Error-Mode "any";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 """
+# Where apt writes; given as options, since its configuration has no way to quote a quotation mark in a path.
+APT_FOLDERS = {"Dir::State": "state", "Dir::State::lists": "lists", "Dir::State::status": "status", "Dir::Cache": "apt"}
 # Started by root, apt hands downloads to a user of its own, who could not enter a private folder.
 APT_CONFIG_FOR_ROOT = 'APT::Sandbox::User "root";\n'
 
@@ -62,13 +61,15 @@ class Archive:
     def __init__(self, cache: Path) -> None:
         self.cache = cache.absolute()
         self._config = self.cache / "apt.conf"
+        folders = (("-o", f"{option}={self.cache / name}") for option, name in APT_FOLDERS.items())
+        self._options = ("-c", str(self._config), *itertools.chain.from_iterable(folders))
         self._updated: set[str] = set()
         self._packages: dict[str, Package] = {}
 
     def names(self, prefix: str) -> list[str]:
         """The names of the packages that begin with `prefix`."""
         self._update("none")
-        return sorted(self._run("apt-cache", "-c", str(self._config), "pkgnames", prefix).split())
+        return sorted(self._run("apt-cache", *self._options, "pkgnames", prefix).split())
 
     def download(self, name: str) -> Package:
         """The package, downloaded unless its verified file is here; a missing package is a `UserError`."""
@@ -135,16 +136,17 @@ class Archive:
         for folder in ("state", "lists/partial", "apt/archives/partial", "packages"):
             (self.cache / folder).mkdir(parents=True, exist_ok=True)
         (self.cache / "status").touch()
-        config = APT_CONFIG.format(cache=self.cache)
-        self._config.write_text(config + (APT_CONFIG_FOR_ROOT if os.geteuid() == 0 else ""), encoding="utf-8")
+        self._config.write_text(APT_CONFIG + (APT_CONFIG_FOR_ROOT if os.geteuid() == 0 else ""), encoding="utf-8")
 
     def _download(self, name: str) -> Package:
         if name not in self.names(name):
             raise UserError(f"package '{name}': not in the configured package sources; add Debian's, or {OWN_FILES}")
-        record = self._run("apt-cache", "-c", str(self._config), "show", "--no-all-versions", name)
+        record = self._run("apt-cache", *self._options, "show", "--no-all-versions", name)
         version, architecture, checksum = (
             re.search(rf"^{field}: (\S+)", record, re.MULTILINE)[1] for field in ("Version", "Architecture", "SHA256")
         )
+        if not re.fullmatch(r"[A-Za-z0-9.+:~_-]+", f"{name}_{version}_{architecture}"):
+            raise UserError(f"package '{name}': the archive gives it a version that is none: {version[:60]!r}")
         file = self.cache / "packages" / f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
         if not (file.exists() and _sha256(file) == checksum):
             file.unlink(missing_ok=True)
@@ -161,7 +163,7 @@ class Archive:
                 f"{self.cache}: {free / 1e6:.0f} MB free on this disk, downloads need {ROOM_BYTES / 1e6:.0f};"
                 " free some space, or choose another folder with --out"
             )
-        return self._run("apt-get", "-qq", "-c", str(self._config), *arguments, folder=folder)
+        return self._run("apt-get", "-qq", *self._options, *arguments, folder=folder)
 
     def _run(self, *command: str, folder: Path | None = None) -> str:
         # Messages are matched below, so they must not be translated.

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tools.reporting.plots import new_plot, save_plot
+from megamini.markup import plain
+from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.runs import RunRecord
 from tools.reporting.tables import table
 
@@ -46,11 +47,11 @@ def _language(language: str, runs: list[RunRecord], out: Path) -> str:
             ]
         )
     titles = ["run", "method", "start", "tokens", "FLOPs", "seconds", "bits per byte", "of the primary, plugged"]
-    plot = _plot(language, runs, out / f"language-{language}.png")
+    plot = _plot(language, runs, out / plot_name("language", language))
     unigram = runs[0].validations[-1][f"validation/bits_per_byte_{language}_unigram"]
     return "\n".join(
         [
-            f"## Learning {language}",
+            f"## Learning {plain(language)}",
             "",
             "Bits per byte on validation: of the body learned over, and of the *primary model with the embeddings",
             f"plugged in*, the model that all tasks use. The unigram model has {unigram:.3f}. A low figure alone does",

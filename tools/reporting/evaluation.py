@@ -1,6 +1,6 @@
 """Evaluations: the table of an evaluation run, with intervals, and curves of quality against compute."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from megamini.downstream.results import Mean, Result, means, read_results, spread, table_of
 from megamini.errors import UserError
+from megamini.markup import plain
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,28 @@ def interval(mean: Mean) -> tuple[float, float]:
 def evaluation_section(record: EvaluationRecord) -> str:
     """Markdown: the table of languages and tasks, with an interval at every accuracy."""
     seeds = max((mean.seeds for mean in means(record.results)), default=1)
-    sizes = sorted({f"{mean.task} {mean.n:,}" for mean in means(record.results)})
+    sizes = sorted({f"{plain(mean.task)} {mean.n:,}" for mean in means(record.results)})
     return "\n".join(
         [
-            f"## {record.directory.name}: zero-shot",
+            f"## {plain(record.directory.name)}: zero-shot",
             "",
             f"In percent, but for bits per byte: mean over {seeds} fine-tuned models (seeds) ± standard deviation, and "
             "for accuracies the 95% interval that follows from the number of examples (Wilson). "
             f"Examples: {', '.join(sizes)}. `surface` and `in-language` need no language model: TF-IDF with logistic "
             "regression, trained in the source language and in the language itself.",
             "",
-            table_of(record.results, record.source_language, _cell),
+            table_of([_shown(result) for result in record.results], record.source_language, _cell),
         ]
     )
+
+
+def _shown(result: Result) -> Result:
+    """The result with its names as Markdown shows them."""
+    learned = result.learned and replace(result.learned, series=plain(result.learned.series))
+    pack = None if result.pack is None else plain(result.pack)
+    names = {"task": plain(result.task), "language": plain(result.language), "metric": plain(result.metric)}
+    values = {plain(name): value for name, value in result.values.items()}
+    return replace(result, **names, values=values, pack=pack, learned=learned)
 
 
 def _cell(mean: Mean) -> str:

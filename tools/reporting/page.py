@@ -24,7 +24,13 @@ def html_page(title: str, text: str, folder: Path) -> str:
         content = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
 
-    body = re.sub(r'src="([^":]+\.png)"', embedded, markdown.markdown(text, extensions=["tables"]))
+    reader = markdown.Markdown(extensions=["tables"])
+    # A report has no HTML and no links of its own; what looks like them comes from a name.
+    reader.preprocessors.deregister("html_block")
+    for pattern in ("html", "link", "reference", "short_reference", "image_reference", "autolink", "automail"):
+        reader.inlinePatterns.deregister(pattern)
+    body = re.sub(r'src="([\w.-]+\.png)"', embedded, reader.convert(text))
+    body = re.sub(r'<img [^>]*src="(?!data:image/png)[^>]*>', "", body)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tools.reporting.plots import new_plot, save_plot
+from megamini.markup import plain
+from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.runs import RunRecord
 from tools.reporting.tables import cost_sentence, table
 
@@ -21,10 +22,10 @@ def pretraining_section(run: RunRecord, out: Path) -> str:
         ]
         for head in sorted(heads, key=lambda head: last[f"validation/loss_{head}"])
     ]
-    plot = _plot(run, heads, out / f"{run.name}.png")
+    plot = _plot(run, heads, out / plot_name(run.name))
     return "\n".join(
         [
-            f"## {run.name}: pretraining",
+            f"## {plain(run.name)}: pretraining",
             "",
             f"{cost_sentence(run)}; validation after update {last['update']:,}:",
             "",

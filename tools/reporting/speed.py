@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from megamini.markup import plain
 from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.plots import new_plot, save_plot
+from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.quality import COSTS, SHARES, Curve, Reached, average_speed_up, curves, reached
 from tools.reporting.tables import table
 
@@ -26,9 +27,12 @@ def _task(task: str, of: list[Curve], records: Sequence[EvaluationRecord], out: 
         _plot(task, language, [curve for curve in of if curve.language == language], records, out)
         for language in languages
     ]
-    images = [f"![{task} in {plot.stem.rpartition('-')[2]} against compute]({plot.name})" for plot in plots]
+    images = [
+        f"![{plain(task)} in {plain(language)} against compute]({plot.name})"
+        for language, plot in zip(languages, plots, strict=True)
+    ]
     rows = reached(of)
-    lines = [f"### {task}", "", *images, ""]
+    lines = [f"### {plain(task)}", "", *images, ""]
     if rows:
         lines += [
             "What a series needs to reach a share of standard adaptation's best gain over the untrained pack, and how "
@@ -81,7 +85,7 @@ def _plot(task: str, language: str, of: list[Curve], records: Sequence[Evaluatio
     for line, value in _lines(task, language, records).items():
         axes.axhline(value, color="grey", linestyle={"surface": ":", "in-language": "--"}.get(line, "-"), label=line)
     axes.legend()
-    return save_plot(figure, out / f"{task}-{language}.png")
+    return save_plot(figure, out / plot_name(task, language))
 
 
 def _lines(task: str, language: str, records: Sequence[EvaluationRecord]) -> dict[str, float]:

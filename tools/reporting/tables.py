@@ -1,10 +1,12 @@
 """Markdown tables, and the one sentence on what a run has cost."""
 
+from megamini.markup import plain
 from tools.reporting.runs import RunRecord
 
 
 def table(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; columns after the first are set right where they hold numbers."""
+    """A Markdown table of plain text; columns after the first are set right where they hold numbers."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     numeric = [all(row[column][:1] in "+-0123456789" for row in rows) for column in range(len(titles))]
     marks = ["---:" if right else "---" for right in numeric]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows))
