@@ -221,7 +221,7 @@ class Packs(Target):
         lineage = lineage_of(self.model, self.tokenizer)
         LanguagePack("de", matrix, bias, self.tokenizer, lineage, details).save(folder / "good")
         description = (folder / "good" / "pack.json").read_bytes()
-        files = {name: (folder / "good" / name).read_bytes() for name in os.listdir(folder / "good")}
+        files = {path.name: path.read_bytes() for path in (folder / "good").iterdir()}
         self.inputs = st.one_of(
             replaced(json.loads(description)).map(lambda values: {"pack.json": as_json(values)}),
             damaged(description).map(lambda content: {"pack.json": content}),
@@ -248,26 +248,27 @@ class Packs(Target):
         assert torch.isfinite(model.get_input_embeddings().weight).all()
 
 
+TABLES = {
+    "a.tsv": (b"Gut so\tja\nSchlecht\tnein\n" * 3, "classification"),
+    "a.jsonl": (b'{"text": "a", "label": "b", "n": 5}\n' * 3, "classification"),
+    "a.conll": (b"# id 3\nNew B-LOC\nYork I-LOC\n\nist O\n", "tagging"),
+    "a.json": (
+        as_json({"data": [{"paragraphs": [{"context": "Am Rhein.", "qas": [
+            {"id": "1", "question": "Wo?", "answers": [{"text": "Rhein", "answer_start": 3}]}]}]}]}),
+        "question-answering",
+    ),
+    "words.tsv": (b"Brot\tbread\nWasser\twater\nBaum\ttree\n", None),
+    "words.txt": (b"Brot bread\nWasser water\nBaum tree\n", None),
+}  # fmt: skip
+
+
 class Tables(Target):
     """Task files and word lists."""
 
-    FILES = {
-        "a.tsv": (b"Gut so\tja\nSchlecht\tnein\n" * 3, "classification"),
-        "a.jsonl": (b'{"text": "a", "label": "b", "n": 5}\n' * 3, "classification"),
-        "a.conll": (b"# id 3\nNew B-LOC\nYork I-LOC\n\nist O\n", "tagging"),
-        "a.json": (
-            as_json({"data": [{"paragraphs": [{"context": "Am Rhein.", "qas": [
-                {"id": "1", "question": "Wo?", "answers": [{"text": "Rhein", "answer_start": 3}]}]}]}]}),
-            "question-answering",
-        ),
-        "words.tsv": (b"Brot\tbread\nWasser\twater\nBaum\ttree\n", None),
-        "words.txt": (b"Brot bread\nWasser water\nBaum tree\n", None),
-    }  # fmt: skip
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.inputs = st.sampled_from(sorted(self.FILES)).flatmap(
-            lambda name: st.tuples(st.just(name), damaged(self.FILES[name][0]))
+        self.inputs = st.sampled_from(sorted(TABLES)).flatmap(
+            lambda name: st.tuples(st.just(name), damaged(TABLES[name][0]))
         )
 
     def read(self, drawn: tuple[str, bytes]) -> None:
@@ -275,7 +276,7 @@ class Tables(Target):
         for path in self.folder.iterdir():
             path.unlink()
         (self.folder / name).write_bytes(content)
-        kind = self.FILES[name][1]
+        kind = TABLES[name][1]
         if kind is None:
             words = read_lexicon(self.folder / name)
             assert all(target.encode() and all(sources) for target, sources in words.items())

@@ -49,7 +49,10 @@ def adapt(recipe: AdaptationRecipe) -> None:
             starting_facts={language: start.facts for language, start in starts.items()},
             starting_biases={language: start.bias.clone() for language, start in starts.items()},
         )
+        own = [part.strip() for part in str(setup.source.provenance.get("language", "")).split(",")]
         for language, start in starts.items():
+            if language in own:
+                print(f"{language}: is the source's own language; launch/evaluate.py measures that without a pack")
             shared = start.facts.get("shared_token_share")
             known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
             if shared == 1:

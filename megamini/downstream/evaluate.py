@@ -64,6 +64,13 @@ def _looked_at(recipe: EvaluateRecipe) -> tuple[list[TaskMeasurements], list[Wit
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     packs = Packs(recipe.packs)
+    source = recipe.model.source_language
+    if of_source := [name for name, language in packs.languages.items() if language == source]:
+        print(
+            f"packs.{', packs.'.join(of_source)}: of the source language '{source}', which is measured with the "
+            "models' own embeddings; not evaluated",
+            flush=True,
+        )
     lineages = Lineages(packs)
     tasks = [TaskMeasurements(recipe, packs, lineages, key, section) for key, section in recipe.tasks.items()]
     others = measures_without_labels(recipe, packs, lineages)
