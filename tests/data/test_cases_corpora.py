@@ -95,6 +95,22 @@ def test_padded_blocks_of_an_earlier_version_are_known_by_their_pads_or_refused(
                 Blocks(data, "validation").lengths(every)
 
 
+@pytest.mark.parametrize("gap", [100, 3000])
+def test_a_tokenizer_with_ids_of_no_piece_is_refused(gap, tokenizers, tmp_path):
+    import shutil
+
+    shutil.copytree(tokenizers / "own", tmp_path / "gap")
+    path = tmp_path / "gap" / "tokenizer.json"
+    backend = json.loads(path.read_text(encoding="utf-8"))
+    token = {**backend["added_tokens"][-1], "id": 520 + gap, "content": "<far>"}
+    backend["model"] = {"type": "WordLevel", "unk_token": "<unk>", "vocab": {
+        piece: n if n < 519 else n + gap for n, (piece, _) in enumerate(backend["model"]["vocab"])}}  # fmt: skip
+    backend["added_tokens"].append(token)
+    path.write_text(json.dumps(backend), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^[^\n]*ids up to [^\n]*$"):
+        prepared(tmp_path, TEXTS, tokenizer=str(tmp_path / "gap"))
+
+
 # --- blocks in which nothing can be masked --------------------------------------------------------------------------
 
 THAI = "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอนหรือวรรณยุกต์"
