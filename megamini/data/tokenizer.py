@@ -158,8 +158,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{name}: no tokenizer there: no piece but special ones; is tokenizer.json missing?")
     if (last := max(tokenizer.get_vocab().values())) >= len(tokenizer):
         raise UserError(
-            f"{name}: the tokenizer has {len(tokenizer)} pieces with ids up to {last}, so that some ids are of none; save it "
-            "with ids from 0 on without gaps"
+            f"{name}: the tokenizer has {len(tokenizer)} pieces with ids up to {last}, so that some ids are of none; "
+            "save it with ids from 0 on without gaps"
         )
     roles = special_roles(tokenizer)
     if missing := [role for role, number in roles.items() if number is None and role != "unk"]:
