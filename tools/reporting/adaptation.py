@@ -5,7 +5,7 @@ from pathlib import Path
 from megamini.markup import plain
 from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.runs import RunRecord
-from tools.reporting.tables import table
+from tools.reporting.tables import plain_table
 
 
 def adaptation_section(runs: list[RunRecord], out: Path) -> str:
@@ -57,7 +57,7 @@ def _language(language: str, runs: list[RunRecord], out: Path) -> str:
             f"plugged in*, the model that all tasks use. The unigram model has {unigram:.3f}. A low figure alone does",
             "not mean that tasks transfer.",
             "",
-            table(titles, rows),
+            plain_table(titles, rows),
             "",
             f"![bits per byte against compute]({plot.name})",
         ]

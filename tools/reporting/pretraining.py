@@ -5,7 +5,7 @@ from pathlib import Path
 from megamini.markup import plain
 from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.runs import RunRecord
-from tools.reporting.tables import cost_sentence, table
+from tools.reporting.tables import cost_sentence, plain_table
 
 
 def pretraining_section(run: RunRecord, out: Path) -> str:
@@ -29,7 +29,7 @@ def pretraining_section(run: RunRecord, out: Path) -> str:
             "",
             f"{cost_sentence(run)}; validation after update {last['update']:,}:",
             "",
-            table(["head", "loss (nats)", "bits per byte", "below the unigram model (nats)"], rows),
+            plain_table(["head", "loss (nats)", "bits per byte", "below the unigram model (nats)"], rows),
             "",
             f"![loss along the way]({plot.name})",
         ]

@@ -8,7 +8,7 @@ from megamini.markup import plain
 from tools.reporting.evaluation import EvaluationRecord
 from tools.reporting.plots import new_plot, plot_name, save_plot
 from tools.reporting.quality import COSTS, SHARES, Curve, Reached, average_speed_up, curves, reached
-from tools.reporting.tables import table
+from tools.reporting.tables import plain_table
 
 _UNITS = {"flops": "FLOPs", "seconds": "seconds"}
 
@@ -39,7 +39,7 @@ def _task(task: str, of: list[Curve], records: Sequence[EvaluationRecord], out: 
             "many times less that is than standard's own need (by straight lines between the packs measured; '-' where "
             "it is not reached). Of one run each: what lies within the intervals at the accuracies may be chance.",
             "",
-            table(["series", "language", "of standard's best", "target", *_titles()], _rows(rows, languages)),
+            plain_table(["series", "language", "of standard's best", "target", *_titles()], _rows(rows, languages)),
         ]
     elif any(curve.method == "standard" for curve in of):
         lines.append("No share of standard's best can be asked for: standard does not gain over its start here.")

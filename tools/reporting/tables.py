@@ -4,9 +4,13 @@ from megamini.markup import plain
 from tools.reporting.runs import RunRecord
 
 
+def plain_table(titles: list[str], rows: list[list[str]]) -> str:
+    """`table` of plain text, in which names of others have no markup."""
+    return table(titles, [[plain(cell) for cell in row] for row in rows])
+
+
 def table(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table of plain text; columns after the first are set right where they hold numbers."""
-    rows = [[plain(cell) for cell in row] for row in rows]
+    """A Markdown table of Markdown cells; columns after the first are set right where they hold numbers."""
     numeric = [all(row[column][:1] in "+-0123456789" for row in rows) for column in range(len(titles))]
     marks = ["---:" if right else "---" for right in numeric]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, marks, *rows))
