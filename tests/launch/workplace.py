@@ -58,7 +58,7 @@ class Workplace:
 
     def recipe(self, changes: Mapping[str, Any] | None = None, *more: str) -> list[str]:
         """Write the good recipe with `section.key` changed or REMOVED; returns its path and the arguments `more`."""
-        values = changed(copy.deepcopy(self._base), changes or {})
+        values = changed(self._base, changes or {})
         return self.file("recipe.yaml", yaml.safe_dump(values), *more)
 
     def recipe_text(self, old: str, new: str) -> list[str]:
@@ -101,7 +101,8 @@ class Workplace:
 
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with each `section.key` changed or REMOVED."""
+    """A copy of `values` with each `section.key` changed or REMOVED."""
+    values = copy.deepcopy(values)
     for name, value in changes.items():
         *sections, key = name.split(".")
         section = reduce(lambda part, one: part.setdefault(one, {}), sections, values)
