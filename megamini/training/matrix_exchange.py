@@ -54,7 +54,7 @@ def matrices_of(shapes: Sequence[tuple[int, int]], counts: Sequence[int]) -> lis
 def owners_of(matrices: Sequence[Matrix], held: Sequence[dict[int, int]], ranks: int) -> list[int]:
     """Which rank orthogonalises each matrix. held: rank -> elements of it, for each matrix.
 
-    The dearest first, to the rank that has more than half of it anyway, as ZeRO 1 and 2 cut; else, or where that has
+    The costliest first, to the rank that has more than half of it anyway, as ZeRO 1 and 2 cut; else, or where that has
     its even share of the work already, to the one with the least to do (Graham 1969).
     """
     cost = [newton_schulz_flops(one.rows, one.columns, 1) for one in matrices]

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from megamini.compute import BodyShape, ExitShape, muon_flops, training_flops
-from megamini.config import PretrainingOptimizerSection, TrainingSection
+from megamini.config import MuonSection, PretrainingOptimizerSection, TrainingSection
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training.engines import PlainEngine
 from tools.benchmarks.page import hardware
@@ -29,7 +29,6 @@ from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, MASKED, random_batch,
 OUT = Path(__file__).with_name("optimizers") / "steps.json"
 # Layers and width by name, with the pieces of its vocabulary.
 SHAPES = {"6-128": (6, 128, 8_000), "12-192": (12, 192, 16_000), "12-768": (12, 768, 50_000)}
-STEPS = 5
 
 
 def main() -> None:
@@ -66,7 +65,7 @@ def measure(layers: int, hidden: int, vocab: int, rounds: int) -> dict:
         "tokens": BLOCKS * BLOCK_LENGTH,
         **{name: round(statistics.median(times), 5) for name, times in seconds.items()},
         "flops": BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "minijoint", exits),
-        "muon_flops": muon_flops(shape, "minijoint", exits, STEPS),
+        "muon_flops": muon_flops(shape, "minijoint", exits, MuonSection().newton_schulz_steps),
     }
 
 
