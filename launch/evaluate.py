@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.command_line import RecipeParser
-from megamini.config import dump_recipe
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import run_command
-from megamini.recipe_file import read_recipe
+from megamini.recipes.command_line import RecipeParser
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import dump_recipe
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from megamini import cores, device
+from megamini import cores
+from megamini import machine as device
 from megamini.data import batches
 
 

@@ -22,7 +22,7 @@ from megamini.adaptation.reindex import reindexed, with_layout_of
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
-from megamini.languages import check_code
+from megamini.languages.codes import check_code
 from megamini.models.families import truncating
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
 from megamini.tensor_file import write_tensors

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from megamini.data.files import parse_json
 from megamini.errors import UserError
-from megamini.languages import CODE_PATTERN
+from megamini.files import parse_json
+from megamini.languages.codes import CODE_PATTERN
 
 FORMAT = 1
 DESCRIPTION = "pack.json"

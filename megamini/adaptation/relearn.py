@@ -14,13 +14,13 @@ from megamini.adaptation.lexicon import lexicon_sha256, read_lexicon
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
-from megamini.compute import BodyShape, activation_memory, training_flops
-from megamini.config import duration_in_updates
+from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
 from megamini.models.lineage import same_lineage
+from megamini.recipes.sections import duration_in_updates
 from megamini.training.engines import PlainEngine
 from megamini.training.identity import describe_identity
 from megamini.training.loop import is_over

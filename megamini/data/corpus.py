@@ -16,9 +16,9 @@ import pyarrow.parquet
 
 from megamini.data import pieces
 from megamini.data.compressed import COMPRESSIONS, DAMAGE, open_file
-from megamini.data.files import parse_json
 from megamini.data.pieces import Piece, cut_document
 from megamini.errors import UserError, did_you_mean
+from megamini.files import parse_json
 
 UNIT_BYTES = 64 * 2**20
 _LINES = "JSON lines hold one object a line"

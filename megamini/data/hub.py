@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from megamini.data.corpus import Unit, missing_column
-from megamini.data.files import written_whole
 from megamini.errors import UserError
+from megamini.files import written_whole
 
 UNIT_DOCUMENTS = 20_000
 

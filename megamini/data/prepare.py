@@ -27,7 +27,6 @@ from transformers import PreTrainedTokenizerBase
 from megamini.data import units
 from megamini.data.blocks import Frame, load_manifest
 from megamini.data.corpus import Layout, Unit, find_files, plan_units, read_pieces
-from megamini.data.files import printable, write_json
 from megamini.data.hub import spool_units, stream_records
 from megamini.data.joining import join_units
 from megamini.data.pieces import cut_document
@@ -41,7 +40,8 @@ from megamini.data.tokenizer import (
     train_unigram,
 )
 from megamini.errors import UserError
-from megamini.languages import check_code
+from megamini.files import printable, write_json
+from megamini.languages.codes import check_code
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from megamini.cores import usable_cores
 from megamini.data.blocks import BlockWriter, Frame
 from megamini.data.corpus import Layout, Unit, read_pieces
 from megamini.data.encoding import TextEncoder, WordEncoder
-from megamini.data.files import write_json
 from megamini.data.pieces import Piece
 from megamini.errors import UserError
+from megamini.files import write_json
 
 BATCH_CHARACTERS = 2**20
 BATCH_PIECES = 2**12

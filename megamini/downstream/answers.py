@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from megamini.languages import same_language
+from megamini.languages.codes import same_language
 
 # What is compared of an answer in a language: words, with one space between.
 Normalization = Callable[[str, str], str]

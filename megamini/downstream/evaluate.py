@@ -4,8 +4,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from megamini.config import dump_recipe
-from megamini.device import best_device
 from megamini.downstream.measured import Measured
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import FILE, TABLE, Result, table_of, write_summary
@@ -13,6 +11,8 @@ from megamini.downstream.task_measurements import TaskMeasurements
 from megamini.downstream.without_labels import WithoutLabels, measures_without_labels
 from megamini.downstream.zero_shot import Lineages, Packs
 from megamini.errors import UserError
+from megamini.machine import best_device
+from megamini.recipes.sections import dump_recipe
 from megamini.training.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 

@@ -18,7 +18,6 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
-from megamini.device import best_device
 from megamini.downstream.jobs import Job, Primary, load_primary, prepare_job
 from megamini.downstream.kinds.by_name import KINDS, kind_of
 from megamini.downstream.made_from import claim
@@ -27,6 +26,7 @@ from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed_out, train, training_arguments
 from megamini.errors import UserError, writing
+from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.run_lock import run_lock
 from megamini.training.telemetry import write_atomically

@@ -8,7 +8,7 @@ from megamini.downstream.language_files import LANGUAGE, codes_in, path_in
 from megamini.downstream.tasks.declaration import MissingDataError, Task
 from megamini.downstream.tasks.squad_file import with_places
 from megamini.errors import UserError
-from megamini.languages import closest, same_language
+from megamini.languages.codes import closest, same_language
 
 # What data sets of the hub hold where annotators could not agree.
 _NO_LABEL = -1

@@ -7,7 +7,7 @@ from os.path import realpath
 from pathlib import Path
 
 from megamini.errors import UserError
-from megamini.languages import closest, is_code
+from megamini.languages.codes import closest, is_code
 
 LANGUAGE = "{language}"
 # What a name may hold as a code, the longest first: zh-Hans-CN, zh-Hans, pt_BR, de.

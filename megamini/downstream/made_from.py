@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from megamini.config import dump_recipe
 from megamini.downstream.jobs import Job
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
+from megamini.recipes.sections import dump_recipe
 from megamini.training.telemetry import write_atomically
 
 _MADE_FROM = "made_from.json"

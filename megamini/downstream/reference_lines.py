@@ -3,8 +3,8 @@
 `surface` is trained in the source language and applied as it is, so it knows the words that both languages write
 alike; a transfer should beat it. `word-by-word` is the same on words that a bilingual list has translated; what starts
 from such a list should beat it. `in-language` is trained on the target's own training data, which zero-shot lacks.
-Of classes it is TF-IDF over words (Unicode's, `megamini.words`) with logistic regression; of tags, each word's
-commonest one.
+Of classes it is TF-IDF over words (Unicode's, `megamini.languages.words`) with logistic regression; of tags, each
+word's commonest one.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ from megamini.downstream.kinds.tagging import measure_tags
 from megamini.downstream.metrics import accuracy, macro_f1
 from megamini.downstream.results import Result
 from megamini.downstream.tasks.declaration import Kind
-from megamini.words import WordList, words
+from megamini.languages.words import WordList, words
 
 SURFACE, WORD_BY_WORD, IN_LANGUAGE = "surface", "word-by-word", "in-language"
 _REGULARISATION = 10.0  # scikit-learn's C

@@ -15,7 +15,7 @@ from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
-from megamini.languages import closest
+from megamini.languages.codes import closest
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import outline_with_embeddings
 

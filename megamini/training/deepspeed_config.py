@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from megamini.config import Recipe
 from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
+from megamini.recipes.sections import Recipe
 
 # What a run gets without --deepspeed_config.
 DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}

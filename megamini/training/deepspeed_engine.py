@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from torch import distributed, nn
 from torch.distributed import distributed_c10d
 
-from megamini.config import Recipe
 from megamini.cores import usable_cores
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place
+from megamini.recipes.sections import Recipe
 from megamini.training.build_locks import refuse_stale_build_lock
 from megamini.training.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines import DTYPES, StepResult

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
 from megamini.models.cpu_dropout import draw_dropout_fast
+from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.allocator import keep_freed_memory
 from megamini.training.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.shards import Shards, Slice

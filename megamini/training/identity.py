@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megamini.config import Recipe, RunRecipe, Section
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
+from megamini.recipes.sections import Recipe, RunRecipe, Section
 
 
 def identity_of(recipe: Recipe, data_fingerprint: str, of_checkpoint: bool = False) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from megamini.data.blocks import load_manifest
-from megamini.data.files import write_json
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 from megamini.errors import UserError, writing
+from megamini.files import write_json
 
 
 def keep_data(

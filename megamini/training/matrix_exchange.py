@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import distributed
 
-from megamini.compute import newton_schulz_flops
+from megamini.costs.flops import newton_schulz_flops
 from megamini.training.zero_layout import Part
 
 MOST_ELEMENTS = 64 * 2**20  # that a rank sends or takes on at once, 256 MiB, unless a single matrix has more

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from megamini.markup import plain
-from megamini.recipe_file import as_yaml
+from megamini.recipes.file import as_yaml
 from megamini.training.manifest import MANIFEST
 from megamini.training.state import TrainState
 from megamini.training.telemetry import read_metrics

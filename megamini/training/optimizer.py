@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from megamini.config import OptimizerSection
+from megamini.recipes.sections import OptimizerSection
 from megamini.training.muon import MuonWithAuxAdamW, NewtonSchulz
 from megamini.training.trained_model import TrainedModel
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 from torch import nn
 
-from megamini.config import PretrainingOptimizerSection
+from megamini.recipes.sections import PretrainingOptimizerSection
 from megamini.training.optimizer import parameter_groups
 from megamini.training.trained_model import TrainedModel
 

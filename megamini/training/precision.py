@@ -6,9 +6,9 @@ from typing import TypeVar
 import torch
 import yaml
 
-from megamini.compute import measured_matmul_rate
-from megamini.config import RunRecipe
+from megamini.costs.flops import measured_matmul_rate
 from megamini.errors import UserError
+from megamini.recipes.sections import RunRecipe
 
 # How much faster bf16's matrix products must be on a CPU: its casts, norms and the optimizer's copies take some back.
 _GAIN = 1.25

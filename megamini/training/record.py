@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from megamini.config import RunRecipe
-from megamini.recipe_file import as_yaml
+from megamini.recipes.file import as_yaml
+from megamini.recipes.sections import RunRecipe
 from megamini.training.state import TrainState
 from megamini.training.telemetry import write_atomically
 

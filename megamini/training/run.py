@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from megamini.compute import measured_matmul_rate, peak_rate
-from megamini.config import Recipe, RunRecipe
+from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
-from megamini.device import best_device
 from megamini.errors import UserError
+from megamini.machine import best_device
 from megamini.models.build import build_primary
+from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoint import Checkpoints, newest_first
 from megamini.training.engines import DTYPES, Engine, PlainEngine
 from megamini.training.identity import defaults_of

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from megamini.config import RunRecipe, duration_in_updates
 from megamini.data.batches import BatchPlan, MicroBatches
 from megamini.data.masking import MaskSchedule
 from megamini.errors import UserError
+from megamini.recipes.sections import RunRecipe, duration_in_updates
 from megamini.training.engines import Engine
 from megamini.training.forgetting import Forgetting
 from megamini.training.schedule import Schedule

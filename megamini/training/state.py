@@ -15,7 +15,7 @@ class TrainState:
     tokens: int = 0
     """Tokens read by the model."""
     flops: int = 0
-    """Model FLOPs spent, by formula (`megamini.compute`)."""
+    """Model FLOPs spent, by formula (`megamini.costs.flops`)."""
     optimizer_flops: int = 0
     """Those of Muon's matrix products, beside them."""
     seconds: float = 0.0

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from megamini.config import Recipe, load_recipe
 from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import build_primary, model_config, outline_of, source_weights
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.models.materialise import Weights
+from megamini.recipes.sections import Recipe, load_recipe
 from megamini.training.checkpoint import is_checkpoint, newest_first
 from megamini.training.identity import check_identity, defaults_of, identity_of, keeps_source
 from megamini.training.kept_data import data_of, source_config_of

@@ -9,12 +9,12 @@ from unittest import mock
 
 import pytest
 
-from megamini.config import dump_recipe
 from megamini.downstream import finetune as module
 from megamini.downstream.finetune import finetune, plan
 from megamini.downstream.kinds.by_name import KINDS
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
+from megamini.recipes.sections import dump_recipe
 from megamini.training.run_lock import run_lock
 from tests.downstream.workplace import finetune_recipe, write_texts
 from tests.integration.ranks import Ranks

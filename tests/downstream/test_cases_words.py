@@ -6,7 +6,7 @@ import pytest
 
 from megamini.downstream.examples import TaggedExample, TextExample
 from megamini.downstream.reference_lines import reference_lines, word_by_word
-from megamini.words import WordList, words
+from megamini.languages.words import WordList, words
 
 WORDS = [
     ("I don't know", ["I", "don't", "know"]),

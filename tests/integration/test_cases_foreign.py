@@ -11,11 +11,11 @@ from megamini import plug
 from megamini.adaptation.language_pack import LanguagePack
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn import adapt
-from megamini.config import Recipe
 from megamini.data.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.evaluate import plan
 from megamini.downstream.recipe import EvaluateRecipe
+from megamini.recipes.sections import Recipe
 from megamini.training.run import pretrain_plain
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe, make_pack, make_primary, write_texts
 from tests.launch.workplace import PROSE, RECIPE, changed, make_data

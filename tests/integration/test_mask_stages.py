@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from megamini.config import load_recipe
 from megamini.data.masking import mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
 from megamini.models.build import build_primary
+from megamini.recipes.sections import load_recipe
 from megamini.training import run as running
 from megamini.training.checkpoint import newest_first
 from megamini.training.pretraining import build_setup

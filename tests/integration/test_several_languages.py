@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from megamini.config import load_recipe
 from megamini.data.prepare import Settings, prepare
 from megamini.errors import UserError
 from megamini.models.export import export_checkpoint
+from megamini.recipes.sections import load_recipe
 from megamini.training.model_card import describe, model_card
 from megamini.training.pretraining import build_setup
 from megamini.training.run import pretrain_plain

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megamini.config import PretrainingOptimizerSection
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
+from megamini.recipes.sections import PretrainingOptimizerSection
 from megamini.training.deepspeed_config import (
     ALLOWED_KEYS,
     DEFAULT,

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from megamini.compute import newton_schulz_flops
+from megamini.costs.flops import newton_schulz_flops
 from megamini.training import matrix_exchange
 from megamini.training.matrix_exchange import MatrixExchange, holders_of, matrices_of, owners_of, pieces_of
 from megamini.training.zero_layout import Part

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from megamini.compute import hidden_matrices, matrix_parameters
-from megamini.config import OptimizerSection, PretrainingOptimizerSection
+from megamini.costs.flops import hidden_matrices, matrix_parameters
+from megamini.costs.shape import BodyShape, ExitShape
 from megamini.models.masked_lm import PrimaryModel
-from megamini.shape import BodyShape, ExitShape
+from megamini.recipes.sections import OptimizerSection, PretrainingOptimizerSection
 from megamini.training.muon import MOMENTUM, NewtonSchulz
 from megamini.training.optimizer import build_optimizer, parameter_groups
 from tests.models.bodies import FAMILIES, small_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megamini.config import Recipe, load_recipe
+from megamini.recipes.sections import Recipe, load_recipe
 from megamini.training.record import take_on, write_recipe
 from megamini.training.state import TrainState
 

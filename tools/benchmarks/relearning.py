@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.compute import BodyShape, training_flops
-from megamini.config import OptimizerSection, TrainingSection
+from megamini.costs.flops import BodyShape, training_flops
 from megamini.data.batches import Batch
+from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.engines import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (

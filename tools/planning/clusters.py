@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import PEAK_TFLOPS
+from megamini.costs.flops import PEAK_TFLOPS
 from megamini.errors import UserError, did_you_mean
 
 GB = 1e9

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megamini.compute import activation_memory, model_states
+from megamini.costs.flops import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.matrix_exchange import MOST_ELEMENTS
@@ -55,9 +55,9 @@ def bucket_of(subject: Subject) -> int:
 
 
 def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
-    """Model states by ZeRO (Rajbhandari et al. 2020), activations by Korthikanti et al. 2022 (`megamini.memory`), and
-    DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters and
-    the largest layer or token matrix twice, gathered for use and as its gradient."""
+    """Model states by ZeRO (Rajbhandari et al. 2020), activations by Korthikanti et al. 2022 (`megamini.costs.memory`),
+    and DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters
+    and the largest layer or token matrix twice, gathered for use and as its gradient."""
     training = subject.recipe.training
     width = 4 if training.precision == "fp32" else 2
     frozen = sum(subject.parameters.values()) - subject.trainable

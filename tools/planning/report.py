@@ -2,7 +2,7 @@
 
 import json
 
-from megamini.compute import checkpoint_bytes
+from megamini.costs.flops import checkpoint_bytes
 from megamini.training.optimizer_plan import overhead_in_words
 from megamini.training.setup import masked_in_words
 from tools.planning.clusters import Cluster

@@ -9,7 +9,7 @@ from megamini.downstream.answers import Normalization, normalize
 from megamini.downstream.examples import Example
 from megamini.downstream.language_files import LANGUAGE, find_paths
 from megamini.errors import UserError
-from megamini.languages import closest, distance
+from megamini.languages.codes import closest, distance
 
 Kind = Literal["classification", "tagging", "question-answering"]
 Reader = Callable[[Path, str], Iterator[Example]]

@@ -9,7 +9,7 @@ from megamini.downstream.answers import normalize, normalize_squad
 from megamini.downstream.examples import Answer, QuestionExample
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
 from megamini.downstream.tasks.squad_file import read_squad
-from megamini.languages import closest
+from megamini.languages.codes import closest
 
 # What TyDi QA's own release calls its languages, in names of files and in ids such as english-123.
 _TYDI_NAMES = {

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from megamini.config import Recipe
 from megamini.errors import UserError
-from megamini.recipe_file import read_recipe
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import Recipe
 from tests.launch.workplace import RECIPE
 
 VALUES = [

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
-from megamini.config import Recipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
-from megamini.options import options, options_table
+from megamini.recipes.options import options, options_table
+from megamini.recipes.sections import Recipe
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
@@ -36,5 +36,5 @@ def test_choices_are_named():
 @pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
 def test_the_readmes_table_is_the_one_of_the_code(kind):
     assert options_table(kind) in README.read_text(encoding="utf-8"), (
-        f"README.md: replace the table of options by what megamini.options.options_table({kind.__name__}) gives"
+        f"README.md: replace the table of options by what megamini.recipes.options.options_table({kind.__name__}) gives"
     )

@@ -6,7 +6,7 @@ For planning: what allocators, communication buffers and CUDA itself take comes 
 from dataclasses import dataclass
 from typing import Literal
 
-from megamini.shape import BodyShape, ExitShape, Method, only_exit
+from megamini.costs.shape import BodyShape, ExitShape, Method, only_exit
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -6,9 +6,9 @@ import yaml
 from pydantic import BaseModel
 
 from megamini.errors import CommandParser
-from megamini.options import options_text
+from megamini.recipes.options import options_text
 
-_RECIPES = Path(__file__).resolve().parents[1] / "launch" / "recipes"
+_RECIPES = Path(__file__).resolve().parents[2] / "launch" / "recipes"
 
 
 class RecipeParser(CommandParser):

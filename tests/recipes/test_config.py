@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
-from megamini.command_line import recipes_of
-from megamini.config import Recipe, dump_recipe, duration_in_updates, load_recipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
-from megamini.recipe_file import read_recipe
+from megamini.recipes.command_line import recipes_of
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import Recipe, dump_recipe, duration_in_updates, load_recipe
 
 VALUES = {
     "name": "test",
@@ -291,7 +291,7 @@ def test_durations(duration, tokens_per_update, updates):
     assert duration_in_updates(duration, tokens_per_update) == updates
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "launch/recipes").rglob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "launch/recipes").rglob("*.yaml"))
 KINDS = {
     Recipe: load_recipe,
     AdaptationRecipe: load_adaptation_recipe,
@@ -312,13 +312,13 @@ KINDS = {
     ],
 )
 def test_a_recipe_of_another_entry_point_is_one_line(name, kind, reader):
-    path = Path(__file__).parents[1] / f"launch/recipes/quickstart/{name}.yaml"
+    path = Path(__file__).parents[2] / f"launch/recipes/quickstart/{name}.yaml"
     with pytest.raises(UserError, match=rf"{name}.yaml: a recipe of {reader}$"):
         KINDS[kind](path)
 
 
 def test_a_mistyped_or_stray_section_is_no_recipe_of_another_entry_point(tmp_path):
-    recipes, path = Path(__file__).parents[1] / "launch/recipes/quickstart", tmp_path / "recipe.yaml"
+    recipes, path = Path(__file__).parents[2] / "launch/recipes/quickstart", tmp_path / "recipe.yaml"
     for name, kind, section, typo in (
         ("finetune", FinetuneRecipe, "optimizer", "optimiser"),
         ("adapt_mini", AdaptationRecipe, "adaptation", "adaptaton"),

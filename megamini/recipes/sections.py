@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from megamini.recipe_file import as_yaml, read_recipe
+from megamini.recipes.file import as_yaml, read_recipe
 
 Family = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
 

@@ -6,8 +6,8 @@ import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from megamini import compute
-from megamini.compute import BodyShape, ExitShape
+from megamini.costs import flops as compute
+from megamini.costs.flops import BodyShape, ExitShape
 from megamini.errors import UserError
 
 BLOCK, MASKED = 96, 13

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megamini.memory import ActivationMemory, ModelStates, activation_memory, checkpoint_bytes, model_states
-from megamini.shape import (
+from megamini.costs.memory import ActivationMemory, ModelStates, activation_memory, checkpoint_bytes, model_states
+from megamini.costs.shape import (
     BodyShape,
     ExitShape,
     Method,
