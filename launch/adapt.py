@@ -29,7 +29,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from megamini.adaptation.relearn import adapt, build_setup
-    from megamini.training.precision import settled
+    from megamini.training.engines.precision import settled
 
     disable_progress_bar()  # the library's bars for loading say little and pass in a second
     if arguments.dry_run:

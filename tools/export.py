@@ -29,7 +29,7 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from megamini.training.weights import is_run
+    from megamini.training.finished.weights import is_run
 
     disable_progress_bar()  # the library's bars for loading and writing say little and pass in a second
     if is_run(arguments.source):
@@ -40,8 +40,8 @@ def main() -> None:
 
 def _export_run(arguments: argparse.Namespace) -> None:
     from megamini.models.mini_model import mini_outline
-    from megamini.training.model_card import describe, model_card
-    from megamini.training.weights import open_run
+    from megamini.training.finished.model_card import describe, model_card
+    from megamini.training.finished.weights import open_run
 
     run, exit_layer = open_run(arguments.source), arguments.exit
     model, sources = run.outline.model, {}

@@ -52,7 +52,7 @@ def main() -> None:
     import json
 
     from megamini.recipes.sections import load_recipe
-    from megamini.training.deepspeed_config import DEFAULT, check_combination
+    from megamini.training.engines.deepspeed_config import DEFAULT, check_combination
     from tools.planning.memory_plan import deepspeed_json, smallest_that_fits
     from tools.planning.report import plan_report
     from tools.planning.subject import sizes_in_data, subject_of

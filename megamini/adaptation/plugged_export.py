@@ -12,7 +12,7 @@ from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.markup import plain
 from megamini.models.pretrained import load_config, load_model
-from megamini.training.model_card import language_line
+from megamini.training.finished.model_card import language_line
 
 
 def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -3,8 +3,14 @@
 from typing import Any
 
 from megamini.errors import UserError
-from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json, swap_folder, zero_stage
-from megamini.training.deepspeed_engine import check_zero_section, start_process_group
+from megamini.training.engines.deepspeed_config import (
+    DEFAULT,
+    check_combination,
+    read_deepspeed_json,
+    swap_folder,
+    zero_stage,
+)
+from megamini.training.engines.deepspeed_engine import check_zero_section, start_process_group
 
 # The Trainer fills these in from its own arguments, which are the recipe's.
 _FROM_RECIPE: dict[str, Any] = {

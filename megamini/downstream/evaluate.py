@@ -13,7 +13,7 @@ from megamini.downstream.zero_shot import Lineages, Packs
 from megamini.errors import UserError
 from megamini.machine import best_device
 from megamini.recipes.sections import dump_recipe
-from megamini.training.run_lock import run_lock
+from megamini.training.safety.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 
 _PATIENCE = 5  # seconds that one waits for an evaluation that is ending

@@ -28,7 +28,7 @@ from megamini.downstream.trainer import freeze_token_embeddings, leave_deepspeed
 from megamini.errors import UserError, writing
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
-from megamini.training.run_lock import run_lock
+from megamini.training.safety.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 
 _RESULT = "result.json"

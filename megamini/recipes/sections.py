@@ -1,7 +1,8 @@
 """Recipes: YAML checked by frozen models, so that a mistyped key or value ends the run before anything heavy starts.
 
 A recipe owns training (batch, optimizer, schedule, precision, clipping, durations); the DeepSpeed JSON owns sharding,
-offload and communication (`megamini/training/deepspeed_config.py`). The docstring under each field is its help text.
+offload and communication (`megamini/training/engines/deepspeed_config.py`). The docstring under each field is its
+help text.
 """
 
 import math

@@ -21,7 +21,7 @@ from megamini.downstream.finetune import finetune
 from megamini.downstream.measured import Measured
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
-from megamini.training.run_lock import run_lock
+from megamini.training.safety.run_lock import run_lock
 from tests.downstream.workplace import (
     evaluate_recipe,
     finetune_recipe,

@@ -16,7 +16,7 @@ from megamini.downstream.tasks.registry import TASKS, read_examples
 from megamini.downstream.zero_shot import Packs
 from megamini.errors import UserError
 from megamini.languages.codes import closest, same_language
-from megamini.training.model_card import language_line
+from megamini.training.finished.model_card import language_line
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe, make_pack, write, write_pages, write_texts
 
 # asked for, names that there are, the closest

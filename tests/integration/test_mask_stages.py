@@ -15,10 +15,10 @@ from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.recipes.sections import load_recipe
 from megamini.training import run as running
-from megamini.training.checkpoint import newest_first
+from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.pretraining import build_setup
 from megamini.training.run import pretrain_plain
-from megamini.training.spikes import SpikeRule
+from megamini.training.safety.spikes import SpikeRule
 from tests.integration.cases import BLOCK_LENGTH, GLOBAL_BATCH, LOWERED_AFTER, UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars

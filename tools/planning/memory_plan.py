@@ -6,7 +6,7 @@ from typing import Any
 from megamini.costs.flops import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
-from megamini.training.matrix_exchange import MOST_ELEMENTS
+from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
 from tools.planning.clusters import Cluster
 from tools.planning.subject import Subject
 
