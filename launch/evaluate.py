@@ -26,7 +26,7 @@ def main() -> None:
         print(parser.overview())
         return
     recipe = read_recipe(arguments.recipe, arguments.overrides, EvaluateRecipe)
-    from megamini.downstream.evaluate import evaluate, plan
+    from megamini.downstream.evaluation.evaluate import evaluate, plan
 
     if arguments.dry_run:
         print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")

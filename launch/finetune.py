@@ -32,10 +32,10 @@ def main() -> None:
     recipe = read_recipe(arguments.recipe, arguments.overrides, FinetuneRecipe)
     deepspeed = None
     if "RANK" in os.environ or arguments.deepspeed_config:
-        from megamini.downstream.deepspeed import trainer_configuration
+        from megamini.downstream.finetuning.deepspeed import trainer_configuration
 
         deepspeed = trainer_configuration(arguments.deepspeed_config, recipe.training.precision)
-    from megamini.downstream.finetune import finetune, plan
+    from megamini.downstream.finetuning.finetune import finetune, plan
 
     if not arguments.dry_run:
         finetune(recipe, deepspeed)

@@ -20,13 +20,13 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from megamini.adaptation.language_pack import LanguagePack, plug
-from megamini.adaptation.lexicon import read_lexicon
+from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.batches import validation_batches
 from megamini.data.blocks import fingerprint_of
-from megamini.data.corpus import Layout, find_files, plan_units, read_pieces
-from megamini.data.prepare import Settings, prepare
+from megamini.data.corpus.documents import Layout, find_files, plan_units, read_pieces
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError

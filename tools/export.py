@@ -62,7 +62,7 @@ def _export_run(arguments: argparse.Namespace) -> None:
 
 
 def _export_folder(arguments: argparse.Namespace) -> None:
-    from megamini.adaptation.plugged_export import load_any_model
+    from megamini.adaptation.packs.plugged_export import load_any_model
 
     if arguments.exit is not None:
         raise UserError(f"--exit: {arguments.source} is no run directory, which alone has exits")
@@ -78,8 +78,8 @@ def _write(arguments, model, tokenizer, description, card, origin, read=None) ->
     from megamini.models.export import export_checkpoint
 
     if arguments.pack is not None:
-        from megamini.adaptation.language_pack import LanguagePack, plug
-        from megamini.adaptation.plugged_export import plugged_card
+        from megamini.adaptation.packs.language_pack import LanguagePack, plug
+        from megamini.adaptation.packs.plugged_export import plugged_card
         from megamini.models.mini_model import with_weights
 
         if read is not None:

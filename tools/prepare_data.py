@@ -34,7 +34,7 @@ def main() -> None:
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
     # Slow to import; --help and a mistyped option need not wait for it.
-    from megamini.data.prepare import Settings, prepare
+    from megamini.data.preparation.prepare import Settings, prepare
     from megamini.files import is_missing_folder
 
     if options["tokenizer"] and is_missing_folder(options["tokenizer"]):

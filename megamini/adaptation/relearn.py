@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from megamini.adaptation.initialise import StartingPoint, Target, initialise
-from megamini.adaptation.language_pack import LanguagePack, pack_fingerprint
-from megamini.adaptation.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
+from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
+from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of

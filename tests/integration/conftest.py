@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
 from megamini.models.build import build_primary
 from megamini.recipes.sections import Recipe

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import megamini
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.adaptation.relearn import build_setup
 from megamini.adaptation.relearn_model import RelearnModel

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.errors import UserError
 from megamini.models.export import export_checkpoint
 from megamini.recipes.sections import load_recipe

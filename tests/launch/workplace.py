@@ -18,7 +18,7 @@ import yaml
 
 from megamini import errors
 from megamini.data.blocks import fingerprint_of
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 
 PROSE = Path(__file__).resolve().parents[1] / "integration" / "prose.txt"
 REMOVED = object()
