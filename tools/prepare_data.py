@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.cores import usable_cores
 from megamini.errors import CommandParser, UserError, run_command
+from megamini.machine import usable_cores
 
 
 def main() -> None:

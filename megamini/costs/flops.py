@@ -124,8 +124,8 @@ def _minipost_flops(shape: BodyShape, block_length: int, masked: int, exits: tup
 
 
 def newton_schulz_flops(rows: int, columns: int, steps: int) -> int:
-    """FLOPs of orthogonalising one matrix (`training.muon`): in each step, for m the smaller side and n the larger, the
-    m x m Gram matrix (2 m m n), its square (2 m m m) and their product with the matrix (2 m m n)."""
+    """FLOPs of orthogonalising one matrix (`training.optimizers.muon`): in each step, for m the smaller side and n the
+    larger, the m x m Gram matrix (2 m m n), its square (2 m m m) and their product with the matrix (2 m m n)."""
     m, n = sorted((rows, columns))
     return steps * 2 * m * m * (2 * n + m)
 

@@ -65,7 +65,7 @@ def model_states(
 
 def checkpoint_bytes(trainable: int, muon: int = 0) -> int:
     """Bytes of one checkpoint, all ranks' files together: fp32 weights and moments, whatever the precision and the
-    stage (`training.shards`). muon: how many of the parameters Muon moves, with one moment instead of two."""
+    stage (`training.state.shards`). muon: how many of the parameters Muon moves, with one moment instead of two."""
     return trainable * _MASTER_BYTES + _MOMENT_BYTES * (2 * trainable - muon)
 
 

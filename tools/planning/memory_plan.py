@@ -95,8 +95,8 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
 
 
 def _muon_buffers(subject: Subject, cluster: Cluster) -> int:
-    """Bytes while Muon moves matrices: what a rank sends and takes on at once (`training.matrix_exchange`), and about
-    four times the largest matrix, as measured, in which the iteration works."""
+    """Bytes while Muon moves matrices: what a rank sends and takes on at once (`training.optimizers.matrix_exchange`),
+    and about four times the largest matrix, as measured, in which the iteration works."""
     largest = subject.largest_matrix
     exchanged = min(MOST_ELEMENTS, max(largest, subject.muon_parameters // cluster.gpus)) if cluster.gpus > 1 else 0
     return 4 * (2 * max(exchanged, largest) + 4 * largest)

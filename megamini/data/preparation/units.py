@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from megamini.cores import usable_cores
 from megamini.data.blocks import BlockWriter, Frame
 from megamini.data.corpus.chunks import Piece
 from megamini.data.corpus.documents import Layout, Unit, read_pieces
 from megamini.data.preparation.encoding import TextEncoder, WordEncoder
 from megamini.errors import UserError
 from megamini.files import write_json
+from megamini.machine import usable_cores
 
 BATCH_CHARACTERS = 2**20
 BATCH_PIECES = 2**12

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or do not exist.
+"""Checkpoints that are complete or do not exist: saved, pruned, and the newest one found again.
 
 A save copies what is to be saved, and writes it in the background into a folder of its own (`background_save`). When
 every rank's file is on disk, rank 0 lists them with size and SHA-256 in a manifest, and only then gives the folder its

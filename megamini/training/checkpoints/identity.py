@@ -1,4 +1,4 @@
-"""What decides the numbers of a run: a checkpoint with another identity belongs to another run."""
+"""What decides whether a checkpoint is resumed: the run's identity. One with another identity is another run's."""
 
 import json
 from pathlib import Path

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from torch import distributed, nn
 from torch.distributed import distributed_c10d
 
-from megamini.cores import usable_cores
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
+from megamini.machine import usable_cores
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place

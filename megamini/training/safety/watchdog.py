@@ -1,4 +1,4 @@
-"""A run that hangs ends by itself: stack traces of every rank, and an exit status that says try again.
+"""The watchdog ends a rank that hangs: it writes stack traces, and exits with a status that says try again.
 
 Collectives of a lost rank, a stopped process or a dead network can wait for hours without any error, and what they say
 then names no line of ours, so each rank watches itself from a thread of its own.

@@ -1,4 +1,4 @@
-"""Between the optimizer's state and slices: what both engines share."""
+"""The optimizer's state (AdamW's moments, Muon's momentum) as slices of a checkpoint, and back, for every engine."""
 
 from typing import Any
 

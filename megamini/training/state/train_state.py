@@ -27,7 +27,7 @@ class TrainState:
     scaler_overflows: int = 0
     """Updates that fp16's loss scaler left out while it looked for its scale; no sign of trouble."""
     stopped: dict[str, int] = field(default_factory=dict)
-    """Heads that train no more, each with the updates that it had (`training.stopping`)."""
+    """Heads that train no more, each with the updates that it had (`training.safety.stopping`)."""
     plateau: dict[str, tuple[float, int]] = field(default_factory=dict)
     """For each head watched for a plateau: its best validation loss, and the validations since."""
 

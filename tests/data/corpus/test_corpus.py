@@ -1,3 +1,5 @@
+"""Documents of every kind of file, in units that do not depend on who reads them; what is torn or odd is named."""
+
 import bz2
 import gzip
 import json

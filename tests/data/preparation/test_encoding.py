@@ -1,3 +1,5 @@
+"""Texts -> token ids, fast: the same ids as the tokenizer gives."""
+
 import random
 import sys
 import unicodedata

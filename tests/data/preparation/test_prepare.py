@@ -1,3 +1,5 @@
+"""The pipeline from text to a data directory: the same bytes however it runs, and what it refuses."""
+
 import gzip
 import hashlib
 import json
