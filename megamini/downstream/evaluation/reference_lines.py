@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from megamini.adaptation.starting_points.lexicon import Lexicon
+from megamini.downstream.kinds.classification import measure_classes
 from megamini.downstream.kinds.tagging import measure_tags
-from megamini.downstream.metrics.classes import accuracy, macro_f1
+from megamini.downstream.metrics.measurement import Measurement
 from megamini.downstream.results import Result
 from megamini.downstream.task_data.examples import Example, TaggedExample, TextExample
 from megamini.downstream.tasks.declaration import Kind
@@ -34,7 +35,7 @@ class _Line(Protocol):
 
     def __init__(self, training: Sequence[Any]) -> None: ...
 
-    def measure(self, gold: Sequence[Any], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[Any], lexicon: Lexicon | None = None) -> Measurement:
         """Metrics on the examples, with a lexicon on their words as that translates them."""
 
 
@@ -48,13 +49,11 @@ class _ClassLine:
         model = make_pipeline(features, LogisticRegression(C=_REGULARISATION, max_iter=2000))
         self._model = model.fit([_text(example) for example in training], [example.label for example in training])
 
-    def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> Measurement:
         texts = [_text(example) for example in gold]
         if lexicon:
             texts = list(map(_word_list(lexicon).text, texts))
-        predicted = list(self._model.predict(texts))
-        labels = [example.label for example in gold]
-        return {"accuracy": accuracy(labels, predicted), "macro_f1": macro_f1(labels, predicted)}
+        return measure_classes([example.label for example in gold], list(self._model.predict(texts)))
 
 
 class _TagLine:
@@ -73,7 +72,7 @@ class _TagLine:
         self._unknown = every.most_common(1)[0][0]
         self._known = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
 
-    def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> Measurement:
         translation = _word_list(lexicon).word if lexicon else str
 
         def tag(word: str) -> str:
@@ -112,7 +111,7 @@ def reference_lines(
         if language in training:
             values[IN_LANGUAGE] = LINES[kind](training[language]).measure(gold)
         for line, measured in values.items():
-            yield Result(task, language, metric, measured, len(gold), surface.name, line, None, split)
+            yield Result(task, language, metric, measured.values, len(gold), surface.name, line, None, split)
 
 
 def word_by_word(text: str, lexicon: Lexicon) -> str:

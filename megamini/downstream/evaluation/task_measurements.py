@@ -88,10 +88,10 @@ class _Model:
         for planned in wanted:
             examples = task.examples[planned.language]
             with task.packs.speaking(one.model, one.tokenizer, planned.pack) as tokenizer:
-                values = kind_of(task.task).measure(
+                measured = kind_of(task.task).measure(
                     one.model, tokenizer, examples, one.limits, planned.language, task.batch
                 )
-            yield planned, planned.result(values, len(examples))
+            yield planned, planned.result(measured.values, len(examples))
 
     def _check(self, kind: str, known: set[str]) -> None:
         key, folder = self._task.key, self._folder
