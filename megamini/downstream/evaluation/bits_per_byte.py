@@ -14,6 +14,7 @@ from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule
 from megamini.data.tokenizer import fingerprint, piece_bytes, special_ids
+from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.errors import UserError
 from megamini.models.masked_lm import PrimaryModel
@@ -25,8 +26,9 @@ def bits_per_byte(
     directory: str,
     section: BitsPerByteSection,
     batch_size: int,
-) -> tuple[float, int]:
-    """(bits per byte, number of predicted pieces) of a masked-LM model on the validation split of a data directory.
+) -> tuple[Parts, int]:
+    """Per block of a data directory's validation split (bits, bytes), whose ratio is the measure, of a masked-LM model;
+    and the number of predicted pieces.
 
     Raises UserError where the directory was made with another tokenizer than the one that the model speaks.
     """
@@ -49,13 +51,13 @@ def bits_per_byte(
         raise UserError(f"{Path(directory)}: the validation split is empty; prepare with a larger --validation-share")
     primary = PrimaryModel(model).eval()
     bytes_of = torch.from_numpy(piece_bytes(tokenizer)).to(model.device)
-    nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    text_bytes, pieces = torch.zeros_like(nats), torch.zeros_like(nats)
+    parts, pieces = [], 0
     with torch.inference_mode():
         for batch in validation_batches(blocks, rule, section.blocks, batch_size, rank=0, world_size=1):
             batch = batch.to(model.device)
             _, losses = primary(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
-            nats += (losses[0] * batch.weights).sum()
-            text_bytes += (bytes_of[batch.labels] * batch.weights).sum()
-            pieces += batch.weights.sum()
-    return (nats / math.log(2) / text_bytes).item(), int(pieces.item())
+            counted = torch.stack([losses[0], bytes_of[batch.labels], torch.ones_like(batch.weights)]) * batch.weights
+            of_blocks = counted.double().view(3, len(batch.input_ids), -1).sum(2).T.tolist()
+            parts += [(nats / math.log(2), text_bytes) for nats, text_bytes, own in of_blocks if own]
+            pieces += int(sum(own for *_, own in of_blocks))
+    return parts, pieces

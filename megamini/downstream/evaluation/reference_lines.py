@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from megamini.adaptation.starting_points.lexicon import Lexicon
 from megamini.downstream.kinds.classification import measure_classes
 from megamini.downstream.kinds.tagging import measure_tags
-from megamini.downstream.metrics.measurement import Measurement
+from megamini.downstream.metrics.measurement import Measurement, Parts
 from megamini.downstream.results import Result
 from megamini.downstream.task_data.examples import Example, TaggedExample, TextExample
 from megamini.downstream.tasks.declaration import Kind
@@ -94,9 +94,9 @@ def reference_lines(
     examples: dict[str, Sequence[Example]],
     source: str,
     word_lists: dict[str, Lexicon],
-) -> Iterator[Result]:
-    """A result for each language but the source; `in-language` where there are training data in it, `word-by-word`
-    where there is a word list.
+) -> Iterator[tuple[Result, Parts]]:
+    """A result, and what each example counts in it, for each language but the source; `in-language` where there are
+    training data in it, `word-by-word` where there is a word list.
 
     kind: classification or tagging. training, examples, word_lists: language -> what is trained on, what is measured,
     and its words in the source's.
@@ -111,7 +111,8 @@ def reference_lines(
         if language in training:
             values[IN_LANGUAGE] = LINES[kind](training[language]).measure(gold)
         for line, measured in values.items():
-            yield Result(task, language, metric, measured.values, len(gold), surface.name, line, None, split)
+            result = Result(task, language, metric, measured.values, len(gold), surface.name, line, None, split)
+            yield result, measured.parts[metric]
 
 
 def word_by_word(text: str, lexicon: Lexicon) -> str:

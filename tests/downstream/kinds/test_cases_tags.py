@@ -146,7 +146,7 @@ def test_a_word_without_a_tag_is_context_and_not_scored(tmp_path, primary):
         model.classifier.bias.copy_(torch.tensor([1.0, 0.0]))
     assert Tagging().measure(model, tokenizer, [read], Limits(64), "de", 2).values == {"accuracy": 1}
     training = {"en": [TaggedExample(("a", "Rhein"), (None, "PROPN"))]}
-    (line,) = reference_lines("pos", "tagging", "accuracy", "test", training, {"de": [read]}, "en", {})
+    ((line, _),) = reference_lines("pos", "tagging", "accuracy", "test", training, {"de": [read]}, "en", {})
     assert line.values == {"accuracy": 1}
 
 
