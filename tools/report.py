@@ -23,6 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from tools.reporting.adaptation import adaptation_section
+    from tools.reporting.differences import differences_section
     from tools.reporting.evaluation import evaluation_section, is_evaluation, read_evaluation
     from tools.reporting.page import html_page
     from tools.reporting.pretraining import pretraining_section
@@ -48,7 +49,8 @@ def main() -> None:
         sections = [pretraining_section(run, out) for run in runs if not run.is_adaptation]
         if adaptations:
             sections.append(adaptation_section(adaptations, out))
-        sections += [evaluation_section(record) for record in evaluations]
+        for record in evaluations:
+            sections += [evaluation_section(record), differences_section(record)]
         sections.append(speed_section(evaluations, out))
         sections += [f"Not shown: {reason}." for reason in young]
         report = "\n\n".join(["# Report", *filter(None, sections)]) + "\n"
