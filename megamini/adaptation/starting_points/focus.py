@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
-from megamini.adaptation.starting_points.static_vectors import DIMENSIONS, MIN_COUNT, static_vectors
+from megamini.adaptation.starting_points.static_vectors import DIMENSIONS, MIN_COUNT, first_tokens, static_vectors
 from megamini.errors import UserError
 
 BACKENDS = ("deepfocus", "scikit-learn")
@@ -124,9 +124,8 @@ def deepfocus_rows(
     with tempfile.TemporaryDirectory() as folder:
         corpus, model = Path(folder) / "pieces.txt", Path(folder) / "vectors.bin"
         with corpus.open("w", encoding="utf-8") as file:
-            for document in text:
-                kept = np.asarray(document, dtype=np.int64).ravel()
-                kept = kept[ordinary[kept]]
+            for document in first_tokens(text):
+                kept = document[ordinary[document]]
                 counts += np.bincount(kept, minlength=len(ordinary))
                 # All on one line: fastText reads a line end as the word `</s>`, which the package would then take for
                 # a shared piece and mix the row of the end of a sequence into all others.

@@ -3,62 +3,25 @@
 `random` is the published one; the others start closer, and the smaller the run, the more that decides (METHOD.md).
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
+from megamini.adaptation.starting_points.calibration import calibrated
 from megamini.adaptation.starting_points.focus import choose_backend, deepfocus_rows, focus_rows
 from megamini.adaptation.starting_points.lexicon import lexicon_rows, lexicon_sha256, read_lexicon
 from megamini.adaptation.starting_points.piece_forms import Form, piece_forms, shared_pieces
-from megamini.data.blocks import Blocks
-from megamini.data.tokenizer import load_tokenizer, pad_alone, special_roles
+from megamini.adaptation.starting_points.subword import subword_rows
+from megamini.adaptation.starting_points.vocabularies import Source, Target
+from megamini.data.tokenizer import pad_alone, special_roles
 from megamini.errors import UserError, did_you_mean
 from megamini.training.forgetting import fresh_token_embeddings
 
-KINDS = ("random", "unigram", "overlap", "focus", "lexicon")
+KINDS = ("random", "unigram", "overlap", "subword", "focus", "lexicon")
 RANDOM_DEVIATION = 0.02  # of random rows, as published
-_READ_BLOCKS = 4096
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the body was trained with: token matrix fp32 [V_s, d], output bias fp32 [V_s] or None, tokenizer."""
-
-    matrix: torch.Tensor
-    output_bias: torch.Tensor | None
-    tokenizer: PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Target:
-    """The new language: tokenizer, how often the training text has each piece int64 [V_t], and, for `focus`, a function
-    that reads that text anew: documents or blocks of token ids, each int [...]. Special ids in it are passed over."""
-
-    tokenizer: PreTrainedTokenizerBase
-    unigram_counts: np.ndarray
-    text: Callable[[], Iterable[np.ndarray]] | None = None
-
-    @classmethod
-    def of(cls, data: str | Path) -> "Target":
-        """The target of a data directory. Raises UserError where that is not whole."""
-        blocks = Blocks(data, "train")
-        try:
-            counts = np.load(Path(data) / "unigram_counts.npy")
-        except (OSError, ValueError):
-            raise UserError(
-                f"{data}/unigram_counts.npy: missing or torn; make the data again: tools/prepare_data.py"
-            ) from None
-
-        def text() -> Iterable[np.ndarray]:
-            for start in range(0, len(blocks), _READ_BLOCKS):
-                yield from blocks.read(np.arange(start, min(start + _READ_BLOCKS, len(blocks))))
-
-        return cls(load_tokenizer(data), counts, text)
 
 
 @dataclass(frozen=True)
@@ -80,6 +43,7 @@ def initialise(
     lexicon: str | Path | None = None,
     match_case: bool = False,
     focus_through: str | None = None,
+    calibrate: bool = False,
 ) -> StartingPoint:
     """The token matrix and output bias that relearning starts from; a pure function of its arguments.
 
@@ -87,11 +51,13 @@ def initialise(
     - unigram: the same, with the special rows of the source.
     - overlap: pieces that stand for the same text in both vocabularies are copied, the others drawn from the source's
       distribution: mean and deviation of each dimension over the source's ordinary rows.
+    - subword: as overlap, but new pieces are the mean of the source's pieces for the same text.
     - focus: as overlap, but new pieces that the text uses are mixtures of shared ones (`focus_through`: see `focus`).
       With a word list its whole words start at the mean of their translations, and new ones are mixed from them too.
     - lexicon: whole words of the word list start at the mean of their translations, shared pieces are copied, other
       pieces of words in the list start at the mean over these words, the rest are drawn as for overlap.
 
+    calibrate: spread what is mixed as widely as the source's rows are (see `calibration`).
     Special rows come from the source's, role by role, in all kinds but random. `bias`: unigram, the log-probabilities
     of the target's pieces; source, as published: the source's numbers, which belong to other pieces, where the
     vocabularies have one size, else zeros. Unset: source for random, unigram for the others.
@@ -110,6 +76,9 @@ def initialise(
     else:
         matrix = _overlap(source, source_forms, shared, seed)
         known = shared >= 0
+        reference = source.matrix.numpy()[[form is not None for form in source_forms]] if calibrate else None
+        if kind in ("subword", "focus", "lexicon"):
+            facts["calibrated"] = calibrate
         if lexicon is not None:
             words = read_lexicon(lexicon, match_case, say=lambda line: None)  # who builds a run has heard it
             listed = lexicon_rows(words, source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms)
@@ -121,18 +90,23 @@ def initialise(
                     f"{lexicon}: no word of this list is one of the vocabulary's; its lines are 'target word TAB "
                     "source word', of the language that is learned"
                 )
-            matrix[chosen] = listed.rows[chosen]
+            _write(matrix, listed.rows, chosen & ~listed.mixed, None)
+            _write(matrix, listed.rows, chosen & listed.mixed, reference)
             known |= listed.whole
             facts |= {"lexicon_pieces": int(chosen.sum()), "lexicon_whole_words": int(listed.whole.sum())}
             facts |= {"lexicon_sha256": lexicon_sha256(lexicon)}
             facts |= {"lexicon_token_share": _token_share(listed.whole, ordinary, target.unigram_counts)}
+        if kind == "subword":
+            composed = subword_rows(source.matrix, source.tokenizer, source_forms, target_forms, shared)
+            _write(matrix, composed.rows, composed.composed, reference)
+            facts |= {"composed_pieces": int(composed.composed.sum()), "spelled_by_bytes": composed.by_bytes}
         if kind == "focus":
             if through == "deepfocus":
                 tokenizers = source.tokenizer, target.tokenizer
                 mixtures = deepfocus_rows(target.text(), ordinary, shared, source.matrix, *tokenizers, seed)
             else:
                 mixtures = focus_rows(target.text(), ordinary, known, matrix, seed)
-            matrix[mixtures.mixed] = mixtures.rows[mixtures.mixed]
+            _write(matrix, mixtures.rows, mixtures.mixed, reference)
             facts |= {"through": mixtures.through, "mixed_pieces": int(mixtures.mixed.sum())}
             facts |= {"anchors_per_piece": mixtures.anchors}
     if kind != "random":
@@ -166,6 +140,12 @@ def _check(kind: str, source: Source, target: Target, lexicon: str | Path | None
             f"the target has {len(target.unigram_counts)} piece counts for a tokenizer of {len(target.tokenizer)} "
             "pieces; make the data again: tools/prepare_data.py"
         )
+
+
+def _write(matrix: torch.Tensor, rows: torch.Tensor, chosen: np.ndarray, reference: np.ndarray | None) -> None:
+    """Put the chosen rows into the matrix, calibrated to the reference rows where there are such."""
+    new = rows[chosen]
+    matrix[chosen] = new if reference is None else torch.from_numpy(calibrated(new.numpy(), reference)).float()
 
 
 def _overlap(source: Source, source_forms: list[Form | None], shared: np.ndarray, seed: int) -> torch.Tensor:
