@@ -67,9 +67,13 @@ class AdaptationSection(Section):
     primary: PathName | None = None
     """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
     run, where the source is one with exits."""
-    initialise: Literal["random", "unigram", "overlap", "focus", "lexicon", "pack"] = "focus"
+    initialise: Literal["random", "unigram", "overlap", "subword", "focus", "lexicon", "pack"] = "focus"
     """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
-    copied, others drawn alike. focus: others mixed from shared ones. lexicon: from a word list. pack: from a pack."""
+    copied, others drawn alike. subword: others from the source's pieces that spell them. focus: others mixed from
+    shared ones. lexicon: from a word list. pack: from a pack."""
+    calibrate: bool | None = None
+    """Spread the rows that are mixed from others as widely as the source's own rows are; unset: yes, but for a run that
+    an earlier version has begun."""
     bias: Literal["unigram", "source"] | None = None
     """Output bias to start from: log-probabilities of the target's pieces, or the source's numbers, as published.
     Unset: source for random, else unigram."""

@@ -12,8 +12,12 @@ from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerpri
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
-from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
+from megamini.adaptation.starting_points import kept as kept_starts
+from megamini.adaptation.starting_points.facts import in_words
+from megamini.adaptation.starting_points.initialise import StartingPoint, initialise
+from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
@@ -21,6 +25,7 @@ from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
 from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
+from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import settled
@@ -33,8 +38,6 @@ from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
 
-# Of the text: FreeDict's lists of the right language know 12% (2,000 lines) to 57%, most of another language's less.
-_FEW_WORDS = 0.1
 _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 
@@ -43,26 +46,18 @@ def adapt(recipe: AdaptationRecipe) -> None:
     recipe = settled(recipe)
     setup = build_setup(recipe)
     with claimed(setup):
-        starts = {language: setup.starting_point(language) for language in setup.texts}
+        starts = setup.starting_points()
         setup = replace(
             setup,
             starting_facts={language: start.facts for language, start in starts.items()},
             starting_biases={language: start.bias.clone() for language, start in starts.items()},
+            starting_sha256={language: start_sha256(start) for language, start in starts.items()},
         )
         own = [part.strip() for part in str(setup.source.provenance.get("language", "")).split(",")]
         for language, start in starts.items():
             if language in own:
                 print(f"{language}: is the source's own language; launch/evaluate.py measures that without a pack")
-            shared = start.facts.get("shared_token_share")
-            known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
-            if shared == 1:
-                known += " (all: the source's own language, or tokenizer?)"
-            if listed := start.facts.get("lexicon_pieces"):
-                share = start.facts["lexicon_token_share"]
-                known += f"; {listed:,} pieces from the word list, {share:.0%} of the text as whole words"
-                if share < _FEW_WORDS:
-                    known += " (few: is it a list of this language, with this language's words in front?)"
-            print(f"{language}: starts from '{recipe.adaptation.initialise}'{known}", flush=True)
+            print(f"{language}: starts from {in_words(start)}", flush=True)
         model = RelearnModel(
             setup.source.body,
             {language: (start.matrix, start.bias) for language, start in starts.items()},
@@ -91,6 +86,7 @@ class RelearningSetup(RunSetup):
     source: SourceModel
     starting_facts: dict[str, dict[str, Any]]
     starting_biases: dict[str, torch.Tensor]
+    starting_sha256: dict[str, str]
 
     @property
     def packs_directory(self) -> Path:
@@ -127,6 +123,8 @@ class RelearningSetup(RunSetup):
             identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(section.lexicon)}"
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
+        if self.starting_sha256:
+            identity["adaptation"]["starting_point_sha256"] = self.starting_sha256
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
@@ -171,8 +169,23 @@ class RelearningSetup(RunSetup):
             if replace_existing or not directory.exists():
                 self.pack(language, engine, state).save(directory)
 
-    def starting_point(self, language: str) -> StartingPoint:
-        """Where a language starts from; the same each time."""
+    def starting_points(self) -> dict[str, StartingPoint]:
+        """Where each language starts from: as kept with the run, else computed, and kept where the run is a new one."""
+        begun = bool(newest_first(self.recipe.run_directory / "checkpoints"))
+        made_from, starts = fingerprint_of(self.identity()), {}
+        for language, text in self.texts.items():
+            directory = self.recipe.run_directory / kept_starts.FOLDER / language
+            start = kept_starts.kept(directory, made_from)
+            if start is None:
+                # A run that has been begun without keeping its start is of a version that calibrated nothing.
+                start = self.starting_point(language, calibrate=not begun)
+                if not begun:
+                    kept_starts.keep(directory, start, language, text.tokenizer, self.source.lineage, made_from)
+            starts[language] = start
+        return starts
+
+    def starting_point(self, language: str, calibrate: bool = True) -> StartingPoint:
+        """Where a language starts from; the same each time. calibrate: where the recipe leaves it open."""
         section, text = self.recipe.adaptation, self.texts[language]
         if section.initialise == "pack":
             return self._from_pack(section.pack, text)
@@ -184,6 +197,7 @@ class RelearningSetup(RunSetup):
             bias=section.bias,
             lexicon=section.lexicon,
             focus_through=section.focus_through,
+            calibrate=calibrate if section.calibrate is None else section.calibrate,
         )
         if self.source.vocabulary.output_bias is None:
             start = replace(start, bias=torch.zeros_like(start.bias))
@@ -307,6 +321,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         source=source,
         starting_facts={},
         starting_biases={},
+        starting_sha256={},
     )
 
 
