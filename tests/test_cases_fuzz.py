@@ -24,12 +24,12 @@ from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.batches import validation_batches
-from megamini.data.blocks import fingerprint_of
 from megamini.data.corpus.documents import Layout, find_files, plan_units, read_pieces
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.lineage import lineage_of
 from megamini.recipes.file import read_recipe
 from megamini.recipes.sections import MaskingSection, Recipe

@@ -13,12 +13,12 @@ from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
-from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
+from megamini.files import fingerprint_of, sha256_of
 from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
@@ -124,7 +124,7 @@ class RelearningSetup(RunSetup):
         section = self.recipe.adaptation
         # What list and pack say counts, and not where they lie.
         if section.lexicon is not None:
-            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(section.lexicon)}"
+            identity["adaptation"]["lexicon"] = f"sha256 {sha256_of(section.lexicon)}"
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         return identity

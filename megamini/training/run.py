@@ -12,6 +12,7 @@ import torch
 from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
@@ -30,7 +31,7 @@ from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import RunSetup
 from megamini.training.state.train_state import TrainState
-from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
+from megamini.training.telemetry import Silence, Telemetry, write_ledger
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 

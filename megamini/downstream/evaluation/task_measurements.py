@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from megamini.adaptation.starting_points.lexicon import read_lexicon
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.evaluation.measured import Part, Planned
 from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, LINES, SURFACE, WORD_BY_WORD, reference_lines
@@ -23,6 +22,7 @@ from megamini.downstream.task_model import load_task_model, read_task
 from megamini.downstream.tasks.declaration import MissingDataError, Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.pretrained import weights_fingerprint
 
 

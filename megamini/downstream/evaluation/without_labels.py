@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.data.blocks import Blocks, fingerprint_of
+from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.evaluation.bits_per_byte import bits_per_byte
 from megamini.downstream.evaluation.measured import Part, Planned
@@ -18,6 +18,7 @@ from megamini.downstream.kinds.limits import longest_input
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import Result
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.packs.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint, plug
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.languages.codes import closest
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import outline_with_embeddings

@@ -31,10 +31,10 @@ from megamini.downstream.recipe import FinetuneRecipe
 from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.safety.run_lock import run_lock
-from megamini.training.telemetry import write_atomically
 
 _RESULT = "result.json"
 _PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending

@@ -11,9 +11,9 @@ import yaml
 from megamini.downstream.finetuning.jobs import Job
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.models.pretrained import weights_fingerprint
 from megamini.recipes.sections import dump_recipe
-from megamini.training.telemetry import write_atomically
 
 _MADE_FROM = "made_from.json"
 

@@ -7,7 +7,6 @@ of its files, or why it failed, next to them, and rank 0 goes on when all have.
 import contextlib
 import errno
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +16,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.training.checkpoints.manifest import describe_files
 from megamini.training.state.shards import Slice, write_slices
-from megamini.training.telemetry import write_atomically
 
 _LOOK_EVERY = 0.05  # seconds
 
@@ -107,12 +106,3 @@ def one_line_for_a_full_disk(path: Path) -> Iterator[None]:
         f"{path}: cannot be written: {reason}; free some space there and run the same command again: earlier "
         "checkpoints are whole"
     )
-
-
-def flush_directory(directory: Path) -> None:
-    """Bring a folder's names to disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

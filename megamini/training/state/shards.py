@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megamini.errors import UserError
-from megamini.tensor_file import write_tensors
+from megamini.files import write_tensors
 
 WEIGHT = "weight"
 STEP = "step"

@@ -10,11 +10,12 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from megamini.data.batches import validation_batches
-from megamini.data.blocks import Blocks, fingerprint_of, load_manifest
+from megamini.data.blocks import Blocks, load_manifest
 from megamini.data.corpus.documents import Layout, find_files, plan_units, read_pieces
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.recipes.sections import MaskingSection
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text

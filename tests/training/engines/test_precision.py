@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.training.engines import precision
 from megamini.training.engines.deepspeed_config import check_combination
 from megamini.training.engines.precision import settled
-from megamini.training.telemetry import write_atomically
 from tests.models import bodies
 
 
