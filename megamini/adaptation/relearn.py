@@ -25,7 +25,7 @@ from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import settled
 from megamini.training.loop import is_over
-from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.run import check_plain, execute, locked_run_directory, plain_engine
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
@@ -42,7 +42,7 @@ def adapt(recipe: AdaptationRecipe) -> None:
     """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
     recipe = settled(recipe)
     setup = build_setup(recipe)
-    with claimed(setup):
+    with locked_run_directory(setup):
         starts = {language: setup.starting_point(language) for language in setup.texts}
         setup = replace(
             setup,

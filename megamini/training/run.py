@@ -41,7 +41,7 @@ def pretrain_plain(recipe: Recipe) -> None:
     recipe = settled(recipe)
     check_plain(recipe)
     setup = build_setup(recipe, world_size=1)
-    with claimed(setup):
+    with locked_run_directory(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))
 
@@ -74,7 +74,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    with claimed(setup) if rank == 0 else nullcontext():
+    with locked_run_directory(setup) if rank == 0 else nullcontext():
         place = partitioner(recipe, config) if zero_stage(config) == 3 else None
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
         with closing(DeepSpeedEngine(model, recipe, config)) as engine:
@@ -82,7 +82,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
 
 
 @contextmanager
-def claimed(setup: RunSetup) -> Iterator[None]:
+def locked_run_directory(setup: RunSetup) -> Iterator[None]:
     """Rank 0 only: print the plan, make the run directory, and keep any other run out of it.
 
     After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.

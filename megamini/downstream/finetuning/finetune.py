@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
 from megamini.downstream.finetuning.jobs import Job, Primary, load_primary, prepare_job
-from megamini.downstream.finetuning.made_from import claim
+from megamini.downstream.finetuning.made_from import adopt_run_directory
 from megamini.downstream.finetuning.trainer import (
     freeze_token_embeddings,
     leave_deepspeed_out,
@@ -77,7 +77,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
-            claim(recipe, jobs)
+            adopt_run_directory(recipe, jobs)
         ranks.wait_for_all()
         results = []
         for job in jobs:

@@ -18,7 +18,7 @@ from megamini.recipes.sections import dump_recipe
 _MADE_FROM = "made_from.json"
 
 
-def claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
+def adopt_run_directory(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
     """Rank 0 only: take the run directory; one that holds models of another recipe, primary or data is refused. Seeds
     may be added."""
     directory = recipe.run_directory
