@@ -23,7 +23,7 @@ from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import settled
+from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over
 from megamini.training.run import check_plain, execute, locked_run_directory, plain_engine
 from megamini.training.safety.stopping import StopRules
@@ -40,7 +40,7 @@ _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 def adapt(recipe: AdaptationRecipe) -> None:
     """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     setup = build_setup(recipe)
     with locked_run_directory(setup):
         starts = {language: setup.starting_point(language) for language in setup.texts}

@@ -21,7 +21,7 @@ from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
 from megamini.training.checkpoints.record import take_on, write_recipe
 from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
-from megamini.training.engines.precision import settled
+from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.safety.run_lock import request_of, run_lock
@@ -38,7 +38,7 @@ _WAIT_FOR_OTHER_RUN = 120  # seconds
 
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     check_plain(recipe)
     setup = build_setup(recipe, world_size=1)
     with locked_run_directory(setup):
