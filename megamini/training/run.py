@@ -19,7 +19,7 @@ from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
-from megamini.training.checkpoints.record import take_on, write_recipe
+from megamini.training.checkpoints.record import adopt_recipe, write_recipe
 from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
 from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over, ledger, train
@@ -104,7 +104,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
     )
     state = _starting_state(recipe, engine, checkpoints)
     over = is_over(setup, engine, state)
-    changes = take_on(recipe, state, over)
+    changes = adopt_recipe(recipe, state, over)
     if engine.rank == 0:
         write_recipe(recipe, state)
         setup.keep_data()
@@ -126,7 +126,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             _session(setup, engine, checkpoints, state, peak_flops)
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
-            take_on(recipe, state, over=False)
+            adopt_recipe(recipe, state, over=False)
             if setup.mask_schedule.share(state.last_batch) != setup.mask_schedule.share(back.batch + 1):
                 state.recent_losses = []  # those to come are of another stage
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1

@@ -30,7 +30,7 @@ _FREE = frozenset(
 )
 
 
-def take_on(recipe: RunRecipe, state: TrainState, over: bool) -> str:
+def adopt_recipe(recipe: RunRecipe, state: TrainState, over: bool) -> str:
     """Let `state` go on under `recipe`; the values in which that makes another training, as text, empty for none.
 
     A run that is over has nothing left to train: it keeps its own recipe, but for what is free to change.
