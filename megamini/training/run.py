@@ -66,8 +66,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
         DeepSpeedEngine,
         check_zero_section,
         on_cpu,
-        partitioner,
         start_process_group,
+        zero3_partition,
     )
 
     check_zero_section(values, source)
@@ -75,8 +75,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
     with locked_run_directory(setup) if rank == 0 else nullcontext():
-        place = partitioner(recipe, config) if zero_stage(config) == 3 else None
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
+        partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
         with closing(DeepSpeedEngine(model, recipe, config)) as engine:
             execute(setup, engine, config)
 
