@@ -133,13 +133,13 @@ class _Reference:
 
     def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
         task, languages = self._task, {one.language for one in wanted}
-        places = {(one.language, one.pack): one for one in wanted}
+        by_language = {(one.language, one.pack): one for one in wanted}
         examples = {language: task.examples[language] for language in task.examples if language in languages}
         for result in reference_lines(
             task.key, task.task.kind, task.task.metric, task.section.split, self._training, examples, task.source,
             self._word_lists,
         ):  # fmt: skip
-            if (planned := places.get((result.language, result.pack))) is not None:
+            if (planned := by_language.get((result.language, result.pack))) is not None:
                 yield planned, result
 
 

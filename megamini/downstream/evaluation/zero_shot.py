@@ -29,14 +29,14 @@ class Packs:
     A name with a pattern (`runs/de-mini/packs/de-step-*`) is a series: each pack in it is NAME/FOLDER.
     """
 
-    def __init__(self, places: dict[str, str]) -> None:
+    def __init__(self, folders: dict[str, str]) -> None:
         """Raises UserError for a folder that is not a whole pack, before anything else is done."""
         self._folders: dict[str, Path] = {}
         self.languages: dict[str, str] = {}
         self.learned: dict[str, Learned] = {}
         self._fingerprints: dict[str, str] = {}
-        for series, place in places.items():
-            for name, folder in _members(series, place).items():
+        for series, folder_or_pattern in folders.items():
+            for name, folder in _members(series, folder_or_pattern).items():
                 pack = LanguagePack.load(folder)
                 ledger = pack.details.get("ledger", {})
                 costs = {key: ledger[key] for key in ("updates", "tokens", "flops", "seconds") if key in ledger}
@@ -118,17 +118,17 @@ class Lineages:
                         raise UserError(f"packs.{name}, {wanted[name]}: {error}") from None
 
 
-def _members(series: str, place: str) -> dict[str, Path]:
+def _members(series: str, pattern: str) -> dict[str, Path]:
     """The packs that a recipe names under `series`: a folder, or all that a pattern matches."""
-    if not any(character in place for character in "*?["):
-        return {series: Path(place)}
-    folders = sorted(path.parent for path in map(Path, glob(f"{place}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
+    if not any(character in pattern for character in "*?["):
+        return {series: Path(pattern)}
+    folders = sorted(path.parent for path in map(Path, glob(f"{pattern}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
     if not folders:
-        raise UserError(f"packs.{series}: {place}: no language pack there")
+        raise UserError(f"packs.{series}: {pattern}: no language pack there")
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"packs.{series}: {place}: several folders named {twice}; give each run a name of its own")
+        raise UserError(f"packs.{series}: {pattern}: several folders named {twice}; give each run a name of its own")
     return {f"{series}/{folder.name}": folder for folder in folders}
 
 
