@@ -20,7 +20,7 @@ from megamini.files import write_atomically
 from megamini.training.checkpoints.manifest import describe_files
 from megamini.training.state.shards import Slice, write_slices
 
-_LOOK_EVERY = 0.05  # seconds
+_POLL_SECONDS = 0.05
 
 
 class BackgroundSave:
@@ -40,9 +40,9 @@ class BackgroundSave:
     def wait(self) -> None:
         """Wait for this rank's part, on rank 0 for the whole. Raises what it failed of, a UserError for a full disk."""
         self._thread.join()
-        self.look()
+        self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raise what it has failed of so far."""
         if self._error is not None:
             raise self._error
@@ -79,7 +79,7 @@ class BackgroundSave:
         files = []
         for rank in range(self._ranks):
             while not self._note(rank).is_file() and not self._abandoned.is_set():
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_SECONDS)
             if self._abandoned.is_set():
                 break
             said = json.loads(self._note(rank).read_text(encoding="utf-8"))

@@ -82,10 +82,10 @@ class Checkpoints:
         """Whether there is one to go back to, complete or about to be."""
         return self._save is not None or bool(newest_first(self.directory))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raise the `UserError` of a save that has failed in the meantime; else nothing. This rank alone."""
         if self._save is not None:
-            self._save.look()
+            self._save.poll()
 
     def abandon(self) -> None:
         """Stop waiting for other ranks, as the run ends early; what is not complete does not count."""
@@ -154,6 +154,6 @@ def _update_of(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])
 
 
-def _from_rank_0(engine: Engine, look: Callable[[], Any]) -> Any:
+def _from_rank_0(engine: Engine, read: Callable[[], Any]) -> Any:
     """What rank 0 sees. *All ranks*: their views of a shared file system may differ for seconds."""
-    return engine.gather_objects(look() if engine.rank == 0 else None)[0]
+    return engine.gather_objects(read() if engine.rank == 0 else None)[0]
