@@ -19,8 +19,8 @@ from megamini.languages.codes import closest
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import outline_with_embeddings
 
-# A language, and the name of the pack that speaks it; None for the source language.
-Voice = tuple[str, str | None]
+# A language, and the name of a pack of it; None for the source language.
+LanguageAndPack = tuple[str, str | None]
 
 
 class Packs:
@@ -45,14 +45,14 @@ class Packs:
                 self.languages[name] = pack.language
                 self.learned[name] = Learned(series, pack.details.get("method"), **costs)
 
-    def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
+    def of_languages(self, languages: Sequence[str], source: str, key: str) -> list[LanguageAndPack]:
         """Each of `languages` with each of its packs; without any given, the source language and all that there are
         packs of. A pack may name its language by another code; the closest counts. Raises UserError, with the recipe's
-        `key`, for a language that no pack speaks."""
-        found: list[Voice] = []
+        `key`, for a language that no pack is of."""
+        found: list[LanguageAndPack] = []
         for language in languages or dict.fromkeys((source, *self.languages.values())):
             own = closest(language, self.languages.values(), f"{key}: `packs`")
-            names = [name for name, spoken in self.languages.items() if spoken == own]
+            names = [name for name, language_of in self.languages.items() if language_of == own]
             if language == source or (not names and closest(language, [source], key)):
                 found.append((language, None))
             elif not names:
@@ -71,10 +71,10 @@ class Packs:
         return "" if name is None else self._fingerprints[name]
 
     @contextmanager
-    def speaking(
+    def swapped_in(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None
     ) -> Iterator[PreTrainedTokenizerBase]:
-        """Within, `model` speaks with the pack `name`, or as it is without one, by the tokenizer that is yielded."""
+        """Within, `model` has the pack `name` swapped in, or is as it is without one; yields the tokenizer to use."""
         if name is None:
             yield tokenizer
         else:
@@ -136,7 +136,7 @@ def _members(series: str, pattern: str) -> dict[str, Path]:
 def plugged(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack
 ) -> Iterator[PreTrainedTokenizerBase]:
-    """Within, `model` speaks the pack's language with the tokenizer that is yielded; afterwards every weight and the
+    """Within, `model` has the pack's language, read by the tokenizer that is yielded; afterwards every weight and the
     configuration are as before, bit for bit. Raises UserError for a pack of another lineage."""
     matrix = model.get_input_embeddings().weight.detach().clone()
     bias = _output_bias(model)

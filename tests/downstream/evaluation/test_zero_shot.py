@@ -71,15 +71,15 @@ def test_packs_and_who_speaks_them(primary, pack, tmp_path):
     packs = Packs(
         {"mini-de": str(pack), "standard-de": str(pack), "es": str(make_pack(primary, tmp_path / "es", "es"))}
     )
-    assert packs.voices((), "en", "languages") == [
+    assert packs.of_languages((), "en", "languages") == [
         ("en", None),
         ("de", "mini-de"),
         ("de", "standard-de"),
         ("es", "es"),
     ]
-    assert packs.voices(("es",), "en", "languages") == [("es", "es")]
+    assert packs.of_languages(("es",), "en", "languages") == [("es", "es")]
     with pytest.raises(UserError, match=r"tasks.x.languages: no pack in `packs` is of language 'fr'; there are de, es"):
-        packs.voices(("fr",), "en", "tasks.x.languages")
+        packs.of_languages(("fr",), "en", "tasks.x.languages")
 
 
 def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pack, tmp_path):
@@ -90,7 +90,7 @@ def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pac
         (folder / "pack.json").write_text(json.dumps(described))
     packs = Packs({"mini": str(tmp_path / "packs" / "*-step-*"), "de": str(pack)})
     last = "mini/de-step-00000020"
-    assert packs.voices((), "en", "x")[1:] == [("de", "mini/de-step-00000000"), ("de", last), ("de", "de")]
+    assert packs.of_languages((), "en", "x")[1:] == [("de", "mini/de-step-00000000"), ("de", last), ("de", "de")]
     assert packs.learned[last] == Learned("mini", "mini", 20, 200, 2e4, 0.5)
     with pytest.raises(UserError, match=r"packs.mini: gone/\*: no language pack there"):
         Packs({"mini": "gone/*"})
