@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megamini.data.blocks import Frame, load_manifest
 from megamini.data.corpus.chunks import cut_document
-from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_pieces
+from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_chunks
 from megamini.data.corpus.hub import spool_units, stream_records
 from megamini.data.preparation import units
 from megamini.data.preparation.joining import join_units
@@ -215,9 +215,9 @@ def _sample(planned: list[Unit], settings: Settings) -> Iterator[str]:
     """The beginning of each unit, in all about `tokenizer_sample` characters."""
     if settings.dataset:
         records = _records(settings)
-        streams = [(piece.text for record in records for piece in cut_document(record["text"] or ""))]
+        streams = [(chunk.text for record in records for chunk in cut_document(record["text"] or ""))]
     else:
-        streams = [(piece.text for piece in read_pieces(unit, settings.layout)) for unit in planned]
+        streams = [(chunk.text for chunk in read_chunks(unit, settings.layout)) for unit in planned]
     share = -(-settings.tokenizer_sample // len(streams))
     for stream in streams:
         left = share
