@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import fingerprint, load_tokenizer
-from megamini.downstream.evaluation.bits_per_byte import bits_per_byte
+from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.measured import Part, Planned
 from megamini.downstream.evaluation.retrieval import page_vectors, read_pages, retrieval_accuracy
 from megamini.downstream.evaluation.zero_shot import LanguageAndPack, Lineages, Packs
@@ -87,7 +87,7 @@ class _Bits:
         for one in wanted:
             with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
                 data = section.data[one.language]
-                value, pieces = bits_per_byte(model, own, data, section, primary.recipe.evaluation.batch)
+                value, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
             yield one, one.result({"bits_per_byte": value}, pieces)
 
 
