@@ -7,6 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
+
 Partition = Callable[[nn.Module], None]
 Weights = Callable[[str], torch.Tensor | None]
 

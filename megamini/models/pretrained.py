@@ -12,8 +12,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from megamini.errors import UserError
 from megamini.files import is_missing_folder, parse_json, sha256_of
+from megamini.library_internals import check_internals
 from megamini.models.families import family_of
 from megamini.models.materialise import Weights
+
+check_internals(__name__)
 
 
 def load_config(checkpoint: str, where: str, dropout: float | None) -> PretrainedConfig:

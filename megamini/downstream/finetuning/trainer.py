@@ -18,6 +18,9 @@ from megamini.data.batches import plan_batches
 from megamini.downstream.kinds.forward import Collator
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
 
 
 def training_arguments(

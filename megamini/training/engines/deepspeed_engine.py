@@ -20,6 +20,7 @@ from torch.distributed import distributed_c10d
 
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
+from megamini.library_internals import ZERO_ATTRIBUTES, check_attributes, check_internals
 from megamini.machine import usable_cores
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
@@ -42,6 +43,8 @@ from megamini.training.optimizers.optimizer import (
 from megamini.training.optimizers.zero_layout import FlatTensor, flat_tensors
 from megamini.training.safety.watchdog import START_MINUTES
 from megamini.training.state.shards import Shards, Slice
+
+check_internals(__name__)
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
@@ -161,6 +164,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        check_attributes("deepspeed", self._engine.optimizer, ZERO_ATTRIBUTES[self._stage])
         if recipe.training.compile:
             self._engine.compile()
         self.device = torch.device(self._engine.device)

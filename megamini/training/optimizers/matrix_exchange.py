@@ -14,7 +14,10 @@ import torch
 from torch import distributed
 
 from megamini.costs.flops import newton_schulz_flops
+from megamini.library_internals import check_internals
 from megamini.training.optimizers.zero_layout import Part
+
+check_internals(__name__)
 
 MOST_ELEMENTS = 64 * 2**20  # that a rank sends or takes on at once, 256 MiB, unless a single matrix has more
 _SLACK = 1.1  # over an even share of the work, for matrices that need not travel
