@@ -1,6 +1,6 @@
 """Starting points of a new language: its token matrix and output bias before anything is learned.
 
-`random` is the published one; the others start closer, and the smaller the run, the more that decides (METHOD.md).
+`random` is the published one; the others start closer, and the smaller the run, the more that decides (docs/method.md).
 """
 
 from collections.abc import Callable, Iterable

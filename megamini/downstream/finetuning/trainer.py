@@ -71,7 +71,7 @@ def leave_deepspeed_out() -> None:
 
 
 def freeze_token_embeddings(model: PreTrainedModel) -> None:
-    """A pack replaces them later, so nothing may come to depend on how they change (METHOD: step 3)."""
+    """A pack replaces them later, so nothing may come to depend on how they change (docs/method.md, step 3)."""
     model.get_input_embeddings().weight.requires_grad_(False)
 
 
