@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.recipe import AdaptationSection
 from megamini.adaptation.starting_points.initialise import Source
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.build import check_positions
 from megamini.models.families import family_of
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_lineage
