@@ -88,7 +88,7 @@ class Steps:
         return [*earlier, cell]
 
     def _fetches(self, languages: Sequence[str], listed: Sequence[str]) -> list[Step]:
-        """Text of all languages and word lists of some, one behind the other: one fetch at a time writes to a folder."""
+        """Text of all languages and word lists of some, one by one: a single fetch may write to the folder."""
         steps: list[Step] = []
         for name, sources, files in (
             *((f"text-{one}", self._study.text.sources_in(one), self._text_files(one)) for one in languages),
