@@ -16,21 +16,21 @@ from megamini.adaptation.starting_points import kept as kept_starts
 from megamini.adaptation.starting_points.facts import in_words
 from megamini.adaptation.starting_points.initialise import StartingPoint, initialise
 from megamini.adaptation.starting_points.kept import start_sha256
-from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
+from megamini.files import fingerprint_of, sha256_of
 from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import settled
+from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over
-from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.run import check_plain, execute, locked_run_directory, plain_engine
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
@@ -43,9 +43,9 @@ _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 def adapt(recipe: AdaptationRecipe) -> None:
     """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     setup = build_setup(recipe)
-    with claimed(setup):
+    with locked_run_directory(setup):
         starts = setup.starting_points()
         setup = replace(
             setup,
@@ -120,7 +120,7 @@ class RelearningSetup(RunSetup):
         section = self.recipe.adaptation
         # What list and pack say counts, and not where they lie.
         if section.lexicon is not None:
-            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(section.lexicon)}"
+            identity["adaptation"]["lexicon"] = f"sha256 {sha256_of(section.lexicon)}"
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         if self.starting_sha256:

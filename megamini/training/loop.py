@@ -96,7 +96,7 @@ def train(
         _count_skipped(state, result, losses, setup, telemetry)
         _look_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
-        checkpoints.look()
+        checkpoints.poll()
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
@@ -212,7 +212,7 @@ def _look_for_spike(
         if name not in state.stopped
     ]
     loss = sum(weight * loss for weight, loss in moving) / sum(weight for weight, _ in moving)
-    found = setup.spikes.look(state, loss) if math.isfinite(loss) else None
+    found = setup.spikes.detect(state, loss) if math.isfinite(loss) else None
     if found is None:
         return
     goes_back = setup.spikes.rolls_back(state) and checkpoints.any()
