@@ -17,6 +17,7 @@ from megamini.adaptation.starting_points.facts import in_words
 from megamini.adaptation.starting_points.initialise import StartingPoint, initialise
 from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starting_points.lexicon import read_lexicon
+from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
@@ -121,6 +122,8 @@ class RelearningSetup(RunSetup):
         # What list and pack say counts, and not where they lie.
         if section.lexicon is not None:
             identity["adaptation"]["lexicon"] = f"sha256 {sha256_of(section.lexicon)}"
+        if section.parallel is not None:
+            identity["adaptation"]["parallel"] = [f"sha256 {sha256_of(path)}" for path in section.parallel]
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         if self.starting_sha256:
@@ -196,6 +199,7 @@ class RelearningSetup(RunSetup):
             self.recipe.training.seed,
             bias=section.bias,
             lexicon=section.lexicon,
+            parallel=section.parallel,
             focus_through=section.focus_through,
             calibrate=calibrate if section.calibrate is None else section.calibrate,
         )
@@ -289,6 +293,8 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     check_plain(recipe)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
+    if recipe.adaptation.parallel is not None:
+        read_parallel(recipe.adaptation.parallel)
     training = recipe.training
     opened = [open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data_paths]
     texts = {text.language: text for text in opened}

@@ -258,7 +258,7 @@ def test_a_mask_share_that_changes_costs_what_its_stages_cost(shop: Workshop) ->
         most(high - 1)
 
 
-@pytest.mark.parametrize("kind", ["random", "unigram", "overlap", "focus", "lexicon", "pack"])
+@pytest.mark.parametrize("kind", ["random", "unigram", "overlap", "subword", "focus", "lexicon", "pack"])
 def test_every_starting_point_is_learned_from(shop: Workshop, kind: str) -> None:
     more = {"focus": {"adaptation__focus_through": "scikit-learn"}}
     if kind == "lexicon":

@@ -18,6 +18,8 @@ def in_words(start: StartingPoint) -> str:
         words += f"; {listed:,} pieces from the word list, {share:.0%} of the text as whole words"
         if share < _FEW_WORDS:
             words += " (few: is it a list of this language, with this language's words in front?)"
+    if aligned := facts.get("aligned_pieces"):
+        words += f"; {aligned:,} pieces aligned by parallel text, {facts['aligned_token_share']:.0%} of the text"
     unspelled = {script: share for script, share in facts.get("spelled_by_bytes", {}).items() if share > 0.5}
     for script, share in unspelled.items():
         words += f"; the source can spell {share:.0%} of the new {script} pieces only byte by byte: these are drawn"

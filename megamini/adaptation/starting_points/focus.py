@@ -1,8 +1,8 @@
 """FOCUS (Dobler and de Melo 2023, arXiv 2305.14481): a new piece starts as a mixture of shared pieces used alike.
 
 Through the authors' package `deepfocus` where it is installed (`pip install deepfocus`: it compiles fastText, so it
-needs g++), else, and always with a word list, the same stages here over `static_vectors`. The facts of a starting point
-say which of the two it was.
+needs g++), else, and always with a word list or parallel text, the same stages here over `static_vectors`. The facts of
+a starting point say which of the two it was.
 """
 
 import contextlib
@@ -39,16 +39,19 @@ class FocusRows:
     through: str
 
 
-def choose_backend(wanted: str | None, word_list: bool = False) -> str:
-    """`wanted`; unset, deepfocus where it is installed, but never with a word list, which it cannot take.
+def choose_backend(wanted: str | None, translations: bool = False) -> str:
+    """`wanted`; unset, deepfocus where it is installed, but never with a word list or parallel text, which it cannot
+    take.
 
     Raises `UserError` where `wanted` cannot be had.
     """
     if wanted not in (None, *BACKENDS):
         raise UserError(f"focus through '{wanted}': there are {' and '.join(BACKENDS)}")
-    if word_list:
+    if translations:
         if wanted == "deepfocus":
-            raise UserError("focus through 'deepfocus' takes no word list; leave out one of the two")
+            raise UserError(
+                "focus through 'deepfocus' takes no word list and no parallel text; leave out one of the two"
+            )
         return "scikit-learn"
     installed = importlib.util.find_spec("deepfocus") is not None
     if wanted == "deepfocus" and not installed:

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from megamini.adaptation.starting_points.aligned_rows import aligned_rows
 from megamini.adaptation.starting_points.calibration import calibrated
 from megamini.adaptation.starting_points.focus import choose_backend, deepfocus_rows, focus_rows
 from megamini.adaptation.starting_points.lexicon import lexicon_rows, read_lexicon
+from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.adaptation.starting_points.piece_forms import Form, piece_forms, shared_pieces
 from megamini.adaptation.starting_points.subword import subword_rows
 from megamini.adaptation.starting_points.vocabularies import Source, Target
@@ -42,6 +44,7 @@ def initialise(
     *,
     bias: Literal["unigram", "source"] | None = None,
     lexicon: str | Path | None = None,
+    parallel: tuple[str, str] | None = None,
     match_case: bool = False,
     focus_through: str | None = None,
     calibrate: bool = False,
@@ -54,7 +57,8 @@ def initialise(
       distribution: mean and deviation of each dimension over the source's ordinary rows.
     - subword: as overlap, but new pieces are the mean of the source's pieces for the same text.
     - focus: as overlap, but new pieces that the text uses are mixtures of shared ones (`focus_through`: see `focus`).
-      With a word list its whole words start at the mean of their translations, and new ones are mixed from them too.
+      With a word list its whole words start at the mean of their translations, with parallel text the pieces that it
+      aligns start at the mean of what they stand for, and new ones are mixed from these too.
     - lexicon: whole words of the word list start at the mean of their translations, shared pieces are copied, other
       pieces of words in the list start at the mean over these words, the rest are drawn as for overlap.
 
@@ -64,8 +68,9 @@ def initialise(
     vocabularies have one size, else zeros. Unset: source for random, unigram for the others.
     Raises `UserError` for an unknown kind, a bad word list, or parts that do not fit one another.
     """
-    _check(kind, source, target, lexicon)
-    through = choose_backend(focus_through, word_list=lexicon is not None) if kind == "focus" else None
+    _check(kind, source, target, lexicon, parallel)
+    translations = lexicon is not None or parallel is not None
+    through = choose_backend(focus_through, translations) if kind == "focus" else None
     source = replace(source, matrix=source.matrix.detach().cpu().float())
     source_forms, target_forms = piece_forms(source.tokenizer), piece_forms(target.tokenizer)
     shared = shared_pieces(source_forms, target_forms)
@@ -97,6 +102,16 @@ def initialise(
             facts |= {"lexicon_pieces": int(chosen.sum()), "lexicon_whole_words": int(listed.whole.sum())}
             facts |= {"lexicon_sha256": sha256_of(lexicon)}
             facts |= {"lexicon_token_share": _token_share(listed.whole, ordinary, target.unigram_counts)}
+        if parallel is not None:
+            aligned = aligned_rows(
+                read_parallel(parallel), source.matrix, source.tokenizer, source_forms, target.tokenizer, target_forms
+            )
+            chosen = aligned.aligned & ~known
+            _write(matrix, aligned.rows, chosen & ~aligned.mixed, None)
+            _write(matrix, aligned.rows, chosen & aligned.mixed, reference)
+            known |= chosen
+            facts |= {"parallel_sha256": [sha256_of(path) for path in parallel], "aligned_pieces": int(chosen.sum())}
+            facts |= {"aligned_token_share": _token_share(chosen, ordinary, target.unigram_counts)}
         if kind == "subword":
             composed = subword_rows(source.matrix, source.tokenizer, source_forms, target_forms, shared)
             _write(matrix, composed.rows, composed.composed, reference)
@@ -125,7 +140,9 @@ def unigram_bias(counts: np.ndarray, ordinary: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(bias).float()
 
 
-def _check(kind: str, source: Source, target: Target, lexicon: str | Path | None) -> None:
+def _check(
+    kind: str, source: Source, target: Target, lexicon: str | Path | None, parallel: tuple[str, str] | None
+) -> None:
     if kind not in KINDS:
         raise UserError(f"starting point '{kind}': there are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     if kind == "focus" and target.text is None:
@@ -134,6 +151,8 @@ def _check(kind: str, source: Source, target: Target, lexicon: str | Path | None
         raise UserError("starting point 'lexicon' needs a word list (lines of 'target word TAB source word')")
     if lexicon is not None and kind not in ("focus", "lexicon"):
         raise UserError(f"starting point '{kind}' takes no word list; 'focus' and 'lexicon' do")
+    if parallel is not None and kind != "focus":
+        raise UserError(f"starting point '{kind}' takes no parallel text; 'focus' does")
     if len(source.matrix) < len(source.tokenizer):
         raise UserError(f"the source has {len(source.matrix)} rows for the {len(source.tokenizer)} pieces it can read")
     if len(target.unigram_counts) != len(target.tokenizer):
