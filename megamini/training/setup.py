@@ -43,6 +43,11 @@ class RunSetup(ABC):
         """Of one language."""
         return self.batches.global_batch * self.block_length
 
+    @property
+    def spent(self) -> Cost:
+        """What a new run has cost before its first update."""
+        return Cost(0, 0)
+
     def in_updates(self, duration: str | None) -> int | None:
         """A recipe's duration in whole updates, at least 1; None stays None."""
         return None if duration is None else max(1, duration_in_updates(duration, self.tokens_per_update))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megamini.adaptation import relearn
+from megamini.adaptation import starts
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.adaptation.relearn import build_setup
@@ -27,21 +27,21 @@ def setup_of(shop: Workshop, name: str, **changes):
 
 def test_a_start_is_computed_once(shop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     setup = setup_of(shop, "once")
-    first = setup.starting_points()["de"]
+    first = starts.starting_points(setup)["de"]
     assert first.facts["calibrated"]
     kept = setup.recipe.run_directory / "starts/de"
     assert torch.equal(LanguagePack.load(kept).token_embeddings, first.matrix)
-    monkeypatch.setattr(relearn, "initialise", lambda *_, **__: pytest.fail("computed again"))
-    again = setup.starting_points()["de"]
+    monkeypatch.setattr(starts, "initialise", lambda *_, **__: pytest.fail("computed again"))
+    again = starts.starting_points(setup)["de"]
     assert torch.equal(again.matrix, first.matrix) and torch.equal(again.bias, first.bias)
     assert again.facts == first.facts
     monkeypatch.undo()
     # Another recipe, nothing trained yet: another start.
-    other = setup_of(shop, "once", adaptation__initialise="overlap").starting_points()["de"]
+    other = starts.starting_points(setup_of(shop, "once", adaptation__initialise="overlap"))["de"]
     assert other.facts["kind"] == "overlap" and not torch.equal(other.matrix, first.matrix)
     # A torn one is said.
     (kept / "embeddings.safetensors").write_bytes(b"torn")
-    assert torch.equal(setup_of(shop, "once").starting_points()["de"].matrix, first.matrix)
+    assert torch.equal(starts.starting_points(setup_of(shop, "once"))["de"].matrix, first.matrix)
     assert "computed again" in capsys.readouterr().out
 
 
@@ -49,12 +49,12 @@ def test_a_run_of_an_earlier_version_has_the_start_that_it_had(shop: Workshop):
     """It has checkpoints, keeps no start, and knew of no calibration."""
     setup = setup_of(shop, "earlier")
     (setup.recipe.run_directory / "checkpoints/step-00000001").mkdir(parents=True)
-    start = setup.starting_points()["de"]
+    start = starts.starting_points(setup)["de"]
     assert start.facts["calibrated"] is False
     assert not (setup.recipe.run_directory / "starts").exists()
-    assert torch.equal(start.matrix, setup.starting_point("de", calibrate=False).matrix)
+    assert torch.equal(start.matrix, starts.starting_point(setup, "de", calibrate=False).matrix)
     said = setup_of(shop, "earlier", adaptation__calibrate=True)
-    assert said.starting_points()["de"].facts["calibrated"] is True
+    assert starts.starting_points(said)["de"].facts["calibrated"] is True
 
 
 def test_a_run_goes_on_from_no_other_start(shop: Workshop, capfd: pytest.CaptureFixture):

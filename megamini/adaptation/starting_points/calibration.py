@@ -6,19 +6,17 @@ have in full, so that a longer norm makes too much of it; here only what tells a
 
 import numpy as np
 
+_NOTHING = 1e-6  # of a row's distance: below it, what tells a row from the others is rounding
+
 
 def calibrated(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """`rows` fp [n, d], spread about their mean until they lie as far from it as the reference rows fp [m, d] do from
-    theirs, in the mean; fp64 [n, d]. Fewer than two rows, and rows that are all equal, come back as they are."""
+    """`rows` fp [n, d], each moved away from their mean until it lies as far from it as the reference rows fp [m, d] do
+    from theirs, in the mean; fp64 [n, d]. Rows that lie on the mean come back as they are."""
     rows = rows.astype(np.float64)
     if not len(rows):
         return rows
-    distance = _mean_distance(rows)
-    factor = _mean_distance(reference.astype(np.float64)) / distance if distance > 0 else 1.0
-    centre = rows.mean(0)
-    return centre + factor * (rows - centre)
-
-
-def _mean_distance(rows: np.ndarray) -> float:
-    """Of the rows from their mean."""
-    return float(np.linalg.norm(rows - rows.mean(0), axis=1).mean())
+    centre, reference = rows.mean(0), reference.astype(np.float64)
+    distance = np.linalg.norm(rows - centre, axis=1, keepdims=True)
+    wanted = np.linalg.norm(reference - reference.mean(0), axis=1).mean()
+    told = distance > _NOTHING * wanted
+    return centre + (rows - centre) * np.where(told, wanted / np.where(told, distance, 1), 1)

@@ -31,13 +31,13 @@ def subword_rows(
     source_tokenizer: PreTrainedTokenizerBase,
     source_forms: list[Form | None],
     target_forms: list[Form | None],
-    shared: np.ndarray,
+    known: np.ndarray,
 ) -> SubwordRows:
-    """Rows of the target's new pieces, those without a source id in `shared` int64 [V_t], where it has -1.
+    """Rows of the target's new pieces, those that are not `known` bool [V_t].
 
     A row is the mean over the source's pieces for the same text, word marks and bytes of characters left out.
     """
-    new = [n for n, form in enumerate(target_forms) if form is not None and shared[n] < 0 and _is_text(form)]
+    new = [n for n, form in enumerate(target_forms) if form is not None and not known[n] and _is_text(form)]
     spelled = _spell([target_forms[n] for n in new], source_tokenizer)
     matrix = source_matrix.double().numpy()
     rows, composed = np.zeros((len(target_forms), matrix.shape[1])), np.zeros(len(target_forms), bool)

@@ -94,13 +94,13 @@ def parallel(tmp_path):
 
 def test_aligned_pieces_start_where_their_translations_are(source, target, parallel):
     pairs, files = parallel
-    start = initialise("focus", source, target, 0, parallel=files)
+    start = initialise("focus", source, target, 0, parallel=read_parallel(files))
     for german, english in pairs.items():
         (own,), (other,) = ids_of(target.tokenizer, f"▁{german}"), ids_of(source.tokenizer, f"▁{english}")
         torch.testing.assert_close(start.matrix[own], source.matrix[other], rtol=0, atol=0.05)
     assert start.facts["aligned_pieces"] == len(pairs) and start.facts["through"] == "scikit-learn"
-    assert len(start.facts["parallel_sha256"]) == 2
-    again = initialise("focus", source, target, 0, parallel=files)
+    assert start.facts["parallel_lines"] == 80
+    again = initialise("focus", source, target, 0, parallel=read_parallel(files))
     assert torch.equal(start.matrix, again.matrix)
     plain = initialise("focus", source, target, 0, focus_through="scikit-learn")
     (new,) = ids_of(target.tokenizer, "▁tür")  # not in the parallel text: mixed, now from aligned pieces as well
@@ -135,6 +135,6 @@ def test_parallel_text_is_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["overlap", "subword"])
-def test_starts_that_take_no_parallel_text_say_so(kind, source, target, parallel):
+def test_starts_that_take_no_parallel_text_say_so(kind, source, target):
     with pytest.raises(UserError, match="takes no parallel text"):
-        initialise(kind, source, target, 0, parallel=parallel[1])
+        initialise(kind, source, target, 0, parallel=[("Haus", "house")])
