@@ -1,4 +1,4 @@
-"""Every option of a recipe with its default and meaning, from the docstrings in `config`: for --help and the README."""
+"""Every option of a recipe with its default and meaning, from the docstrings in `config`: for --help and docs/options.md."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_origin

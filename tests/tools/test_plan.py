@@ -42,7 +42,7 @@ def test_the_page_is_the_one_of_the_code():
     page = runpy.run_path(str(ROOT / "tools/plan.py"))["page"]()
     assert page == (ROOT / "docs/plans.md").read_text(encoding="utf-8"), "run python tools/plan.py --page docs/plans.md"
     summary = page[page.index("| recipe") : page.index("\n\n## ")]
-    assert summary in (ROOT / "README.md").read_text(encoding="utf-8"), "README.md: replace the summary of the plans"
+    assert summary in (ROOT / "docs/clusters.md").read_text(encoding="utf-8"), "docs/clusters.md: replace the summary"
 
 
 SHAPES = [("base", 50_000, 0.125), ("large", 50_000, 0.357), ("xl", 250_002, 3.5), ("xxl", 250_002, 10.7)]
