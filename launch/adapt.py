@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
 from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
-from megamini.command_line import RecipeParser
-from megamini.config import dump_recipe
 from megamini.errors import run_command
+from megamini.recipes.command_line import RecipeParser
+from megamini.recipes.sections import dump_recipe
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from megamini.adaptation.relearn import adapt, build_setup
-    from megamini.training.precision import settled
+    from megamini.training.engines.precision import settled
 
     disable_progress_bar()  # the library's bars for loading say little and pass in a second
     if arguments.dry_run:

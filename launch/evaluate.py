@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.command_line import RecipeParser
-from megamini.config import dump_recipe
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import run_command
-from megamini.recipe_file import read_recipe
+from megamini.recipes.command_line import RecipeParser
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import dump_recipe
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         print(parser.overview())
         return
     recipe = read_recipe(arguments.recipe, arguments.overrides, EvaluateRecipe)
-    from megamini.downstream.evaluate import evaluate, plan
+    from megamini.downstream.evaluation.evaluate import evaluate, plan
 
     if arguments.dry_run:
         print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")

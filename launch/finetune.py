@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.command_line import RecipeParser
-from megamini.config import dump_recipe
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import run_command
-from megamini.recipe_file import read_recipe
+from megamini.recipes.command_line import RecipeParser
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import dump_recipe
 
 
 def main() -> None:
@@ -32,10 +32,10 @@ def main() -> None:
     recipe = read_recipe(arguments.recipe, arguments.overrides, FinetuneRecipe)
     deepspeed = None
     if "RANK" in os.environ or arguments.deepspeed_config:
-        from megamini.downstream.deepspeed import trainer_configuration
+        from megamini.downstream.finetuning.deepspeed import trainer_configuration
 
         deepspeed = trainer_configuration(arguments.deepspeed_config, recipe.training.precision)
-    from megamini.downstream.finetune import finetune, plan
+    from megamini.downstream.finetuning.finetune import finetune, plan
 
     if not arguments.dry_run:
         finetune(recipe, deepspeed)

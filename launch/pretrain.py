@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.command_line import RecipeParser
-from megamini.config import Recipe, dump_recipe, load_recipe
 from megamini.errors import run_command
+from megamini.recipes.command_line import RecipeParser
+from megamini.recipes.sections import Recipe, dump_recipe, load_recipe
 
 
 def main() -> None:
@@ -31,8 +31,8 @@ def main() -> None:
         return
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    from megamini.training.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
-    from megamini.training.precision import settled
+    from megamini.training.engines.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
+    from megamini.training.engines.precision import settled
     from megamini.training.pretraining import build_setup
     from megamini.training.run import pretrain_deepspeed, pretrain_plain
 
@@ -42,7 +42,7 @@ def main() -> None:
         if arguments.deepspeed_config or ranks > 1:
             check_combination(values, recipe.training.precision)
         if arguments.deepspeed_config:
-            from megamini.training.deepspeed_engine import check_zero_section
+            from megamini.training.engines.deepspeed_engine import check_zero_section
 
             check_zero_section(values, arguments.deepspeed_config)
         setup = build_setup(settled(recipe), ranks)

@@ -9,6 +9,6 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when first asked for: they bring `transformers` with them."""
     if name not in __all__:
         raise AttributeError(f"module 'megamini' has no attribute '{name}'")
-    from megamini.adaptation import language_pack
+    from megamini.adaptation.packs import language_pack
 
     return getattr(language_pack, name)

@@ -7,16 +7,16 @@ import threading
 import pytest
 import torch
 
-from megamini import cores, device
+from megamini import machine
 from megamini.data import batches
 
 
 def test_cores_where_the_system_does_not_tell(monkeypatch):
-    assert cores.usable_cores() == len(os.sched_getaffinity(0))
+    assert machine.usable_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert cores.usable_cores() == os.cpu_count()
+    assert machine.usable_cores() == os.cpu_count()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores.usable_cores() == 1
+    assert machine.usable_cores() == 1
 
 
 def test_workers_where_nobody_says_who_sent_a_signal(monkeypatch):
@@ -33,5 +33,5 @@ def test_workers_where_nobody_says_who_sent_a_signal(monkeypatch):
 def test_one_place_chooses_the_device(cuda, mps, chosen, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert device.best_device().type == chosen
+    assert machine.best_device().type == chosen
     assert ("Apple GPU" in capsys.readouterr().out) == (mps and not cuda)

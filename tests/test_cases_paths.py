@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
-from megamini.config import Recipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import CommandParser
-from megamini.options import options
+from megamini.recipes.options import options
+from megamini.recipes.sections import Recipe
 
 # Every key whose value is a path, as docs/options.md has it.
 PATHS = {

@@ -29,7 +29,7 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from megamini.training.weights import is_run
+    from megamini.training.finished.weights import is_run
 
     disable_progress_bar()  # the library's bars for loading and writing say little and pass in a second
     if is_run(arguments.source):
@@ -40,8 +40,8 @@ def main() -> None:
 
 def _export_run(arguments: argparse.Namespace) -> None:
     from megamini.models.mini_model import mini_outline
-    from megamini.training.model_card import describe, model_card
-    from megamini.training.weights import open_run
+    from megamini.training.finished.model_card import describe, model_card
+    from megamini.training.finished.weights import open_run
 
     run, exit_layer = open_run(arguments.source), arguments.exit
     model, sources = run.outline.model, {}
@@ -62,7 +62,7 @@ def _export_run(arguments: argparse.Namespace) -> None:
 
 
 def _export_folder(arguments: argparse.Namespace) -> None:
-    from megamini.adaptation.plugged_export import load_any_model
+    from megamini.adaptation.packs.plugged_export import load_any_model
 
     if arguments.exit is not None:
         raise UserError(f"--exit: {arguments.source} is no run directory, which alone has exits")
@@ -78,8 +78,8 @@ def _write(arguments, model, tokenizer, description, card, origin, read=None) ->
     from megamini.models.export import export_checkpoint
 
     if arguments.pack is not None:
-        from megamini.adaptation.language_pack import LanguagePack, plug
-        from megamini.adaptation.plugged_export import plugged_card
+        from megamini.adaptation.packs.language_pack import LanguagePack, plug
+        from megamini.adaptation.packs.plugged_export import plugged_card
         from megamini.models.mini_model import with_weights
 
         if read is not None:

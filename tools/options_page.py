@@ -31,9 +31,9 @@ def main() -> None:
 def page() -> str:
     """The page, as Markdown."""
     from megamini.adaptation.recipe import AdaptationRecipe
-    from megamini.config import Recipe
     from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
-    from megamini.options import options_table
+    from megamini.recipes.options import options_table
+    from megamini.recipes.sections import Recipe
 
     kinds = {
         "Pretraining": ("`launch/pretrain.py`", Recipe),

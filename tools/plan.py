@@ -51,8 +51,8 @@ def main() -> None:
 
     import json
 
-    from megamini.config import load_recipe
-    from megamini.training.deepspeed_config import DEFAULT, check_combination
+    from megamini.recipes.sections import load_recipe
+    from megamini.training.engines.deepspeed_config import DEFAULT, check_combination
     from tools.planning.memory_plan import deepspeed_json, smallest_that_fits
     from tools.planning.report import plan_report
     from tools.planning.subject import sizes_in_data, subject_of
@@ -98,7 +98,7 @@ def _cluster(options):
 
 def page() -> str:
     """Plans of the recipes that come along, on clusters of A100 80 GB."""
-    from megamini.config import load_recipe
+    from megamini.recipes.sections import load_recipe
     from tools.planning.clusters import Cluster, find_gpu
     from tools.planning.report import SUMMARY_TITLES, plan_report, summary_row
     from tools.planning.subject import subject_of

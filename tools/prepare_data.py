@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megamini.cores import usable_cores
 from megamini.errors import CommandParser, UserError, run_command
+from megamini.machine import usable_cores
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
     # Slow to import; --help and a mistyped option need not wait for it.
-    from megamini.data.files import is_missing_folder
-    from megamini.data.prepare import Settings, prepare
+    from megamini.data.preparation.prepare import Settings, prepare
+    from megamini.files import is_missing_folder
 
     if options["tokenizer"] and is_missing_folder(options["tokenizer"]):
         raise UserError(f"--tokenizer {options['tokenizer']}: no such folder; give one that holds tokenizer.json")

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run of pretraining or adaptation")
     arguments = parser.parse_args()
 
-    from megamini.training.run_lock import ask_to_stop
+    from megamini.training.safety.run_lock import ask_to_stop
 
     print(f"asked to stop at its next update: {ask_to_stop(arguments.run)}")
 

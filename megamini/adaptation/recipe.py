@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from megamini.config import (
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import (
     CheckpointSection,
     Duration,
     MaskingSection,
@@ -22,7 +23,6 @@ from megamini.config import (
     TelemetrySection,
     TrainingSection,
 )
-from megamini.recipe_file import read_recipe
 
 
 class TargetDataSection(Section):

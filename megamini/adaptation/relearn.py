@@ -8,28 +8,28 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from megamini.adaptation.initialise import StartingPoint, Target, initialise
-from megamini.adaptation.language_pack import LanguagePack, pack_fingerprint
-from megamini.adaptation.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
-from megamini.compute import BodyShape, activation_memory, training_flops
-from megamini.config import duration_in_updates
+from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
+from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
+from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
 from megamini.models.lineage import same_lineage
-from megamini.training.engines import PlainEngine
-from megamini.training.identity import describe_identity
+from megamini.recipes.sections import duration_in_updates
+from megamini.training.checkpoints.identity import describe_identity
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.engines.precision import settled
 from megamini.training.loop import is_over
-from megamini.training.precision import settled
 from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
-from megamini.training.state import TrainState
-from megamini.training.stopping import StopRules
+from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from megamini.data.files import HashedFile, parse_json, written_whole
 from megamini.data.manifest import check_manifest
 from megamini.errors import UserError
+from megamini.files import HashedFile, parse_json, written_whole
 
 FORMAT = 1
 SPLITS = ("train", "validation")

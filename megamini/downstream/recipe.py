@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from megamini.config import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
 from megamini.downstream.tasks.custom import custom_task
 from megamini.downstream.tasks.declaration import Kind, Task
 from megamini.downstream.tasks.registry import CUSTOM, find_task
+from megamini.recipes.sections import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
 
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Folders = Annotated[tuple[PathName, ...], Field(strict=False)]

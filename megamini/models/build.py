@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 from transformers.activations import ACT2FN
 from transformers.utils import is_flash_attn_2_available
 
-from megamini.config import ModelSection, Recipe
 from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
@@ -15,6 +14,7 @@ from megamini.models.masked_lm import PrimaryModel, check_exits
 from megamini.models.materialise import Place, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
 from megamini.models.pretrained import load_config, load_masked_lm, stored_weights
+from megamini.recipes.sections import ModelSection, Recipe
 
 # What the data decides: a recipe that sets one of these could contradict it.
 _ROLES = ("pad", "bos", "eos", "cls", "sep")

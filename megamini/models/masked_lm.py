@@ -68,12 +68,12 @@ class PrimaryModel(nn.Module):
 
     @property
     def token_matrices(self) -> tuple[nn.Parameter, ...]:
-        """As `training.trained_model.TrainedModel` wants them."""
+        """As `models.trained_model.TrainedModel` wants them."""
         return (self.token_embeddings,)
 
     @property
     def hidden_matrices(self) -> tuple[tuple[nn.Parameter, int], ...]:
-        """As `training.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
+        """As `models.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
         linear = [(name, module.weight) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return tuple(
             (weight, self.family.matrices_in(name))

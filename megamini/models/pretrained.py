@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-from megamini.data.files import is_missing_folder, parse_json
 from megamini.errors import UserError
+from megamini.files import is_missing_folder, parse_json
 from megamini.models.families import family_of
 from megamini.models.materialise import Weights
 

@@ -10,14 +10,14 @@ import torch
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
-from megamini.training.checkpoint import Checkpoints
-from megamini.training.engines import Engine, StepResult
-from megamini.training.safe_point import SafePoint
+from megamini.training.checkpoints.checkpoint import Checkpoints
+from megamini.training.engines.plain_engine import Engine, StepResult
+from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.spikes import RollBack
+from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import Cost, RunSetup
-from megamini.training.spikes import RollBack
-from megamini.training.state import TrainState
+from megamini.training.state.train_state import TrainState
 from megamini.training.telemetry import Silence, Telemetry
-from megamini.training.watchdog import Watchdog
 
 # Keeps dropout's random bits apart from those that order and mask the blocks.
 _DROPOUT = 3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from megamini.compute import (
+from megamini.costs.flops import (
     BodyShape,
     ExitShape,
     activation_memory,
@@ -18,18 +18,18 @@ from megamini.compute import (
     trainable_parameters,
     training_flops,
 )
-from megamini.config import Recipe
 from megamini.data.batches import MicroBatches, plan_batches
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
 from megamini.models.build import model_config, outline_of
-from megamini.training.engines import Engine
+from megamini.recipes.sections import Recipe
+from megamini.training.checkpoints.identity import identity_of
+from megamini.training.engines.plain_engine import Engine
+from megamini.training.finished.kept_data import keep_data
 from megamini.training.forgetting import build_forgetting
-from megamini.training.identity import identity_of
-from megamini.training.kept_data import keep_data
-from megamini.training.optimizer_plan import optimizer_rows
+from megamini.training.optimizers.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
 from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
 from megamini.training.text import Text, open_text

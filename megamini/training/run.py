@@ -9,28 +9,28 @@ from typing import Any
 
 import torch
 
-from megamini.compute import measured_matmul_rate, peak_rate
-from megamini.config import Recipe, RunRecipe
+from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
-from megamini.device import best_device
 from megamini.errors import UserError
+from megamini.machine import best_device
 from megamini.models.build import build_primary
-from megamini.training.checkpoint import Checkpoints, newest_first
-from megamini.training.engines import DTYPES, Engine, PlainEngine
-from megamini.training.identity import defaults_of
+from megamini.models.trained_model import TrainedModel
+from megamini.recipes.sections import Recipe, RunRecipe
+from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
+from megamini.training.checkpoints.identity import defaults_of
+from megamini.training.checkpoints.record import take_on, write_recipe
+from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
+from megamini.training.engines.precision import settled
 from megamini.training.loop import is_over, ledger, train
-from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
-from megamini.training.record import take_on, write_recipe
-from megamini.training.run_lock import request_of, run_lock
-from megamini.training.safe_point import SafePoint
+from megamini.training.safety.run_lock import request_of, run_lock
+from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.signals import StopFlag
+from megamini.training.safety.spikes import RollBack
+from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import RunSetup
-from megamini.training.signals import StopFlag
-from megamini.training.spikes import RollBack
-from megamini.training.state import TrainState
+from megamini.training.state.train_state import TrainState
 from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
-from megamini.training.trained_model import TrainedModel
-from megamini.training.watchdog import Watchdog
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 
@@ -60,8 +60,8 @@ def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
     """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
-    from megamini.training.deepspeed_config import merge, zero_stage
-    from megamini.training.deepspeed_engine import (
+    from megamini.training.engines.deepspeed_config import merge, zero_stage
+    from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
         on_cpu,

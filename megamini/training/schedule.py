@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from megamini.config import MaskingSection, ScheduleSection, duration_in_updates
 from megamini.data.masking import MaskSchedule, MaskStage
 from megamini.errors import UserError
+from megamini.recipes.sections import MaskingSection, ScheduleSection, duration_in_updates
 
 
 @dataclass(frozen=True)

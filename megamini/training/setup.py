@@ -5,16 +5,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from megamini.config import RunRecipe, duration_in_updates
 from megamini.data.batches import BatchPlan, MicroBatches
 from megamini.data.masking import MaskSchedule
 from megamini.errors import UserError
-from megamini.training.engines import Engine
+from megamini.recipes.sections import RunRecipe, duration_in_updates
+from megamini.training.engines.plain_engine import Engine
 from megamini.training.forgetting import Forgetting
+from megamini.training.safety.spikes import SpikeRule
+from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule
-from megamini.training.spikes import SpikeRule
-from megamini.training.state import TrainState
-from megamini.training.stopping import StopRules
+from megamini.training.state.train_state import TrainState
 
 
 class Cost(NamedTuple):

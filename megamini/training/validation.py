@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from megamini.data.batches import Batch, validation_batches
-from megamini.training.engines import Engine
+from megamini.training.engines.plain_engine import Engine
 from megamini.training.text import Text
 
 UNIGRAM = "unigram"

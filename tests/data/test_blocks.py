@@ -1,3 +1,5 @@
+"""Blocks of token ids: written, read back, and refused where torn."""
+
 import json
 import os
 import pickle

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer, train_unigram
 from megamini.models.lineage import lineage_of
 

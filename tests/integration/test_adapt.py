@@ -15,15 +15,15 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import megamini
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.adaptation.relearn import build_setup
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.data.batches import validation_batches
 from megamini.errors import UserError
 from megamini.models.mini_model import extract_mini_model
+from megamini.training.finished.weights import load_run
 from megamini.training.text import open_text
-from megamini.training.weights import load_run
 from tests.integration.adapting import UPDATES, Workshop, adapt, export
 from tests.integration.conftest import Lab
 from tests.integration.launching import ROOT, read_scalars

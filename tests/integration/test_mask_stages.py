@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from megamini.config import load_recipe
 from megamini.data.masking import mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
 from megamini.models.build import build_primary
+from megamini.recipes.sections import load_recipe
 from megamini.training import run as running
-from megamini.training.checkpoint import newest_first
+from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.pretraining import build_setup
 from megamini.training.run import pretrain_plain
-from megamini.training.spikes import SpikeRule
+from megamini.training.safety.spikes import SpikeRule
 from tests.integration.cases import BLOCK_LENGTH, GLOBAL_BATCH, LOWERED_AFTER, UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars

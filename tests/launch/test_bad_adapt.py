@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from tests.launch.workplace import (
     PROSE,
     REMOVED,

@@ -65,7 +65,7 @@ def test_parts_can_be_taken_away_and_are_the_same(family):
 @pytest.mark.parametrize("family", bodies.FAMILIES)
 def test_buffers_are_moved_to_where_the_model_runs(family):
     """The CPU twin of a GPU: what `move_buffers` leaves behind would be read on the wrong device."""
-    from megamini.training.deepspeed_engine import move_buffers
+    from megamini.training.engines.deepspeed_engine import move_buffers
 
     primary = build(family)
     move_buffers(primary, "meta")

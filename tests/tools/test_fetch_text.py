@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megamini.adaptation.lexicon import read_lexicon
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.errors import UserError
 from tools import fetch_text
 from tools.debian_text import archive, dictionaries, languages, paragraphs, sources

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megamini.config import load_recipe
 from megamini.errors import UserError
-from megamini.training.deepspeed_config import check_combination, read_deepspeed_json
+from megamini.recipes.sections import load_recipe
+from megamini.training.engines.deepspeed_config import check_combination, read_deepspeed_json
 from tools.planning.clusters import GB, GPUS, Cluster, find_gpu
 from tools.planning.memory_plan import Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
 from tools.planning.subject import subject_of

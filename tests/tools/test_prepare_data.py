@@ -1,3 +1,5 @@
+"""The command tools/prepare_data.py: what it makes, and the line with which it refuses."""
+
 import gzip
 import resource
 import shutil

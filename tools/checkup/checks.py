@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamini.training.build_locks import stale_build_locks
+from megamini.training.engines.build_locks import stale_build_locks
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 # What the logs of several hosts may differ by and still be read together.
@@ -82,7 +82,7 @@ def _locks() -> Finding:
 
 def _together(found: list[Finding]) -> tuple[int, list[Finding]]:
     """Join the ranks that the launcher started, or be alone."""
-    from megamini.training.deepspeed_engine import end_process_group, on_cpu, start_process_group
+    from megamini.training.engines.deepspeed_engine import end_process_group, on_cpu, start_process_group
 
     rank, ranks = start_process_group()
     accelerator = "CPU; for a GPU install its build of PyTorch and unset DS_ACCELERATOR" if on_cpu() else _gpu_name()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import PEAK_TFLOPS
+from megamini.costs.flops import PEAK_TFLOPS
 from megamini.errors import UserError, did_you_mean
 
 GB = 1e9
@@ -10,8 +10,8 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Gpu:
-    """memory: bytes. peak_name: entry of `compute.PEAK_TFLOPS`. link: bytes/s that one GPU sends to the others of its
-    node, in one direction; by the vendor's data sheet. stated_peak: FLOP/s, instead of the table's."""
+    """memory: bytes. peak_name: entry of `costs.flops.PEAK_TFLOPS`. link: bytes/s that one GPU sends to the others
+    of its node, in one direction; by the vendor's data sheet. stated_peak: FLOP/s, instead of the table's."""
 
     memory: float
     peak_name: str

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megamini.compute import activation_memory, model_states
+from megamini.costs.flops import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
-from megamini.training.matrix_exchange import MOST_ELEMENTS
+from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
 from tools.planning.clusters import Cluster
 from tools.planning.subject import Subject
 
@@ -55,9 +55,9 @@ def bucket_of(subject: Subject) -> int:
 
 
 def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
-    """Model states by ZeRO (Rajbhandari et al. 2020), activations by Korthikanti et al. 2022 (`megamini.memory`), and
-    DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters and
-    the largest layer or token matrix twice, gathered for use and as its gradient."""
+    """Model states by ZeRO (Rajbhandari et al. 2020), activations by Korthikanti et al. 2022 (`megamini.costs.memory`),
+    and DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters
+    and the largest layer or token matrix twice, gathered for use and as its gradient."""
     training = subject.recipe.training
     width = 4 if training.precision == "fp32" else 2
     frozen = sum(subject.parameters.values()) - subject.trainable
@@ -95,8 +95,8 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
 
 
 def _muon_buffers(subject: Subject, cluster: Cluster) -> int:
-    """Bytes while Muon moves matrices: what a rank sends and takes on at once (`training.matrix_exchange`), and about
-    four times the largest matrix, as measured, in which the iteration works."""
+    """Bytes while Muon moves matrices: what a rank sends and takes on at once (`training.optimizers.matrix_exchange`),
+    and about four times the largest matrix, as measured, in which the iteration works."""
     largest = subject.largest_matrix
     exchanged = min(MOST_ELEMENTS, max(largest, subject.muon_parameters // cluster.gpus)) if cluster.gpus > 1 else 0
     return 4 * (2 * max(exchanged, largest) + 4 * largest)

@@ -2,8 +2,8 @@
 
 import json
 
-from megamini.compute import checkpoint_bytes
-from megamini.training.optimizer_plan import overhead_in_words
+from megamini.costs.flops import checkpoint_bytes
+from megamini.training.optimizers.optimizer_plan import overhead_in_words
 from megamini.training.setup import masked_in_words
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from megamini.compute import (
+from megamini.costs.flops import (
     hidden_matrices,
     matrix_parameters,
     muon_flops_of_a_rank,
@@ -11,11 +11,11 @@ from megamini.compute import (
     trainable_parameters,
     training_flops,
 )
-from megamini.config import Recipe, duration_in_updates
+from megamini.costs.shape import BodyShape, ExitShape
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import MaskSchedule
 from megamini.models.build import body_config
-from megamini.shape import BodyShape, ExitShape
+from megamini.recipes.sections import Recipe, duration_in_updates
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from megamini.compute import training_flops
-from megamini.shape import only_exit
+from megamini.costs.flops import training_flops
+from megamini.costs.shape import only_exit
 from tools.planning.clusters import Cluster
 from tools.planning.memory_plan import Layout
 from tools.planning.subject import Subject

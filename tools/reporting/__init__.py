@@ -1,1 +1,1 @@
-"""Sections of `tools/report.py`, each a piece of Markdown with its plots."""
+"""Sections of `tools/report.py`, each a part in Markdown with its plots."""

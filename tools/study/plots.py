@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megamini.downstream.reference_lines import SURFACE, WORD_BY_WORD
+from megamini.downstream.evaluation.reference_lines import SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means
 from tools.reporting.evaluation import EvaluationRecord
 from tools.reporting.plots import new_grid, save_plot

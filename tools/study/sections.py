@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from megamini.downstream.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
+from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means, spread
 from tools.reporting.evaluation import EvaluationRecord, interval
 from tools.reporting.quality import COSTS, SHARES, Curve, curves

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from megamini.config import duration_in_updates, load_recipe
 from megamini.downstream.results import TABLE
+from megamini.recipes.sections import duration_in_updates, load_recipe
 from tools.benchmarks.page import ROOT
 from tools.study.grid import Cell, Study, primary_in
 from tools.study.ledger import check_same_run, read_ledger, write_ledger

@@ -5,10 +5,10 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.downstream.examples import TextExample
 from megamini.downstream.kinds.forward import outputs_of
-from megamini.downstream.limits import Limits
-from megamini.downstream.metrics import accuracy, macro_f1
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.metrics.classes import accuracy, macro_f1
+from megamini.downstream.task_data.examples import TextExample
 
 
 class Classification:

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.downstream.examples import Example
-from megamini.downstream.limits import Limits
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.task_data.examples import Example
 
 
 class Kind(Protocol):

@@ -7,11 +7,11 @@ import numpy as np
 import regex
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.downstream.answers import Normalization, answer_f1, best_over_gold, exact_match, normalize
-from megamini.downstream.examples import Answer, QuestionExample
 from megamini.downstream.kinds.forward import outputs_of
+from megamini.downstream.kinds.limits import Limits
 from megamini.downstream.kinds.windows import Window, cut_windows
-from megamini.downstream.limits import Limits
+from megamini.downstream.metrics.answers import Normalization, answer_f1, best_over_gold, exact_match, normalize
+from megamini.downstream.task_data.examples import Answer, QuestionExample
 
 _BEST = 20  # starts and ends of a window that are combined
 _NULL_POSITION = 0  # the opening special token stands for "no answer here"

@@ -8,11 +8,11 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.downstream.examples import TaggedExample
 from megamini.downstream.kinds.forward import IGNORED, outputs_of
-from megamini.downstream.limits import Limits
-from megamini.downstream.metrics import accuracy
-from megamini.downstream.tag_schemes import entity_f1, scheme_of
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.metrics.classes import accuracy
+from megamini.downstream.metrics.tag_schemes import entity_f1, scheme_of
+from megamini.downstream.task_data.examples import TaggedExample
 from megamini.errors import UserError
 
 # What a word gets that no piece stands for, such as a lone joiner that the tokenizer drops.

@@ -8,8 +8,8 @@ from functools import lru_cache
 import regex
 from transformers import PreTrainedTokenizerBase
 
-from megamini.downstream.examples import QuestionExample
-from megamini.downstream.limits import Limits
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.task_data.examples import QuestionExample
 
 Span = tuple[int, int]
 

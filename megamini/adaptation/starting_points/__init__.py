@@ -1,0 +1,1 @@
+"""Where a new language's embeddings start: random, overlap, FOCUS, a word list."""
