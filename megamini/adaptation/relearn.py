@@ -19,6 +19,7 @@ from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batc
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
+from megamini.models.families import truncating
 from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
@@ -38,8 +39,10 @@ _FEW_WORDS = 0.1
 _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 
-def adapt(recipe: AdaptationRecipe) -> None:
-    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
+def adapt(recipe: AdaptationRecipe) -> list[Path]:
+    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped.
+
+    Returns the folders of the packs; none where the run was stopped before its end."""
     recipe = settled(recipe)
     setup = build_setup(recipe)
     with claimed(setup):
@@ -75,11 +78,13 @@ def adapt(recipe: AdaptationRecipe) -> None:
         if recipe.adaptation.pack_every:
             setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
-        if is_over(setup, engine, state):
-            for language in setup.texts:
-                directory = setup.packs_directory / language
-                setup.pack(language, engine, state).save(directory)
-                print(f"language pack: {directory}")
+        if not is_over(setup, engine, state):
+            return []
+        directories = [setup.packs_directory / language for language in setup.texts]
+        for language, directory in zip(setup.texts, directories, strict=True):
+            setup.pack(language, engine, state).save(directory)
+            print(f"language pack: {directory}")
+        return directories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +233,8 @@ class RelearningSetup(RunSetup):
                 "device": engine.device.type,
             },
         }
-        return LanguagePack(language, matrix, bias, self.texts[language].tokenizer, self.source.lineage, details)
+        tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""

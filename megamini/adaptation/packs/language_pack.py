@@ -7,6 +7,7 @@ A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.adaptation.packs.hub import local_folder, upload
+from megamini.adaptation.packs.own_embeddings import keep
+from megamini.adaptation.packs.pack_card import pack_card
 from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.packs.reindex import reindexed, with_layout_of
 from megamini.data.blocks import fingerprint_of
@@ -87,8 +91,33 @@ class LanguagePack:
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
+        card = pack_card(self.language, *self.token_embeddings.shape, self.lineage, self.details)
+        (aside / "README.md").write_text(card, encoding="utf-8", errors="replace")
         shutil.rmtree(directory, ignore_errors=True)
         aside.rename(directory)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "A language pack of megamini",
+        token: str | None = None,
+    ) -> str:
+        """Upload the pack to the repository `name` of the hub, which is made if there is none; returns its address.
+
+        `revision` is a branch, made if there is none. Without `token` the login of `huggingface_hub` counts. Raises
+        `UserError` where the hub refuses, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory(prefix="megamini-") as folder:
+            self.save(Path(folder) / "pack")
+            return upload(Path(folder) / "pack", name, private, revision, message, token)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "LanguagePack":
+        """The pack in a folder, or in the repository `name` of the hub. Raises `UserError` as `load` does."""
+        return cls.load(local_folder(name, revision))
 
     @classmethod
     def load(cls, directory: str | Path) -> "LanguagePack":
@@ -136,18 +165,20 @@ def plug(
     """Give `model` the pack's language, in place; returns the tokenizer to use from now on.
 
     `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
-    frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder. Body and task head are not
-    touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives them
-    around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the tokenizer
-    that comes back truncates at the model's positions. Raises `UserError` when the lineage is another one: other
-    embeddings (another seed, trained since) or another tokenizer.
+    frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder or hub name. Body and task head
+    are not touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives
+    them around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the
+    tokenizer that comes back truncates at the model's positions. The model keeps a copy of its own embeddings, for
+    `unplug`. Raises `UserError` when the lineage is another one: other embeddings (another seed, trained since) or
+    another tokenizer.
     """
     if not isinstance(pack, LanguagePack):
-        pack = LanguagePack.load(pack)
+        pack = LanguagePack.from_pretrained(pack)
     pack = fitted(model, tokenizer, pack)
     dtype = model.get_input_embeddings().weight.dtype
     if not all(torch.isfinite(one.to(dtype)).all() for one in (pack.token_embeddings, pack.output_bias)):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
+    keep(model, tokenizer)
     model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(pack.token_embeddings)
