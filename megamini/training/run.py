@@ -99,7 +99,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.run_directory / "checkpoints",
         recipe.checkpoint.keep_last,
         setup.identity(),
-        setup.in_updates(recipe.checkpoint.keep_every),
+        setup.intervals.keep,
         defaults_of(recipe),
     )
     state = _starting_state(recipe, engine, checkpoints)
