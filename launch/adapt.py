@@ -29,11 +29,11 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from megamini.adaptation.relearn import adapt, build_setup
-    from megamini.training.engines.precision import settled
+    from megamini.training.engines.precision import resolve_precision
 
     disable_progress_bar()  # the library's bars for loading say little and pass in a second
     if arguments.dry_run:
-        recipe = settled(recipe)
+        recipe = resolve_precision(recipe)
         print(f"{dump_recipe(recipe)}\nplan\n{build_setup(recipe).plan()}")
     else:
         adapt(recipe)

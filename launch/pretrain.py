@@ -32,7 +32,7 @@ def main() -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from megamini.training.engines.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
-    from megamini.training.engines.precision import settled
+    from megamini.training.engines.precision import resolve_precision
     from megamini.training.pretraining import build_setup
     from megamini.training.run import pretrain_deepspeed, pretrain_plain
 
@@ -45,7 +45,7 @@ def main() -> None:
             from megamini.training.engines.deepspeed_engine import check_zero_section
 
             check_zero_section(values, arguments.deepspeed_config)
-        setup = build_setup(settled(recipe), ranks)
+        setup = build_setup(resolve_precision(recipe), ranks)
         if os.environ.get("RANK", "0") == "0":
             print(f"{dump_recipe(setup.recipe)}\nplan\n{setup.plan()}")
     elif "RANK" in os.environ or arguments.deepspeed_config:

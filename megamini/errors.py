@@ -89,7 +89,7 @@ def run_command(main: Callable[[], None]) -> None:
     Under a launcher this ends the process, with status 0 as well.
     """
     threading.excepthook = _quiet_about_files
-    _settle_output()
+    _repair_output()
     try:
         main()
         sys.stdout.flush()
@@ -109,7 +109,7 @@ def run_command(main: Callable[[], None]) -> None:
         _exit_with_line(f"'{error.object}': a name with bytes that are no characters here; rename it", status=2)
 
 
-def _settle_output() -> None:
+def _repair_output() -> None:
     """Characters that the terminal does not know are replaced, and a stream that the caller has closed leads nowhere:
     its number must not go to the next file that is opened."""
     while (spare := os.open(os.devnull, os.O_RDWR)) < _STANDARD_FILES:

@@ -1,6 +1,6 @@
 """Learn languages over a frozen body: recipe to language packs, in one process, without DeepSpeed."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,23 @@ from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
-from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
+from megamini.files import fingerprint_of, sha256_of
 from megamini.models.families import truncating
 from megamini.models.lineage import same_lineage
-from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import settled
+from megamini.training.engines.precision import resolve_precision
+from megamini.training.intervals import resolve_intervals
 from megamini.training.loop import is_over
-from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.run import check_plain, execute, locked_run_directory, plain_engine
 from megamini.training.safety.stopping import StopRules
-from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.schedule import build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -43,9 +43,9 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
     """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped.
 
     Returns the folders of the packs; none where the run was stopped before its end."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     setup = build_setup(recipe)
-    with claimed(setup):
+    with locked_run_directory(setup):
         starts = {language: setup.starting_point(language) for language in setup.texts}
         setup = replace(
             setup,
@@ -71,7 +71,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
             {language: (start.matrix, start.bias) for language, start in starts.items()},
             setup.trains_bias,
             setup.source.primary,
-            recipe.objective.loss_workspace_mib * 2**20,
+            recipe.objective.loss_workspace_bytes,
             {language: _unplaced(setup.source, text) for language, text in setup.texts.items()},
         )
         engine = plain_engine(model, setup)
@@ -129,7 +129,7 @@ class RelearningSetup(RunSetup):
         section = self.recipe.adaptation
         # What list and pack say counts, and not where they lie.
         if section.lexicon is not None:
-            identity["adaptation"]["lexicon"] = f"sha256 {lexicon_sha256(section.lexicon)}"
+            identity["adaptation"]["lexicon"] = f"sha256 {sha256_of(section.lexicon)}"
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         return identity
@@ -165,7 +165,7 @@ class RelearningSetup(RunSetup):
         return values
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
-        every = self.in_updates(self.recipe.adaptation.pack_every)
+        every = self.intervals.pack
         if every and state.update % every == 0:
             self.save_packs(engine, state)
 
@@ -272,7 +272,7 @@ class RelearningSetup(RunSetup):
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes,
         ).total
 
 
@@ -291,11 +291,14 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
     batches = plan_batches(training.global_batch, training.micro_batch, 1)
-    check_retention(recipe, batches.global_batch * block_length)
+    tokens_per_update = batches.global_batch * block_length
+    intervals = resolve_intervals(recipe, tokens_per_update, recipe.adaptation.pack_every)
     source = load_source(recipe.adaptation, block_length)
     if training.activation_checkpointing:
         source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    schedule, mask_schedule = _schedule(recipe, batches, opened, source), opened[0].mask_schedule
+    mask_schedule = opened[0].mask_schedule
+    affordable = _affordable(recipe.adaptation.stop.flops, batches, opened, source)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
     check_mask_stages(mask_schedule, schedule.updates)
     stop = recipe.adaptation.stop
     return RelearningSetup(
@@ -304,6 +307,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         block_length=block_length,
         schedule=schedule,
         mask_schedule=mask_schedule,
+        intervals=intervals,
         stopping=StopRules(
             stop.seconds,
             stop.plateau.patience if stop.plateau else None,
@@ -322,24 +326,27 @@ def _unplaced(source: SourceModel, text: Text) -> set[int]:
     return {ours[role] for role in ours if role != "pad" and theirs[role] == theirs["pad"] and ours[role] is not None}
 
 
-def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel) -> Schedule:
-    """The recipe's schedule, within `adaptation.stop.flops` of the language that costs most."""
-    tokens_per_update = batches.global_batch * texts[0].block_length
-    section, most = recipe.schedule, recipe.adaptation.stop.flops
-    if most is not None:
-        dearest = max(texts, key=lambda text: len(text.tokenizer))
-        asked, affordable, left = duration_in_updates(section.duration, tokens_per_update), 0, int(most)
+def _affordable(
+    most: float | None, batches: BatchPlan, texts: list[Text], source: SourceModel
+) -> Callable[[int], int] | None:
+    """How many of the updates asked for `adaptation.stop.flops` pays for, in the language that costs most."""
+    if most is None:
+        return None
+    dearest = max(texts, key=lambda text: len(text.tokenizer))
+
+    def affordable(asked: int) -> int:
+        paid, left = 0, int(most)
         for count, masked in dearest.mask_schedule.along(asked):
             each = _flops_per_update(dearest, masked, source.body, batches)
-            paid = min(count, left // each)
-            affordable, left = affordable + paid, left - paid * each
-            if paid < count:
+            now = min(count, left // each)
+            paid, left = paid + now, left - now * each
+            if now < count:
                 break
-        if asked and not affordable:
+        if asked and not paid:
             raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
-        if affordable < asked:
-            section = section.model_copy(update={"duration": f"{affordable} updates"})
-    return build_schedule(section, recipe.optimizer.learning_rate, tokens_per_update)
+        return paid
+
+    return affordable
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

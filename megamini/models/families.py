@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.errors import UserError
+from megamini.recipes.sections import FamilyName
 
 Transform = Callable[[list[nn.Module], torch.Tensor], torch.Tensor]
 
@@ -58,7 +60,7 @@ _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _ROBERTA_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
 _ROBERTA = Family("roberta.encoder.layer", None, _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True)
 
-FAMILIES: dict[str, Family] = {
+_DETAILS: dict[FamilyName, Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "xlm-roberta-xl": Family(
@@ -75,6 +77,7 @@ FAMILIES: dict[str, Family] = {
         fused=((".Wqkv", 3), (".Wi", 2)),  # queries, keys and values; what is activated and its gate
     ),
 }
+FAMILIES: dict[str, Family] = {name: _DETAILS[name] for name in get_args(FamilyName)}
 
 
 def longest_input(config: PretrainedConfig) -> int:

@@ -168,7 +168,7 @@ def test_a_mask_share_that_changes_is_planned_stage_by_stage(capsys, monkeypatch
 
 def test_break_even_by_hand():
     found = break_even(subject())
-    assert found.standard / found.mini == pytest.approx(2.56, rel=0.02), "METHOD's arithmetic at 4 of 12 layers"
+    assert found.standard / found.mini == pytest.approx(2.56, rel=0.02), "the method's arithmetic at 4 of 12 layers"
     assert found.languages == pytest.approx(found.extra / (found.standard - found.mini))
     half = break_even(subject(schedule__duration="62500 updates"))
     assert half.languages == pytest.approx(found.languages / 2)

@@ -1,4 +1,4 @@
-"""What `tools/doctor.py` looks at."""
+"""What `tools/doctor.py` checks: packages, GPUs, communication, room on disk."""
 
 import importlib.metadata
 import importlib.util
@@ -100,9 +100,9 @@ def _gpu_name() -> str:
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
 
 
-def _attempt(what: str, look: Callable[[], tuple[bool, str]]) -> Finding:
+def _attempt(what: str, check: Callable[[], tuple[bool, str]]) -> Finding:
     try:
-        return Finding(what, *look())
+        return Finding(what, *check())
     except RuntimeError as error:
         return Finding(what, False, f"{str(error).splitlines()[0]}; can all hosts reach each other on every port?")
 

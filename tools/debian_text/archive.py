@@ -1,6 +1,5 @@
 """The package archive, read with the distribution's own client as an ordinary user: nothing on the system changes."""
 
-import hashlib
 import itertools
 import os
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megamini.errors import UserError
+from megamini.files import sha256_of, written_whole
 
 OWN_FILES = "to train on files of your own instead: python tools/prepare_data.py --text FILE ..."
 NO_CLIENT = f"apt-get and dpkg-deb are needed (Debian, Ubuntu or a relative) and one of them is not here; {OWN_FILES}"
@@ -102,10 +102,9 @@ class Archive:
         if not program.exists():
             [(_, content)] = self.members(package, lambda path: path == f"usr/bin/{name}")
             program.parent.mkdir(parents=True, exist_ok=True)
-            partial = program.with_suffix(".partial")
-            partial.write_bytes(content)
-            partial.chmod(0o755)
-            partial.rename(program)
+            with written_whole(program) as stream:
+                stream.write(content)
+                os.fchmod(stream.fileno(), 0o755)
         return package, program
 
     def translation_codes(self) -> list[str]:
@@ -148,11 +147,11 @@ class Archive:
         if not re.fullmatch(r"[A-Za-z0-9.+:~_-]+", f"{name}_{version}_{architecture}"):
             raise UserError(f"package '{name}': the archive gives it a version that is none: {version[:60]!r}")
         file = self.cache / "packages" / f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
-        if not (file.exists() and _sha256(file) == checksum):
+        if not (file.exists() and sha256_of(file) == checksum):
             file.unlink(missing_ok=True)
             print(f"package {name} {version}: downloading")
             self._apt_get("download", f"{name}={version}", folder=file.parent)
-            if not file.exists() or _sha256(file) != checksum:
+            if not file.exists() or sha256_of(file) != checksum:
                 raise UserError(f"{file}: not what the archive's index promises; delete {file.parent} and run again")
         return Package(name, version, file)
 
@@ -197,8 +196,3 @@ class Archive:
                 f"the package archive cannot be reached ({first}); connect this machine and run again, or {OWN_FILES}"
             )
         return f"{command[0]} failed: {first}; its folder is {self.cache}, which may be deleted for a fresh start"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,13 +3,13 @@
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from megamini.errors import UserError
+from megamini.files import write_atomically, written_whole
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,9 @@ class Collection:
             "sha256": hashlib.sha256(content).hexdigest(),
             "command": command,
         }
-        _write(self.folder / name, content)
+        with written_whole(self.folder / name) as stream:
+            stream.write(content)
         files = {**self.entries(), name: entry}
         manifest = json.dumps({"files": files}, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-        _write(self.manifest, manifest.encode())
+        write_atomically(self.manifest, manifest)
         return entry
-
-
-def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)

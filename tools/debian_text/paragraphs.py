@@ -32,28 +32,28 @@ def html_paragraphs(page: bytes, select: str, skipped_classes: Iterable[str] = (
     parser = lxml.html.HTMLParser(encoding="utf-8")
     document = lxml.html.document_fromstring(page, parser=parser)
     skipped = frozenset(skipped_classes)
-    pieces: list[str | None] = []
+    texts: list[str | None] = []
     for root in document.xpath(select):
-        _collect(root, skipped, pieces)
-    return list(_join(pieces))
+        _collect(root, skipped, texts)
+    return list(_join(texts))
 
 
-def _collect(element: HtmlElement, skipped: frozenset[str], pieces: list[str | None]) -> None:
+def _collect(element: HtmlElement, skipped: frozenset[str], texts: list[str | None]) -> None:
     """Append the text below `element` in reading order; None marks where a paragraph ends."""
     # A comment's tag is a function.
     is_text = isinstance(element.tag, str) and element.tag not in SKIPPED_TAGS
     if is_text and skipped.isdisjoint(element.get("class", "").split()):
         boundary = element.tag not in INLINE
         if boundary:
-            pieces.append(None)
-        pieces.append(element.text or "")
+            texts.append(None)
+        texts.append(element.text or "")
         for child in _shown(element):
-            _collect(child, skipped, pieces)
-            pieces.append(child.tail or "")
+            _collect(child, skipped, texts)
+            texts.append(child.tail or "")
         if boundary:
-            pieces.append(None)
+            texts.append(None)
     elif element.tag == "pre":
-        pieces.append(None)
+        texts.append(None)
 
 
 def _shown(element: HtmlElement) -> list[HtmlElement]:
@@ -65,12 +65,12 @@ def _shown(element: HtmlElement) -> list[HtmlElement]:
     return children
 
 
-def _join(pieces: list[str | None]) -> Iterator[str]:
-    """Paragraphs out of pieces; what holds no letter (numbers, bullets, lone signs) is left out."""
+def _join(texts: list[str | None]) -> Iterator[str]:
+    """Paragraphs out of texts; what holds no letter (numbers, bullets, lone signs) is left out."""
     paragraph = ""
-    for piece in [*pieces, None]:
-        if piece is not None:
-            paragraph += piece
+    for text in [*texts, None]:
+        if text is not None:
+            paragraph += text
             continue
         line = clean(paragraph)
         if HAS_LETTER.search(line):

@@ -15,7 +15,7 @@ from megamini.costs.shape import BodyShape, ExitShape
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import MaskSchedule
 from megamini.models.build import body_config
-from megamini.recipes.sections import Recipe, duration_in_updates
+from megamini.recipes.sections import Recipe
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 
@@ -42,6 +42,7 @@ class Subject:
     shape: BodyShape
     exits: tuple[ExitShape, ...]
     mask_schedule: MaskSchedule
+    updates: int
 
     @property
     def block_length(self) -> int:
@@ -80,10 +81,6 @@ class Subject:
     def tokens_per_update(self) -> int:
         return self.recipe.training.global_batch * self.block_length
 
-    @property
-    def updates(self) -> int:
-        return duration_in_updates(self.recipe.schedule.duration, self.tokens_per_update)
-
     def flops(self, method: str | None = None, exits: tuple[ExitShape, ...] | None = None) -> int:
         """Model FLOPs of the whole run; of another method than the recipe's, for comparison."""
         method, exits = method or self.method, self.exits if exits is None else exits
@@ -108,8 +105,8 @@ def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     schedule, or the stages of its mask share, do not fit into it."""
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
-    masks = build_mask_schedule(recipe.objective, block_length, recipe.training.global_batch)
-    subject = Subject(recipe, BodyShape.from_config(config), exits, masks)
-    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, subject.tokens_per_update)
+    global_batch = recipe.training.global_batch
+    masks = build_mask_schedule(recipe.objective, block_length, global_batch)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, global_batch * block_length)
     check_mask_stages(masks, schedule.updates)
-    return subject
+    return Subject(recipe, BodyShape.from_config(config), exits, masks, schedule.updates)

@@ -1,4 +1,4 @@
-"""Plots of one look, without a display."""
+"""Plots in one style, without a display."""
 
 import hashlib
 import re

@@ -47,10 +47,10 @@ def _plot(run: RunRecord, heads: list[str], path: Path) -> Path:
     figure, axes = new_plot("tokens (millions)", "masked-LM loss (nats)", run.name)
     tokens = {update: count / 1e6 for update, count in run.cost_at("compute/tokens").items()}
     for number, head in enumerate(head for head in heads if head != "unigram"):
-        for stage, look in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():
+        for stage, style in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():
             name = f"{stage}/loss_{head}"
             points = [line for line in run.metrics if name in line and line["update"] in tokens]
-            axes.plot([tokens[p["update"]] for p in points], [p[name] for p in points], color=f"C{number}", **look)
+            axes.plot([tokens[p["update"]] for p in points], [p[name] for p in points], color=f"C{number}", **style)
     axes.axhline(run.validations[0]["validation/loss_unigram"], color="grey", linestyle="--", label=_title("unigram"))
     axes.legend(title="validation (thin: training)")
     return save_plot(figure, path)

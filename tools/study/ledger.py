@@ -9,7 +9,7 @@ from typing import Any
 
 from megamini.downstream.results import Result, read_results
 from megamini.errors import UserError
-from megamini.training.telemetry import write_atomically
+from megamini.files import write_atomically
 from tools.benchmarks.page import ROOT, hardware
 from tools.reporting.runs import RunRecord, read_run
 

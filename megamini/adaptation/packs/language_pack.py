@@ -4,9 +4,7 @@ A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [
 `pack.json` (language, method, lineage, special tokens by role, settings, ledger, checksum).
 """
 
-import hashlib
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,13 +21,12 @@ from megamini.adaptation.packs.own_embeddings import keep
 from megamini.adaptation.packs.pack_card import pack_card
 from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.packs.reindex import reindexed, with_layout_of
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
+from megamini.files import fingerprint_of, folder_written_whole, sha256_of, write_tensors
 from megamini.languages.codes import check_code
 from megamini.models.families import truncating
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
-from megamini.tensor_file import write_tensors
 
 _EMBEDDINGS = "embeddings.safetensors"
 
@@ -68,13 +65,10 @@ class LanguagePack:
         """Write the pack; an existing one is replaced only by a whole one, and what is no pack by none: `UserError`."""
         if directory.exists() and not (directory / DESCRIPTION).is_file() and not _is_empty(directory):
             raise UserError(f"{directory}: is there already and no language pack; move it away, or choose another run")
-        with writing(directory):
-            self._save(directory)
+        with writing(directory), folder_written_whole(directory, replace=True) as aside:
+            self._write(aside)
 
-    def _save(self, directory: Path) -> None:
-        aside = directory.with_name(f".{directory.name}.writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    def _write(self, aside: Path) -> None:
         tensors = {"token_embeddings": self.token_embeddings, "output_bias": self.output_bias}
         write_tensors(
             {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, aside / _EMBEDDINGS
@@ -85,7 +79,7 @@ class LanguagePack:
             "language": self.language,
             "lineage": self.lineage,
             "special_tokens": special_roles(self.tokenizer),
-            "embeddings_sha256": _checksum(aside / _EMBEDDINGS),
+            "embeddings_sha256": sha256_of(aside / _EMBEDDINGS),
             "tokenizer_sha256": fingerprint(self.tokenizer),
             **self.details,
         }
@@ -93,8 +87,6 @@ class LanguagePack:
         (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
         card = pack_card(self.language, *self.token_embeddings.shape, self.lineage, self.details)
         (aside / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        shutil.rmtree(directory, ignore_errors=True)
-        aside.rename(directory)
 
     def push_to_hub(
         self,
@@ -127,7 +119,7 @@ class LanguagePack:
         weights = directory / _EMBEDDINGS
         if not weights.is_file():
             raise UserError(f"{weights}: missing; fetch the whole pack again")
-        if _checksum(weights) != description["embeddings_sha256"]:
+        if sha256_of(weights) != description["embeddings_sha256"]:
             raise UserError(f"{weights}: does not have the checksum in {DESCRIPTION}, torn? Fetch the pack again")
         try:
             tensors = load_file(weights)
@@ -236,8 +228,3 @@ def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
 
 def _is_empty(directory: Path) -> bool:
     return directory.is_dir() and not any(directory.iterdir())
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

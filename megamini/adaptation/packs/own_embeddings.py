@@ -13,8 +13,8 @@ _KEPT = "_megamini_own_embeddings"
 @dataclass(frozen=True)
 class OwnEmbeddings:
     """Copies of a model's token matrix [V, d], of an output matrix [V, d] that is not tied to it, and of its output
-    bias [V], in the model's precision; the tokenizer; `entry`: what the configuration says under `megamini`, in a tuple,
-    or None where it says nothing there."""
+    bias [V], in the model's precision; the tokenizer; `entry`: what the configuration says under `megamini`, in a
+    tuple, or None where it says nothing there."""
 
     matrix: torch.Tensor
     output_matrix: torch.Tensor | None

@@ -1,6 +1,6 @@
 """Starting points of a new language: its token matrix and output bias before anything is learned.
 
-`random` is the published one; the others start closer, and the smaller the run, the more that decides (METHOD.md).
+`random` is the published one; the others start closer, and the smaller the run, the more that decides (docs/method.md).
 """
 
 from collections.abc import Callable, Iterable
@@ -13,11 +13,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from megamini.adaptation.starting_points.focus import choose_backend, deepfocus_rows, focus_rows
-from megamini.adaptation.starting_points.lexicon import lexicon_rows, lexicon_sha256, read_lexicon
+from megamini.adaptation.starting_points.lexicon import lexicon_rows, read_lexicon
 from megamini.adaptation.starting_points.piece_forms import Form, piece_forms, shared_pieces
 from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import load_tokenizer, pad_alone, special_roles
 from megamini.errors import UserError, did_you_mean
+from megamini.files import sha256_of
 from megamini.training.forgetting import fresh_token_embeddings
 
 KINDS = ("random", "unigram", "overlap", "focus", "lexicon")
@@ -124,7 +125,7 @@ def initialise(
             matrix[chosen] = listed.rows[chosen]
             known |= listed.whole
             facts |= {"lexicon_pieces": int(chosen.sum()), "lexicon_whole_words": int(listed.whole.sum())}
-            facts |= {"lexicon_sha256": lexicon_sha256(lexicon)}
+            facts |= {"lexicon_sha256": sha256_of(lexicon)}
             facts |= {"lexicon_token_share": _token_share(listed.whole, ordinary, target.unigram_counts)}
         if kind == "focus":
             if through == "deepfocus":

@@ -4,7 +4,6 @@ The idea of Wang, Ruder and Neubig (2022) of using bilingual lexicons, applied t
 """
 
 import codecs
-import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -74,12 +73,6 @@ def _lines(path: str | Path) -> Iterator[str]:
             yield line.decode()
         except UnicodeDecodeError:
             raise UserError(f"{path}: line {number}: not valid UTF-8") from None
-
-
-def lexicon_sha256(path: str | Path) -> str:
-    """Of the file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_other_cases(lexicon: Lexicon) -> Lexicon:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from megamini.data.batches import Batch
+from megamini.library_internals import check_internals
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import OptimizerSection, TrainingSection
@@ -16,6 +17,8 @@ from megamini.training.engines.allocator import keep_freed_memory
 from megamini.training.optimizers.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.shards_of_optimizer import load_whole, tensors_of
+
+check_internals(__name__)
 
 # Of weights and activations, by `training.precision`.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
