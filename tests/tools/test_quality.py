@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from megamini.commands.reporting.evaluation import evaluation_section, interval, read_evaluation
+from megamini.commands.reporting.quality import average_speed_up, cost_to_reach, curves, reached
+from megamini.commands.reporting.speed import speed_section
 from megamini.downstream.results import Learned, Result, means, write_results
-from tools.reporting.evaluation import evaluation_section, interval, read_evaluation
-from tools.reporting.quality import average_speed_up, cost_to_reach, curves, reached
-from tools.reporting.speed import speed_section
 
 # Updates -> accuracy; an update over the whole model costs 100 FLOPs and 2 seconds, over the mini-model 40 and 1.
 STANDARD = {0: 0.2, 10: 0.4, 20: 0.6}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from megamini.commands.reporting.quality import Curve, curves
+from megamini.commands.reporting.runs import RunRecord
 from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
-from tools.reporting.quality import Curve, curves
-from tools.reporting.runs import RunRecord
 from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
 from tools.study.ledger import Ledger, check_same_run, read_ledger, read_ledgers, write_ledger

@@ -28,8 +28,8 @@ def main() -> None:
 
     import matplotlib
 
-    from tools.reporting.plots import new_plot
-    from tools.reporting.quality import curves
+    from megamini.commands.reporting.plots import new_plot
+    from megamini.commands.reporting.quality import curves
     from tools.study.grid import load_study
     from tools.study.ledger import read_ledgers
     from tools.study.pooling import MEAN, pooled, with_mean

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.packs.hub import local_folder, upload
-from megamini.adaptation.packs.own_embeddings import keep
+from megamini.adaptation.packs.own_embeddings import keep, projection, token_matrix
 from megamini.adaptation.packs.pack_card import pack_card
 from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.packs.reindex import reindexed, with_layout_of
@@ -85,7 +84,7 @@ class LanguagePack:
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
-        card = pack_card(self.language, *self.token_embeddings.shape, self.lineage, self.details)
+        card = pack_card(self.language, self.token_embeddings.shape, self.lineage, self.details)
         (aside / "README.md").write_text(card, encoding="utf-8", errors="replace")
 
     def push_to_hub(
@@ -167,15 +166,15 @@ def plug(
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.from_pretrained(pack)
     pack = fitted(model, tokenizer, pack)
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype = token_matrix(model).dtype
     if not all(torch.isfinite(one.to(dtype)).all() for one in (pack.token_embeddings, pack.output_bias)):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
     keep(model, tokenizer)
     model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(pack.token_embeddings)
-        output = model.get_output_embeddings()
-        if isinstance(output, nn.Linear) and output.bias is not None:
+        token_matrix(model).copy_(pack.token_embeddings)
+        output = projection(model)
+        if output is not None and output.bias is not None:
             output.bias.copy_(pack.output_bias)
     model.tie_weights()
     model.config.megamini = {**described(model.config), "lineage": pack.lineage, "plugged": pack.language}
@@ -187,7 +186,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
     as it is. Raises `UserError` where it does not fit."""
     _check_lineage(model, tokenizer, pack)
     pack = _with_roles_of(pack, tokenizer)
-    width = model.get_input_embeddings().weight.shape[1]
+    width = token_matrix(model).shape[1]
     if width != pack.token_embeddings.shape[1]:
         raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
     return pack
@@ -217,7 +216,7 @@ def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     """A plugged model no longer holds its source matrix, so there the declared lineage counts."""
     own = declared_lineage(model) or lineage_of(model, tokenizer)
     if not same_embeddings(own, pack.lineage):
-        half = model.get_input_embeddings().weight.dtype is torch.float16
+        half = token_matrix(model).dtype is torch.float16
         raise UserError(
             f"pack '{pack.language}' does not fit this model: it was learned beside other token embeddings (another "
             f"model, or they have been trained since{'; or the pack is old: load the model in fp32' if half else ''})"

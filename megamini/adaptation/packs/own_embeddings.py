@@ -1,7 +1,7 @@
 """What a model speaks before a pack is plugged in: token matrix, output bias, tokenizer; to be put back exactly."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,12 +26,12 @@ class OwnEmbeddings:
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "OwnEmbeddings":
         """A copy of what `model` speaks now."""
-        matrix, output = model.get_input_embeddings().weight, _projection(model)
-        untied = output is not None and output.weight is not matrix
+        matrix, output = token_matrix(model), projection(model)
+        untied = None if output is None or output.weight is matrix else output.weight
         bias = None if output is None else output.bias
         return cls(
             matrix.detach().clone(),
-            output.weight.detach().clone() if untied else None,
+            None if untied is None else untied.detach().clone(),
             None if bias is None else bias.detach().clone(),
             bias is not None and bias.requires_grad,
             tokenizer,
@@ -41,12 +41,12 @@ class OwnEmbeddings:
     def put_back(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """Give them to `model`, whatever it speaks, bit for bit; returns the tokenizer."""
         model.resize_token_embeddings(len(self.matrix), mean_resizing=False)
-        output = _projection(model)
+        output = projection(model)
         with torch.no_grad():
-            model.get_input_embeddings().weight.copy_(self.matrix)
-            if self.output_matrix is not None:
+            token_matrix(model).copy_(self.matrix)
+            if output is not None and self.output_matrix is not None:
                 output.weight.copy_(self.output_matrix)
-            if self.output_bias is not None:
+            if output is not None and self.output_bias is not None:
                 output.bias.copy_(self.output_bias)
                 output.bias.requires_grad_(self.bias_trains)
         model.tie_weights()
@@ -74,6 +74,12 @@ def forget(model: PreTrainedModel) -> None:
         delattr(model, _KEPT)
 
 
-def _projection(model: PreTrainedModel) -> nn.Linear | None:
+def token_matrix(model: PreTrainedModel) -> torch.Tensor:
+    """The model's own token matrix [V, d], not a copy."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight
+
+
+def projection(model: PreTrainedModel) -> nn.Linear | None:
+    """What turns hidden states into logits over the vocabulary; None where a task head takes its place."""
     output = model.get_output_embeddings()
     return output if isinstance(output, nn.Linear) else None

@@ -1,13 +1,16 @@
 """The model card of a language pack: what `pack.json` says, for people and for model hubs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from megamini.markup import plain
 from megamini.training.finished.model_card import language_line
 
 
-def pack_card(language: str, pieces: int, width: int, lineage: dict[str, Any], details: dict[str, Any]) -> str:
-    """Markdown with the front matter that model hubs read. `details`: as in `LanguagePack`."""
+def pack_card(language: str, shape: Sequence[int], lineage: dict[str, Any], details: dict[str, Any]) -> str:
+    """Markdown with the front matter that model hubs read. shape: of the token matrix, [V, d]. details: as in
+    `LanguagePack`."""
+    pieces, width = shape
     body, start, ledger = (details.get(key) or {} for key in ("body", "starting_point", "ledger"))
     rows = {
         "language": language,

@@ -2,14 +2,14 @@
 
 import json
 
+from megamini.commands.planning.clusters import Cluster
+from megamini.commands.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
+from megamini.commands.planning.subject import Subject
+from megamini.commands.planning.time_plan import PUBLISHED_TOKENS, break_even, times_of
+from megamini.commands.reporting.tables import table
 from megamini.costs.flops import checkpoint_bytes
 from megamini.training.optimizers.optimizer_plan import overhead_in_words
 from megamini.training.setup import masked_in_words
-from tools.planning.clusters import Cluster
-from tools.planning.memory_plan import Bytes, Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
-from tools.planning.subject import Subject
-from tools.planning.time_plan import PUBLISHED_TOKENS, break_even, times_of
-from tools.reporting.tables import table
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "buffers")
 

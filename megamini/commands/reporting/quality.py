@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megamini.commands.reporting.evaluation import EvaluationRecord
 from megamini.downstream.results import Mean, means
-from tools.reporting.evaluation import EvaluationRecord
 
 SHARES = (0.90, 0.95, 0.99)
 COSTS = ("flops", "seconds")

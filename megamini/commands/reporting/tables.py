@@ -1,7 +1,7 @@
 """Markdown tables, and the one sentence on what a run has cost."""
 
+from megamini.commands.reporting.runs import RunRecord
 from megamini.markup import plain
-from tools.reporting.runs import RunRecord
 
 
 def plain_table(titles: list[str], rows: list[list[str]]) -> str:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from megamini.commands.reporting.plots import new_plot, plot_name, save_plot
+from megamini.commands.reporting.runs import RunRecord
+from megamini.commands.reporting.tables import plain_table
 from megamini.markup import plain
-from tools.reporting.plots import new_plot, plot_name, save_plot
-from tools.reporting.runs import RunRecord
-from tools.reporting.tables import plain_table
 
 
 def adaptation_section(runs: list[RunRecord], out: Path) -> str:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tools.debian_text.archive import Archive
-from tools.debian_text.collection import Document, Reading
-from tools.debian_text.languages import find, normal, require
-from tools.debian_text.licence import licence_of
-from tools.debian_text.paragraphs import description_paragraphs, html_paragraphs, translated, without_notices
+from megamini.commands.debian_text.archive import Archive
+from megamini.commands.debian_text.collection import Document, Reading
+from megamini.commands.debian_text.languages import find, normal, require
+from megamini.commands.debian_text.licence import licence_of
+from megamini.commands.debian_text.paragraphs import (
+    description_paragraphs,
+    html_paragraphs,
+    translated,
+    without_notices,
+)
 
 Pages = dict[str, list[str]]
 # What LibreOffice's help writes where a reference in a page leads nowhere.

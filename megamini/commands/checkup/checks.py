@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from megamini.training.engines.build_locks import stale_build_locks
 
-REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements.txt"
 # What the logs of several hosts may differ by and still be read together.
 _MOST_SKEW = 5.0  # seconds
 
@@ -42,19 +44,30 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    """Installed versions against those that were tested together."""
+    """Installed versions against those that were tested together; without a checkout, against the package's ranges."""
     wrong = []
-    pins = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
-    for name, _, pinned in (pin.partition("==") for pin in pins if "==" in pin):
+    for needed in map(Requirement, _requirements()):
         try:
-            installed = importlib.metadata.version(name.split("[")[0])
+            installed = importlib.metadata.version(needed.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing (tested: {pinned})")
+            wrong.append(f"{needed.name} is missing (tested: {_versions(needed)})")
             continue
-        if installed.partition("+")[0] != pinned:
-            wrong.append(f"{name} is {installed} (tested: {pinned})")
-    says = f"{'; '.join(wrong)}; pip install -r requirements.txt" if wrong else "the versions that were tested together"
+        if not needed.specifier.contains(installed.partition("+")[0], prereleases=True):
+            wrong.append(f"{needed.name} is {installed} (tested: {_versions(needed)})")
+    remedy = "pip install -r requirements.txt" if REQUIREMENTS.is_file() else "pip install what is named"
+    says = f"{'; '.join(wrong)}; {remedy}" if wrong else "the versions that were tested together"
     return [Finding("packages", not wrong, says)]
+
+
+def _requirements() -> list[str]:
+    if REQUIREMENTS.is_file():
+        lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if "==" in line]
+    return [line for line in importlib.metadata.requires("megamini") or [] if "extra ==" not in line]
+
+
+def _versions(needed: Requirement) -> str:
+    return str(needed.specifier).removeprefix("==")
 
 
 def _disk(runs: Path, need_gb: float) -> Finding:

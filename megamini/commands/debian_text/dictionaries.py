@@ -6,11 +6,11 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from megamini.commands.debian_text.archive import Archive, Package
+from megamini.commands.debian_text.collection import Reading
+from megamini.commands.debian_text.languages import require
+from megamini.commands.debian_text.licence import licence_of
 from megamini.errors import UserError
-from tools.debian_text.archive import Archive, Package
-from tools.debian_text.collection import Reading
-from tools.debian_text.languages import require
-from tools.debian_text.licence import licence_of
 
 # FreeDict names languages by three letters (ISO 639-3), users by two where there are two.
 SHORT = {

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from megamini.commands.reporting.evaluation import EvaluationRecord
+from megamini.commands.reporting.plots import new_plot, plot_name, save_plot
+from megamini.commands.reporting.quality import COSTS, SHARES, Curve, Reached, average_speed_up, curves, reached
+from megamini.commands.reporting.tables import plain_table
 from megamini.markup import plain
-from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.plots import new_plot, plot_name, save_plot
-from tools.reporting.quality import COSTS, SHARES, Curve, Reached, average_speed_up, curves, reached
-from tools.reporting.tables import plain_table
 
 _UNITS = {"flops": "FLOPs", "seconds": "seconds"}
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from megamini.commands.planning.clusters import Cluster
+from megamini.commands.planning.subject import Subject
 from megamini.costs.flops import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
-from tools.planning.clusters import Cluster
-from tools.planning.subject import Subject
 
 # DeepSpeed 0.19.8's defaults, in elements (runtime/zero/config.py): buckets of reduce and all-gather, and for stage 3
 # what is fetched ahead of the layer that runs. A plan's JSON sets them no larger than the model needs.

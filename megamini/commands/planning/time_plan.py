@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from megamini.commands.planning.clusters import Cluster
+from megamini.commands.planning.memory_plan import Layout
+from megamini.commands.planning.subject import Subject
 from megamini.costs.flops import training_flops
 from megamini.costs.shape import only_exit
-from tools.planning.clusters import Cluster
-from tools.planning.memory_plan import Layout
-from tools.planning.subject import Subject
 
 DAY = 86_400.0
 PUBLISHED_TOKENS = 125_000 * 2_048 * 512
