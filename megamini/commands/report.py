@@ -25,6 +25,7 @@ def main() -> None:
     from megamini.commands.reporting.pretraining import pretraining_section
     from megamini.commands.reporting.runs import NotYetValidated, read_run
     from megamini.commands.reporting.speed import speed_section
+    from megamini.commands.reporting.summary import result_in_words
 
     out, directories = Path(arguments.out), [Path(run) for run in arguments.runs]
     names = [directory.name for directory in directories]
@@ -42,7 +43,8 @@ def main() -> None:
     adaptations = [run for run in runs if run.is_adaptation]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        sections = [pretraining_section(run, out) for run in runs if not run.is_adaptation]
+        sections = [result_in_words(evaluations)]
+        sections += [pretraining_section(run, out) for run in runs if not run.is_adaptation]
         if adaptations:
             sections.append(adaptation_section(adaptations, out))
         sections += [evaluation_section(record) for record in evaluations]
