@@ -9,6 +9,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from megamini.commands import main as command
 from megamini.recipes import shipped
@@ -17,8 +19,10 @@ from megamini.recipes.sections import Recipe
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"].values()
+NEEDED = [Requirement(one) for part in (PROJECT["dependencies"], *EXTRAS) for one in part]
 # Imported as -> installed as.
-PACKAGES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
+PACKAGES = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 # Used where they are installed, and not needed; packaging comes with several.
 OPTIONAL = {"deepfocus", "fasttext", "packaging", "liger_kernel", "triton", "peft", "lm_eval", "setuptools"}
 
@@ -88,15 +92,21 @@ def test_recipes_that_come_along_are_found_by_name(tmp_path, monkeypatch):
 
 
 def test_the_package_names_what_the_code_imports():
-    extras = [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
-    named = [*PROJECT["dependencies"], *extras]
-    names = {re.match(r"[\w-]+", one)[0].lower().replace("_", "-") for one in named}
+    names = {canonicalize_name(one.name) for one in NEEDED}
     for path in (ROOT / "megamini").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             for top in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - OPTIONAL:
-                assert top == "megamini" or PACKAGES.get(top, top).lower() in names, f"{path} imports {top}"
+                assert top == "megamini" or canonicalize_name(PACKAGES.get(top, top)) in names, f"{path} imports {top}"
+
+
+def test_its_ranges_hold_what_was_tested_together():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    tested = {canonicalize_name(name): pin for name, pin in pins.items()}
+    outside = [str(one) for one in NEEDED if not one.specifier.contains(tested[canonicalize_name(one.name)])]
+    assert outside == []
 
 
 def test_the_library_is_imported_fast():

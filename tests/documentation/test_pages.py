@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.commands.main import COMMANDS
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import CommandParser
 from megamini.recipes.file import read_recipe
@@ -20,7 +21,7 @@ KINDS = {"pretrain": Recipe, "adapt": AdaptationRecipe, "finetune": FinetuneReci
 # Not ours, or not to be run by a test; their blocks say that they are not run, and why.
 OTHERS = {"source", "export", "cp", "sbatch", "tensorboard", "pip"}
 README = ROOT / "README.md"
-COMMANDS = [(str(block), command) for block in BLOCKS if block.kind == "sh" for command in block.commands]
+SHOWN = [(str(block), command) for block in BLOCKS if block.kind == "sh" for command in block.commands]
 
 
 class _ParsedError(Exception):
@@ -47,10 +48,13 @@ def arguments_of(script: Path, words: list[str]):
     return ended.value.args[0]
 
 
-@pytest.mark.parametrize("where, words", COMMANDS, ids=[f"{where}-{words[0]}" for where, words in COMMANDS])
+@pytest.mark.parametrize("where, words", SHOWN, ids=[f"{where}-{words[0]}" for where, words in SHOWN])
 def test_every_command_is_one_that_there_is(where, words):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"make has no target {words[1]}"
+        return
+    if words[0] == "megamini":
+        assert words[1] in {*COMMANDS, "--help"}
         return
     if words[0] in OTHERS:
         assert all((ROOT / word).exists() for word in words[1:] if word.startswith("launch/")), words
