@@ -28,7 +28,7 @@ from megamini.models.materialise import Partition
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
-from megamini.training.engines.plain_engine import DTYPES, StepResult
+from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
 from megamini.training.optimizers.matrix_exchange import MatrixExchange, matrices_of
