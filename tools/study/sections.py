@@ -1,4 +1,4 @@
-"""The sections of RESULTS.md, each computed from ledgers alone."""
+"""The sections of DETAILS.md, each computed from ledgers alone."""
 
 import math
 from collections.abc import Sequence
