@@ -36,7 +36,7 @@ def write_pages(study: Study, ledgers: Sequence[Ledger], out: Path) -> None:
     by_task |= {task: speeds_on(task, record.results, study) for task in macro}
     details = [
         "# The study: every table",
-        f"All that is measured, beside [{out.name}]({out.name}). Written from the ledgers by `python tools/study/results.py`.",
+        f"All that is measured, beside [{out.name}]({out.name}). `python tools/study/results.py` writes both.",
         _HOW_TO_READ,
         "## Series",
         sections.series_table(study, record),
