@@ -47,10 +47,24 @@ def build_primary(
         )
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)
-    weights = source_weights(recipe, config) if recipe.model.from_checkpoint and from_source else None
     primary = _with_exits(_without_memory(_trained_config(recipe, config), recipe), recipe)
+    weights = None
+    if recipe.model.from_checkpoint and from_source:
+        weights = source_weights(recipe, config)
+    elif recipe.model.zero_init_outputs:
+        weights = _zero_outputs(primary)
     materialise(primary, primary.model, primary.family.layer_list(primary.model), partition, weights)
     return primary
+
+
+def _zero_outputs(primary: PrimaryModel) -> Weights:
+    """Zeros for what every layer adds to the residual stream; all else is drawn. The draws do not change by it."""
+    shapes = {
+        name: parameter.shape
+        for name, parameter in primary.model.named_parameters()
+        if primary.family.adds_to_residual(name)
+    }
+    return lambda name: torch.zeros(shapes[name]) if name in shapes else None
 
 
 def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:

@@ -89,11 +89,16 @@ class ModelSection(Section):
     """minipost: fresh layers between the exit and the model's own head, the only ones that train."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the configuration's own."""
+    zero_init_outputs: bool = False
+    """From scratch: the output projections of attention and feed-forward networks start at zero, so that every layer
+    starts as the identity."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel of `transformers`."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSection":
+        if self.from_checkpoint and self.zero_init_outputs:
+            raise ValueError("model.zero_init_outputs cannot be combined with model.from_checkpoint, which has weights")
         if (self.family is None) == (self.from_checkpoint is None):
             raise ValueError("give either model.family (from scratch) or model.from_checkpoint")
         if list(self.exits) != sorted(set(self.exits)):

@@ -11,7 +11,7 @@ from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.training.checkpoints.checkpoint import Checkpoints
-from megamini.training.engines.plain_engine import Engine, StepResult
+from megamini.training.engines.engine import Engine, StepResult
 from megamini.training.safety.safe_point import SafePoint
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog

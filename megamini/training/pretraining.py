@@ -26,7 +26,7 @@ from megamini.errors import UserError
 from megamini.models.build import model_config, outline_of
 from megamini.recipes.sections import Recipe
 from megamini.training.checkpoints.identity import identity_of
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.finished.kept_data import keep_data
 from megamini.training.forgetting import build_forgetting
 from megamini.training.intervals import resolve_intervals

@@ -20,7 +20,8 @@ from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
 from megamini.training.checkpoints.record import adopt_recipe, write_recipe
-from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
+from megamini.training.engines.engine import DTYPES, Engine
+from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.pretraining import build_setup
