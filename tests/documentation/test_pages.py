@@ -16,6 +16,9 @@ from megamini.recipes.file import read_recipe
 from megamini.recipes.sections import Recipe
 from tests.documentation.blocks import BLOCKS, PAGES, ROOT
 from tests.documentation.walk import Walk
+from tools.study.ledger import Ledgers
+from tools.study.overview import SHOWN as SHOWN_SERIES
+from tools.study.overview import mean_curve
 
 KINDS = {"pretrain": Recipe, "adapt": AdaptationRecipe, "finetune": FinetuneRecipe, "evaluate": EvaluateRecipe}
 # Not ours, or not to be run by a test; their blocks say that they are not run, and why.
@@ -107,3 +110,10 @@ def test_a_page_has_its_point_in_its_first_lines(page):
     assert title.startswith("# ")
     assert blank == ""
     assert len(first[0]) > 20
+
+
+def test_the_readmes_accuracies_are_those_of_the_figure():
+    ledgers = Ledgers(ROOT / "tools/study/first").read()
+    text = README.read_text(encoding="utf-8")
+    for series in SHOWN_SERIES:
+        assert f"{mean_curve(ledgers, series)[-1][1]:.1f}%" in text, series
