@@ -80,7 +80,7 @@ def _probe(
         {language: (start.matrix.clone(), start.bias.clone())},
         setup.trains_bias,
         None,
-        recipe.objective.loss_workspace_mib * 2**20,
+        recipe.objective.loss_workspace_bytes,
         {language: setup.unplaced[language]},
     )
     engine = plain_engine(model, setup)

@@ -1,6 +1,7 @@
 """Learn languages over a frozen body: recipe to language packs, in one process, without DeepSpeed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
@@ -12,11 +13,11 @@ from megamini.training.loop import is_over
 from megamini.training.run import execute, locked_run_directory, plain_engine
 from megamini.training.state.train_state import TrainState
 
-_OTHERS = "own"  # the name that `measure` gets for the body learned over
 
+def adapt(recipe: AdaptationRecipe) -> list[Path]:
+    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped.
 
-def adapt(recipe: AdaptationRecipe) -> None:
-    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
+    Returns the folders of the packs; none where the run was stopped before its end."""
     recipe = resolve_precision(recipe)
     setup = build_setup(recipe)
     with locked_run_directory(setup):
@@ -37,15 +38,17 @@ def adapt(recipe: AdaptationRecipe) -> None:
             {language: (start.matrix, start.bias) for language, start in starts.items()},
             setup.trains_bias,
             setup.source.primary,
-            recipe.objective.loss_workspace_mib * 2**20,
+            recipe.objective.loss_workspace_bytes,
             setup.unplaced,
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every:
             setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
-        if is_over(setup, engine, state):
-            for language in setup.texts:
-                directory = setup.packs_directory / language
-                setup.pack(language, engine, state).save(directory)
-                print(f"language pack: {directory}")
+        if not is_over(setup, engine, state):
+            return []
+        directories = [setup.packs_directory / language for language in setup.texts]
+        for language, directory in zip(setup.texts, directories, strict=True):
+            setup.pack(language, engine, state).save(directory)
+            print(f"language pack: {directory}")
+        return directories

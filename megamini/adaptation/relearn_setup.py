@@ -1,6 +1,6 @@
 """A checked recipe of `launch/adapt.py`: source and texts, and what the run that follows from it costs and gives."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batc
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
-from megamini.recipes.sections import duration_in_updates
+from megamini.models.families import truncating
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.intervals import resolve_intervals
 from megamini.training.run import check_plain
 from megamini.training.safety.stopping import StopRules
-from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.schedule import build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -132,7 +133,7 @@ class RelearningSetup(RunSetup):
         return values
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
-        every = self.in_updates(self.recipe.adaptation.pack_every)
+        every = self.intervals.pack
         if every and state.update % every == 0:
             self.save_packs(engine, state)
 
@@ -173,7 +174,8 @@ class RelearningSetup(RunSetup):
                 "device": engine.device.type,
             },
         }
-        return LanguagePack(language, matrix, bias, self.texts[language].tokenizer, self.source.lineage, details)
+        tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -218,7 +220,7 @@ class RelearningSetup(RunSetup):
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes,
         ).total
 
 
@@ -239,11 +241,14 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
     batches = plan_batches(training.global_batch, training.micro_batch, 1)
-    check_retention(recipe, batches.global_batch * block_length)
+    tokens_per_update = batches.global_batch * block_length
+    intervals = resolve_intervals(recipe, tokens_per_update, recipe.adaptation.pack_every)
     source = load_source(recipe.adaptation, block_length)
     if training.activation_checkpointing:
         source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    schedule, mask_schedule = _schedule(recipe, batches, opened, source), opened[0].mask_schedule
+    mask_schedule = opened[0].mask_schedule
+    affordable = _affordable(recipe.adaptation.stop.flops, batches, opened, source)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
     check_mask_stages(mask_schedule, schedule.updates)
     if recipe.adaptation.initialise == "auto":
         probe_updates(schedule.updates, len(candidates(recipe.adaptation)))  # says so where the run is too short
@@ -254,6 +259,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         block_length=block_length,
         schedule=schedule,
         mask_schedule=mask_schedule,
+        intervals=intervals,
         stopping=StopRules(
             stop.seconds,
             stop.plateau.patience if stop.plateau else None,
@@ -267,24 +273,27 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     )
 
 
-def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel) -> Schedule:
-    """The recipe's schedule, within `adaptation.stop.flops` of the language that costs most."""
-    tokens_per_update = batches.global_batch * texts[0].block_length
-    section, most = recipe.schedule, recipe.adaptation.stop.flops
-    if most is not None:
-        dearest = max(texts, key=lambda text: len(text.tokenizer))
-        asked, affordable, left = duration_in_updates(section.duration, tokens_per_update), 0, int(most)
+def _affordable(
+    most: float | None, batches: BatchPlan, texts: list[Text], source: SourceModel
+) -> Callable[[int], int] | None:
+    """How many of the updates asked for `adaptation.stop.flops` pays for, in the language that costs most."""
+    if most is None:
+        return None
+    dearest = max(texts, key=lambda text: len(text.tokenizer))
+
+    def affordable(asked: int) -> int:
+        paid, left = 0, int(most)
         for count, masked in dearest.mask_schedule.along(asked):
             each = _flops_per_update(dearest, masked, source.body, batches)
-            paid = min(count, left // each)
-            affordable, left = affordable + paid, left - paid * each
-            if paid < count:
+            now = min(count, left // each)
+            paid, left = paid + now, left - now * each
+            if now < count:
                 break
-        if asked and not affordable:
+        if asked and not paid:
             raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
-        if affordable < asked:
-            section = section.model_copy(update={"duration": f"{affordable} updates"})
-    return build_schedule(section, recipe.optimizer.learning_rate, tokens_per_update)
+        return paid
+
+    return affordable
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

@@ -134,7 +134,7 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    workspace = recipe.objective.loss_workspace_mib * 2**20
+    workspace = recipe.objective.loss_workspace_bytes
     if method == "minipost":
         return PrimaryModel(model, (), recipe.head_weights, workspace, top_name=f"exit_{recipe.model.exits[0]}")
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)

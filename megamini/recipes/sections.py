@@ -190,6 +190,10 @@ class MaskingSection(Section):
     loss_workspace_mib: Positive = 256
     """Memory for one chunk of logits of the joint loss, in MiB per rank."""
 
+    @property
+    def loss_workspace_bytes(self) -> int:
+        return self.loss_workspace_mib * 2**20
+
     @model_validator(mode="after")
     def _check(self) -> "MaskingSection":
         if self.replace_with_mask + self.replace_with_random > 1:
