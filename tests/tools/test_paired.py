@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from megamini.commands.reporting import paired
+from megamini.commands.reporting.differences import differences_section
+from megamini.commands.reporting.evaluation import read_evaluation
+from megamini.commands.reporting.paired import SystemScores, paired_difference
 from megamini.downstream.evaluation.scores import FILE
 from megamini.downstream.results import Learned, Result
 from megamini.errors import UserError
-from tools.reporting import paired
-from tools.reporting.differences import differences_section
-from tools.reporting.evaluation import read_evaluation
-from tools.reporting.paired import SystemScores, paired_difference
 
 SEEDS, EXAMPLES, EFFECT = 3, 300, 0.3
 

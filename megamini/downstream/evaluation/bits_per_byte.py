@@ -1,8 +1,4 @@
-"""Masked-LM bits per byte of a model with a pack: how well it predicts text, without any label.
-
-The sum of the masked pieces' negative log-likelihoods / ln 2 / their UTF-8 bytes, over one fixed draw of masks; a
-pseudo-likelihood, so only roughly comparable across tokenizers, and no promise of transfer (METHOD.md).
-"""
+"""Masked-LM bits per byte of a model with a pack: how well it predicts text, without any label."""
 
 import math
 from pathlib import Path
@@ -20,7 +16,7 @@ from megamini.errors import UserError
 from megamini.models.masked_lm import PrimaryModel
 
 
-def bits_per_byte(
+def bits_per_byte_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: str,

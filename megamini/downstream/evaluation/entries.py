@@ -7,8 +7,8 @@ MADE_FROM = "made_from"  # fingerprints of `model`, `pack` and `data`, in all bu
 _WHAT = ("task", "language", "metric", "pack", "seed", "split")
 
 
-def place_of(entry: dict[str, Any]) -> tuple:
-    """Where a measurement stands: equal for two that the same plan would write."""
+def key_of(entry: dict[str, Any]) -> tuple:
+    """Which measurement of a plan it is, by the model's folder."""
     return (*_what(entry), resolved(entry["model"]))
 
 
@@ -18,7 +18,7 @@ def content_of(entry: dict[str, Any]) -> tuple:
 
 
 def heading_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """What places and contents are made of."""
+    """What keys and contents are made of."""
     return {name: entry[name] for name in (*_WHAT, "model", MADE_FROM)}
 
 

@@ -11,10 +11,10 @@ from megamini.downstream.evaluation.zero_shot import Lineages, Packs
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import FILE, TABLE, Result, table_of, write_summary
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.recipes.sections import dump_recipe
 from megamini.training.safety.run_lock import run_lock
-from megamini.training.telemetry import write_atomically
 
 _PATIENCE = 5  # seconds that one waits for an evaluation that is ending
 

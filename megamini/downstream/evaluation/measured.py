@@ -1,6 +1,6 @@
 """What is to be measured and what has been: each result is on disk as soon as it is known, and is measured once.
 
-A result is known again by its place (task, language, pack, seed, split) and by fingerprints of what it was made from:
+A result is known again by its key (task, language, pack, seed, split) and by fingerprints of what it was made from:
 the model's weights, the pack, the examples. `results.json` keeps those of earlier evaluations under the same name.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from megamini.downstream.evaluation.entries import MADE_FROM, content_of, place_of, resolved
+from megamini.downstream.evaluation.entries import MADE_FROM, content_of, key_of, resolved
 from megamini.downstream.evaluation.scores import Scores
 from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.results import FILE, Learned, Result, write_entries
@@ -67,9 +67,9 @@ class Measured:
         self._found: dict[tuple, dict[str, Any]] = {}
         for one in planned:
             if (entry := known.get(content_of(_entry(one)))) is not None:
-                self._found[place_of(_entry(one))] = {**entry, "model": one.model}
-        places, contents = ({kind(_entry(one)) for one in planned} for kind in (place_of, content_of))
-        self._others = [one for one in entries if place_of(one) not in places and content_of(one) not in contents]
+                self._found[key_of(_entry(one))] = {**entry, "model": one.model}
+        keys, contents = ({kind(_entry(one)) for one in planned} for kind in (key_of, content_of))
+        self._others = [one for one in entries if key_of(one) not in keys and content_of(one) not in contents]
         self._refuse_others_of_other_make()
         self._scores = Scores(directory, self._entries()) if keep_scores else None
 
@@ -80,7 +80,7 @@ class Measured:
     def add(self, planned: Planned, result: Result, parts: Parts) -> None:
         """Write a result down, at once."""
         entry = {**result.entry(), MADE_FROM: planned.made_from}
-        self._found[place_of(entry)] = entry
+        self._found[key_of(entry)] = entry
         write_entries(self._directory, self._entries())
         if self._scores is not None:  # last, so that they are of the very result that the other file holds
             self._scores.add(entry, parts)
@@ -96,11 +96,11 @@ class Measured:
         return [Result.from_entry(entry) for entry in self._entries()]
 
     def _has(self, entry: dict[str, Any]) -> bool:
-        return place_of(entry) in self._found and (self._scores is None or entry in self._scores)
+        return key_of(entry) in self._found and (self._scores is None or entry in self._scores)
 
     def _entries(self) -> list[dict[str, Any]]:
-        places = [place_of(_entry(one)) for one in self._planned]
-        return [*(self._found[place] for place in places if place in self._found), *self._others]
+        keys = [key_of(_entry(one)) for one in self._planned]
+        return [*(self._found[key] for key in keys if key in self._found), *self._others]
 
     def _refuse_others_of_other_make(self) -> None:
         """What stays of a task that is planned must be of the same models, split and examples: the table makes one

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
 from megamini.downstream.finetuning.jobs import Job, Primary, load_primary, prepare_job
-from megamini.downstream.finetuning.made_from import claim
+from megamini.downstream.finetuning.made_from import adopt_run_directory
 from megamini.downstream.finetuning.trainer import (
     freeze_token_embeddings,
     leave_deepspeed_out,
@@ -31,10 +31,10 @@ from megamini.downstream.recipe import FinetuneRecipe
 from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.safety.run_lock import run_lock
-from megamini.training.telemetry import write_atomically
 
 _RESULT = "result.json"
 _PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending
@@ -77,7 +77,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
-            claim(recipe, jobs)
+            adopt_run_directory(recipe, jobs)
         ranks.wait_for_all()
         results = []
         for job in jobs:

@@ -1,4 +1,4 @@
-"""`training.precision: auto`: what this machine is fastest in, settled when a run begins and kept to its end."""
+"""`training.precision: auto`: what this machine is fastest in, resolved when a run begins and kept to its end."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ _GAIN = 1.25
 AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
 
 
-def settled(recipe: AnyRecipe) -> AnyRecipe:
+def resolve_precision(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe with a precision in place of `auto`, and a line that says which and why; for runs of one process.
 
     A run that has begun keeps its own. A GPU gets bf16 where it has it; a CPU where a measurement of matrix products
