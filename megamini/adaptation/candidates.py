@@ -27,10 +27,10 @@ class Candidate:
 def candidates(section: AdaptationSection) -> list[Candidate]:
     """What the recipe's resources allow."""
     word_list, parallel = section.lexicon is not None, section.parallel is not None
-    found = [Candidate("subword"), Candidate("focus")]
-    found += [Candidate("focus", word_list=True)] if word_list else []
-    found += [Candidate("focus", parallel=True)] if parallel else []
-    return found + ([Candidate("focus", True, True)] if word_list and parallel else [])
+    found = [Candidate("subword"), Candidate("focus"), Candidate("combined")]
+    found += [Candidate("combined", word_list=True)] if word_list else []
+    found += [Candidate("combined", parallel=True)] if parallel else []
+    return found + ([Candidate("combined", True, True)] if word_list and parallel else [])
 
 
 def probe_updates(updates: int, count: int) -> int:
