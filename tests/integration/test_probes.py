@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megamini.adaptation import probes, starts
-from megamini.adaptation.candidates import Candidate, candidates, probe_updates
+from megamini.adaptation.candidates import CLOSE_LOSS, CLOSE_RETRIEVAL, Candidate, candidates, choose, probe_updates
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import AdaptationSection, load_adaptation_recipe
 from megamini.adaptation.relearn_setup import build_setup
@@ -33,9 +33,8 @@ def test_the_best_of_the_probes_is_learned_from_and_what_they_cost_is_counted(sh
     facts = pack.details["starting_point"]
     found = facts["probes"]
     assert set(found["candidates"]) == {"subword", "focus", "combined"} and found["updates_each"] == 10
-    assert (
-        found["chosen"] == facts["kind"] == min(found["candidates"], key=lambda one: found["candidates"][one]["loss"])
-    )
+    losses = {name: values["loss"] for name, values in found["candidates"].items()}
+    assert found["chosen"] == facts["kind"] and losses[facts["kind"]] <= min(losses.values()) + CLOSE_LOSS
     own = build_setup(load_adaptation_recipe(run / "recipe.yaml"))
     assert found["flops"] == 3 * own.flops("de", 10) <= 0.1 * own.flops("de", 300)
     ledger = json.loads((run / "compute.json").read_text())
@@ -81,7 +80,8 @@ def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_
         "combined with parallel text",
     }
     shares = {name: values["retrieval"] for name, values in found["candidates"].items()}
-    assert shares[found["chosen"]] == max(shares.values()) and all(0 <= share <= 1 for share in shares.values())
+    assert shares[found["chosen"]] >= max(shares.values()) - CLOSE_RETRIEVAL
+    assert all(0 <= share <= 1 for share in shares.values())
 
 
 def test_a_run_too_short_for_probes_says_how_long_is_enough(shop: Workshop):
@@ -98,6 +98,17 @@ def test_candidates_are_those_that_the_data_allow():
         "combined with word list and parallel text",
     ]  # fmt: skip
     assert candidates(AdaptationSection(**section)) == [Candidate("subword"), Candidate("focus"), Candidate("combined")]
+
+
+def test_of_close_ones_the_last_is_chosen():
+    subword, focus, combined = (Candidate(kind) for kind in ("subword", "focus", "combined"))
+    close = {subword: {"loss": 6.218}, focus: {"loss": 5.649}, combined: {"loss": 5.661}}  # as measured with German
+    assert choose(close) == (combined, "loss")
+    assert choose({**close, focus: {"loss": 5.6}}) == (focus, "loss")
+    assert choose({**close, subword: {"loss": 5.0}}) == (subword, "loss")
+    both = {subword: {"loss": 1, "retrieval": 0.2}, focus: {"loss": 9, "retrieval": 0.8}}
+    assert choose(both) == (focus, "retrieval")
+    assert choose({**both, combined: {"loss": 9, "retrieval": 0.78}}) == (combined, "retrieval")
 
 
 def test_lines_find_their_translations():
