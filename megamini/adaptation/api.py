@@ -32,7 +32,10 @@ def load(
     """
     folder = local_folder(model, revision)
     if is_run(folder):
-        raise UserError(f"{model}: a run and no model; of one of pretraining, tools/export.py makes one")
+        raise UserError(
+            f"{model}: a run, not a model; tools/export.py makes a model of a run of pretraining, and what a run of "
+            "adaptation has learned is in its packs/"
+        )
     loaded, tokenizer = load_any_model(folder)
     return loaded, tokenizer if pack is None else plug(loaded, tokenizer, pack)
 

@@ -7,7 +7,7 @@ deepspeed --num_gpus 8 --module megamini.commands.pretrain my.yaml
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from megamini.errors import UserError, did_you_mean, run_command
 
@@ -40,7 +40,7 @@ def _dispatch() -> None:
         print(overview())
         return
     if name == "--version":
-        print(version("megamini"))
+        print(_version())
         return
     if name not in COMMANDS:
         raise UserError(f"megamini {name}: no such command{did_you_mean(name, COMMANDS) or '; --help lists them'}")
@@ -55,6 +55,13 @@ def _dispatch() -> None:
         raise UserError(
             f"megamini {name}: needs the package {package}; install megamini with its extra: [{extra}]"
         ) from None
+
+
+def _version() -> str:
+    try:
+        return version("megamini")
+    except PackageNotFoundError:
+        return "a checkout, not installed"
 
 
 def overview() -> str:

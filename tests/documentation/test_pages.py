@@ -87,9 +87,15 @@ def test_what_the_readme_shows_runs(walk):
 
 
 @pytest.mark.launched
-@pytest.mark.all_combinations
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if page.stem == "python-api" else [pytest.mark.all_combinations], id=page.stem)
+        for page in PAGES
+        if page != README
+    ],
+)
 def test_what_a_page_shows_runs(walk, page):
     """Behind the README, whose commands it builds on."""
     for block in BLOCKS:
