@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import yaml
 
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.commands.main import COMMANDS
@@ -123,3 +124,11 @@ def test_the_readmes_accuracies_are_those_of_the_figure():
     text = README.read_text(encoding="utf-8")
     for series in SHOWN_SERIES:
         assert f"{mean_curve(ledgers, series)[-1][1]:.1f}%" in text, series
+
+
+def test_the_site_leads_to_every_page():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    entries = [entry for part in nav for entry in (next(iter(part.values())) if isinstance(part, dict) else [part])]
+    named = {next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in entries}
+    assert {f"docs/{page.name}" for page in PAGES if page != README} <= named
+    assert all((ROOT / name).is_file() for name in named if "/" in name)
