@@ -13,6 +13,7 @@ from megamini.errors import UserError, did_you_mean, run_command
 
 COMMANDS = {
     "fetch": "fetch real text and word lists from Debian's packages",
+    "parallel": "two files whose lines say the same, out of fetched pages",
     "prepare": "make a data directory out of text: a tokenizer, and blocks",
     "plan": "what a recipe needs on a cluster: memory, days, communication",
     "doctor": "check this environment",

@@ -103,7 +103,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         setup.intervals.keep,
         defaults_of(recipe),
     )
-    state = _starting_state(recipe, engine, checkpoints)
+    state = _starting_state(setup, engine, checkpoints)
     over = is_over(setup, engine, state)
     changes = adopt_recipe(recipe, state, over)
     if engine.rank == 0:
@@ -168,13 +168,14 @@ def _say(engine: Engine) -> Callable[[str], None]:
     return partial(print, flush=True) if engine.rank == 0 else lambda _: None
 
 
-def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+def _starting_state(setup: RunSetup, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
+    recipe, new = setup.recipe, TrainState(tokens=setup.spent.tokens, flops=setup.spent.flops)
     if recipe.checkpoint.resume:
-        return checkpoints.resume(engine, _say(engine)) or TrainState()
+        return checkpoints.resume(engine, _say(engine)) or new
     if newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
-    return TrainState()
+    return new
 
 
 def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:

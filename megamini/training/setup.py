@@ -45,6 +45,11 @@ class RunSetup(ABC):
         return self.batches.global_batch * self.block_length
 
     @property
+    def spent(self) -> Cost:
+        """What a new run has cost before its first update."""
+        return Cost(0, 0)
+
+    @property
     def spikes(self) -> SpikeRule:
         """What a loss spike is."""
         section = self.recipe.training.spike
