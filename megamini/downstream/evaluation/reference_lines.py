@@ -1,4 +1,4 @@
-"""What needs no language model at all, as lines to hold a transfer against.
+"""Baselines without a language model, against which a transfer is held (`reference_lines` in recipes).
 
 `surface` is trained in the source language and applied as it is, so it knows the words that both languages write
 alike; a transfer should beat it. `word-by-word` is the same on words that a bilingual list has translated; what starts
