@@ -88,7 +88,12 @@ def adapt(
     name; `changes` are further keys of it, such as {"schedule.duration": "10M tokens"}. Raises `UserError` for bad
     input, and where the run was stopped before its end.
     """
-    asked = {"adaptation.source": source, "adaptation.method": method, "data.path": data, "training.runs": runs}
+    asked: dict[str, Any] = {
+        "adaptation.source": source,
+        "adaptation.method": method,
+        "data.path": data,
+        "training.runs": runs,
+    }
     asked |= {"name": name} if name is not None else {}
     asked |= {"adaptation.lexicon": lexicon} if lexicon is not None else {}
     asked |= {"adaptation.parallel": parallel} if parallel is not None else {}
