@@ -14,6 +14,7 @@ from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule
 from megamini.data.tokenizer import fingerprint, piece_bytes, special_ids
+from megamini.device import device_of_sums
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.errors import UserError
 from megamini.models.masked_lm import PrimaryModel
@@ -49,13 +50,12 @@ def bits_per_byte(
         raise UserError(f"{Path(directory)}: the validation split is empty; prepare with a larger --validation-share")
     primary = PrimaryModel(model).eval()
     bytes_of = torch.from_numpy(piece_bytes(tokenizer)).to(model.device)
-    nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    text_bytes, pieces = torch.zeros_like(nats), torch.zeros_like(nats)
+    sums = torch.zeros(3, dtype=torch.float64, device=device_of_sums(model.device))  # nats, bytes, pieces
     with torch.inference_mode():
         for batch in validation_batches(blocks, rule, section.blocks, batch_size, rank=0, world_size=1):
             batch = batch.to(model.device)
             _, losses = primary(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
-            nats += (losses[0] * batch.weights).sum()
-            text_bytes += (bytes_of[batch.labels] * batch.weights).sum()
-            pieces += batch.weights.sum()
-    return (nats / math.log(2) / text_bytes).item(), int(pieces.item())
+            counted = (losses[0] * batch.weights, bytes_of[batch.labels] * batch.weights, batch.weights)
+            sums += torch.stack([values.sum() for values in counted]).to(sums.device)
+    nats, text_bytes, pieces = sums.tolist()
+    return nats / math.log(2) / text_bytes, int(pieces)

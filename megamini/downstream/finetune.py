@@ -18,7 +18,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
-from megamini.device import best_device
+from megamini.device import best_device, check_precision
 from megamini.downstream.jobs import Job, Primary, load_primary, prepare_job
 from megamini.downstream.kinds.by_name import KINDS, kind_of
 from megamini.downstream.made_from import claim
@@ -43,10 +43,6 @@ class Ranks:
     world_size: int
     deepspeed: dict[str, Any] | None
 
-    @property
-    def on_cpu(self) -> bool:
-        return not torch.cuda.is_available()
-
     def wait_for_all(self) -> None:
         """All ranks."""
         if distributed.is_initialized():
@@ -65,6 +61,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
+    check_precision(recipe.training.precision)
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -85,6 +82,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
+    check_precision(recipe.training.precision)
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
@@ -145,7 +143,8 @@ def _train_one(
     aside = folder.with_name(f".{folder.name}.writing")
     title = f"{job.key} seed {seed}"
     start = time.monotonic()
-    arguments = training_arguments(recipe, seed, aside / "checkpoints", ranks.world_size, ranks.deepspeed, ranks.on_cpu)
+    checkpoints, device = aside / "checkpoints", best_device().type
+    arguments = training_arguments(recipe, seed, checkpoints, ranks.world_size, ranks.deepspeed, device)
     set_seed(seed)
     model = _task_model(recipe, primary, job)
     freeze_token_embeddings(model)

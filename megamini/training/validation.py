@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from megamini.data.batches import Batch, validation_batches
+from megamini.device import device_of_sums
 from megamini.training.engines import Engine
 from megamini.training.text import Text
 
@@ -31,7 +32,7 @@ def measure(
     """
     names = (*heads, UNIGRAM)
     # float64 sums: the losses of each of these, then the masked pieces and their bytes.
-    sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=device_of_sums(engine.device))
     bytes_of = torch.from_numpy(text.piece_bytes).to(engine.device)
     unigram_nats = torch.from_numpy(text.unigram_nats).to(engine.device)
     for batch in validation_batches(
@@ -39,9 +40,8 @@ def measure(
     ):
         batch = batch.to(engine.device)
         losses = torch.cat([evaluate(batch), unigram_nats[batch.labels][None]])
-        sums[:-2] += (losses * batch.weights).sum(1)
-        sums[-2] += batch.weights.sum()
-        sums[-1] += (bytes_of[batch.labels] * batch.weights).sum()
+        of_text = torch.stack([batch.weights.sum(), (bytes_of[batch.labels] * batch.weights).sum()])
+        sums += torch.cat([(losses * batch.weights).sum(1), of_text]).to(sums.device)
     *totals, pieces, text_bytes = engine.sum_over_ranks(sums).tolist()
     values = {f"loss_{name}": total / pieces for name, total in zip(names, totals, strict=True)}
     return values | {
