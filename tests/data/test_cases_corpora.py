@@ -299,6 +299,12 @@ def is_validation_of(path, seed):
     return is_validation(piece.key, seed, 0.2)
 
 
+def test_a_text_too_small_for_any_vocabulary_is_told_to_grow_alone(tmp_path):
+    """357 pieces are all there are, and fewer than 400 may not be asked for."""
+    with pytest.raises(UserError, match=r"yields no more than \d{3} pieces; bring more text$"):
+        prepared(tmp_path, ["The cat sat on the mat.", "A dog ran."] * 30, vocab_size=600)
+
+
 # --- manifests from elsewhere ---------------------------------------------------------------------------------------
 
 
