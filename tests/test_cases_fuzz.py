@@ -20,19 +20,19 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from megamini.adaptation.language_pack import LanguagePack, plug
-from megamini.adaptation.lexicon import read_lexicon
+from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.recipe import AdaptationRecipe
-from megamini.config import MaskingSection, Recipe
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.batches import validation_batches
-from megamini.data.blocks import fingerprint_of
-from megamini.data.corpus import Layout, find_files, plan_units, read_pieces
-from megamini.data.prepare import Settings, prepare
+from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.lineage import lineage_of
-from megamini.recipe_file import read_recipe
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import MaskingSection, Recipe
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe
@@ -321,7 +321,7 @@ class Corpora(Target):
             path.unlink()
         (self.folder / name).write_bytes(content)
         for unit in plan_units(find_files([str(self.folder / name)]), Layout()):
-            for piece in read_pieces(unit, Layout()):
+            for piece in read_chunks(unit, Layout()):
                 piece.text.encode()
 
 

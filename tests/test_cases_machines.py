@@ -8,27 +8,27 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megamini import cores, device
+from megamini import machine
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.config import OptimizerSection
 from megamini.data import batches
-from megamini.downstream import finetune
+from megamini.downstream.finetuning import finetune
+from megamini.downstream.finetuning.trainer import training_arguments
 from megamini.downstream.recipe import FinetuneRecipe
-from megamini.downstream.trainer import training_arguments
 from megamini.errors import UserError
-from megamini.training.engines import PlainEngine
-from megamini.training.precision import settled
+from megamini.recipes.sections import OptimizerSection
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.engines.precision import resolve_precision
 from megamini.training.run import check_plain
 from tests.downstream.workplace import finetune_recipe
 from tests.models import bodies
 
 
 def test_cores_where_the_system_does_not_tell(monkeypatch):
-    assert cores.usable_cores() == len(os.sched_getaffinity(0))
+    assert machine.usable_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert cores.usable_cores() == os.cpu_count()
+    assert machine.usable_cores() == os.cpu_count()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores.usable_cores() == 1
+    assert machine.usable_cores() == 1
 
 
 def test_workers_where_nobody_says_who_sent_a_signal(monkeypatch):
@@ -49,8 +49,8 @@ def with_devices(monkeypatch, cuda: bool, mps: bool):
 @pytest.mark.parametrize("cuda, mps, chosen", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
 def test_one_place_chooses_the_device(cuda, mps, chosen, monkeypatch):
     with_devices(monkeypatch, cuda, mps)
-    assert device.best_device().type == chosen
-    sums = device.device_of_sums(device.best_device())
+    assert machine.best_device().type == chosen
+    sums = machine.device_of_sums(machine.best_device())
     assert sums.type == ("cpu" if chosen == "mps" else chosen)
 
 
@@ -60,7 +60,7 @@ def test_an_apple_gpu_computes_in_fp32(tmp_path, monkeypatch, capsys):
     values = {name: asked.training.model_copy(update={"precision": name, "runs": str(tmp_path)})
               for name in ("auto", "fp32", "bf16")}  # fmt: skip
     recipes = {name: asked.model_copy(update={"training": training}) for name, training in values.items()}
-    assert settled(recipes["auto"]).training.precision == "fp32"
+    assert resolve_precision(recipes["auto"]).training.precision == "fp32"
     assert "auto is fp32 here (an Apple GPU)" in capsys.readouterr().out
     check_plain(recipes["fp32"])
     with pytest.raises(UserError, match=r"training\.precision: bf16 .* Apple GPU .*use fp32"):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
-from megamini.config import Recipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import CommandParser
-from megamini.options import options
+from megamini.recipes.options import options
+from megamini.recipes.sections import Recipe
 
-# Every key whose value is a path, as the README's tables have it.
+# Every key whose value is a path, as docs/options.md has it.
 PATHS = {
     Recipe: {"model.from_checkpoint", "data.path", "training.runs"},
     AdaptationRecipe: {

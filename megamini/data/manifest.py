@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from megamini.errors import UserError
-from megamini.languages import CODE_PATTERN
+from megamini.languages.codes import CODE_PATTERN
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 _Id = Annotated[int, Field(ge=0, lt=2**31)]

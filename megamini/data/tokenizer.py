@@ -18,7 +18,7 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megamini.data.pieces import cut_text
+from megamini.data.corpus.chunks import cut_text
 from megamini.errors import UserError
 
 # RoBERTa's ids: its position ids start behind the pad id, so every tokenizer made here has each role at the same id.

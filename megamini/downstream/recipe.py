@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from megamini.config import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
 from megamini.downstream.tasks.custom import custom_task
 from megamini.downstream.tasks.declaration import Kind, Task
 from megamini.downstream.tasks.registry import CUSTOM, find_task
+from megamini.recipes.sections import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
 
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Folders = Annotated[tuple[PathName, ...], Field(strict=False)]
@@ -25,7 +25,7 @@ class TaskSection(Section):
     """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset: the
     one that the key names."""
     path: PathName | None = None
-    """Folder of the task's files, as released or as in the README; unset: the data set on the hub."""
+    """Folder of the task's files, as released or as in docs/tasks-and-evaluation.md; unset: the data set on the hub."""
     dataset: PathName | None = None
     """Another data set of the `datasets` library, by name or folder, with {language} in it; instead of `path`."""
     kind: Kind | None = None
@@ -214,6 +214,9 @@ class EvaluationSection(Section):
 
     batch: Positive = 32
     """Examples that run at once."""
+    keep_scores: bool = False
+    """Write `scores.jsonl` too: what each test example counts in the headline metric of each measurement. Intervals of
+    differences that are paired over examples need it."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
 

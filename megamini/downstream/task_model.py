@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.kinds.by_name import KINDS
-from megamini.downstream.limits import Limits
+from megamini.downstream.kinds.limits import Limits
 from megamini.errors import UserError
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import load_config, load_model

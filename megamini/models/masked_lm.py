@@ -8,8 +8,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
 from megamini.models.families import Family, family_of
 from megamini.models.joint_loss import joint_cross_entropy
+
+check_internals(__name__)
 
 
 class Exit(nn.Module):
@@ -68,12 +71,12 @@ class PrimaryModel(nn.Module):
 
     @property
     def token_matrices(self) -> tuple[nn.Parameter, ...]:
-        """As `training.trained_model.TrainedModel` wants them."""
+        """As `models.trained_model.TrainedModel` wants them."""
         return (self.token_embeddings,)
 
     @property
     def hidden_matrices(self) -> tuple[tuple[nn.Parameter, int], ...]:
-        """As `training.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
+        """As `models.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
         linear = [(name, module.weight) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return tuple(
             (weight, self.family.matrices_in(name))

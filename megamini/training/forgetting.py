@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from megamini.config import ForgettingSection, duration_in_updates
 from megamini.data.hashing import random_bits
+from megamini.recipes.sections import ForgettingSection, duration_in_updates
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import torch
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
-from megamini.training.checkpoint import Checkpoints
-from megamini.training.engines import Engine, StepResult
-from megamini.training.safe_point import SafePoint
+from megamini.training.checkpoints.checkpoint import Checkpoints
+from megamini.training.engines.engine import Engine, StepResult
+from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.spikes import RollBack
+from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import Cost, RunSetup
-from megamini.training.spikes import RollBack
-from megamini.training.state import TrainState
+from megamini.training.state.train_state import TrainState
 from megamini.training.telemetry import Silence, Telemetry
-from megamini.training.watchdog import Watchdog
 
 # Keeps dropout's random bits apart from those that order and mask the blocks.
 _DROPOUT = 3
@@ -66,8 +66,6 @@ def train(
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
-    validate_every = setup.in_updates(recipe.telemetry.validate_every)
-    save_every = setup.in_updates(recipe.checkpoint.every)
     for head in state.stopped:
         engine.model.stop_head(head)
 
@@ -94,14 +92,14 @@ def train(
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
-        _look_for_spike(engine, setup, state, losses, checkpoints, telemetry)
+        _check_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
-        checkpoints.look()
+        checkpoints.poll()
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, save_every)
-        validating = done or _is_multiple(state.update, validate_every)
+        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, setup.intervals.save)
+        validating = done or _is_multiple(state.update, setup.intervals.validate)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
             _log(engine, setup, peak_flops, state, window, telemetry)
@@ -197,7 +195,7 @@ def _count_skipped(
         )
 
 
-def _look_for_spike(
+def _check_for_spike(
     engine: Engine,
     setup: RunSetup,
     state: TrainState,
@@ -212,7 +210,7 @@ def _look_for_spike(
         if name not in state.stopped
     ]
     loss = sum(weight * loss for weight, loss in moving) / sum(weight for weight, _ in moving)
-    found = setup.spikes.look(state, loss) if math.isfinite(loss) else None
+    found = setup.spikes.detect(state, loss) if math.isfinite(loss) else None
     if found is None:
         return
     goes_back = setup.spikes.rolls_back(state) and checkpoints.any()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from megamini.compute import (
+from megamini.costs.flops import (
     BodyShape,
     ExitShape,
     activation_memory,
@@ -18,20 +18,21 @@ from megamini.compute import (
     trainable_parameters,
     training_flops,
 )
-from megamini.config import Recipe
 from megamini.data.batches import MicroBatches, plan_batches
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
 from megamini.models.build import model_config, outline_of
-from megamini.training.engines import Engine
+from megamini.recipes.sections import Recipe
+from megamini.training.checkpoints.identity import identity_of
+from megamini.training.engines.engine import Engine
+from megamini.training.finished.kept_data import keep_data
 from megamini.training.forgetting import build_forgetting
-from megamini.training.identity import identity_of
-from megamini.training.kept_data import keep_data
-from megamini.training.optimizer_plan import optimizer_rows
+from megamini.training.intervals import resolve_intervals
+from megamini.training.optimizers.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
 from megamini.training.text import Text, open_text
 from megamini.training.validation import measure
 
@@ -131,7 +132,7 @@ class PretrainingSetup(RunSetup):
             self.exits,
             precision,
             self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes,
         )
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
         stages = self.mask_schedule.along(updates)
@@ -170,13 +171,13 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
     check_mask_stages(text.mask_schedule, schedule.updates)
     config = model_config(recipe.model, text.tokenizer, text.block_length)
-    check_retention(recipe, tokens_per_update)
     return PretrainingSetup(
         recipe=recipe,
         batches=batches,
         block_length=text.block_length,
         schedule=schedule,
         mask_schedule=text.mask_schedule,
+        intervals=resolve_intervals(recipe, tokens_per_update),
         forgetting=build_forgetting(
             recipe.objective.forgetting,
             tokens_per_update,

@@ -9,38 +9,40 @@ from typing import Any
 
 import torch
 
-from megamini.compute import measured_matmul_rate, peak_rate
-from megamini.config import Recipe, RunRecipe
+from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
-from megamini.device import best_device, check_precision, device_of_sums
 from megamini.errors import UserError
+from megamini.files import write_atomically
+from megamini.machine import best_device, check_precision, device_of_sums
 from megamini.models.build import build_primary
-from megamini.training.checkpoint import Checkpoints, newest_first
-from megamini.training.engines import DTYPES, Engine, PlainEngine
-from megamini.training.identity import defaults_of
+from megamini.models.trained_model import TrainedModel
+from megamini.recipes.sections import Recipe, RunRecipe
+from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
+from megamini.training.checkpoints.identity import defaults_of
+from megamini.training.checkpoints.record import adopt_recipe, write_recipe
+from megamini.training.engines.engine import DTYPES, Engine
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over, ledger, train
-from megamini.training.precision import settled
 from megamini.training.pretraining import build_setup
-from megamini.training.record import take_on, write_recipe
-from megamini.training.run_lock import request_of, run_lock
-from megamini.training.safe_point import SafePoint
+from megamini.training.safety.run_lock import request_of, run_lock
+from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.signals import StopFlag
+from megamini.training.safety.spikes import RollBack
+from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import RunSetup
-from megamini.training.signals import StopFlag
-from megamini.training.spikes import RollBack
-from megamini.training.state import TrainState
-from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
-from megamini.training.trained_model import TrainedModel
-from megamini.training.watchdog import Watchdog
+from megamini.training.state.train_state import TrainState
+from megamini.training.telemetry import Silence, Telemetry, write_ledger
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 
 
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     check_plain(recipe)
     setup = build_setup(recipe, world_size=1)
-    with claimed(setup):
+    with locked_run_directory(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))
 
@@ -61,28 +63,28 @@ def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
     """Pretrain as one rank of a DeepSpeed run; `values` is the user's JSON, read from `source`. All ranks."""
-    from megamini.training.deepspeed_config import merge, zero_stage
-    from megamini.training.deepspeed_engine import (
+    from megamini.training.engines.deepspeed_config import merge, zero_stage
+    from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
         on_cpu,
-        partitioner,
         start_process_group,
+        zero3_partition,
     )
 
     check_zero_section(values, source)
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    with claimed(setup) if rank == 0 else nullcontext():
-        place = partitioner(recipe, config) if zero_stage(config) == 3 else None
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
+    with locked_run_directory(setup) if rank == 0 else nullcontext():
+        partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
         with closing(DeepSpeedEngine(model, recipe, config)) as engine:
             execute(setup, engine, config)
 
 
 @contextmanager
-def claimed(setup: RunSetup) -> Iterator[None]:
+def locked_run_directory(setup: RunSetup) -> Iterator[None]:
     """Rank 0 only: print the plan, make the run directory, and keep any other run out of it.
 
     After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.
@@ -99,12 +101,12 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.run_directory / "checkpoints",
         recipe.checkpoint.keep_last,
         setup.identity(),
-        setup.in_updates(recipe.checkpoint.keep_every),
+        setup.intervals.keep,
         defaults_of(recipe),
     )
-    state = _starting_state(recipe, engine, checkpoints)
+    state = _starting_state(setup, engine, checkpoints)
     over = is_over(setup, engine, state)
-    changes = take_on(recipe, state, over)
+    changes = adopt_recipe(recipe, state, over)
     if engine.rank == 0:
         write_recipe(recipe, state)
         setup.keep_data()
@@ -126,7 +128,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             _session(setup, engine, checkpoints, state, peak_flops)
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
-            take_on(recipe, state, over=False)
+            adopt_recipe(recipe, state, over=False)
             if setup.mask_schedule.share(state.last_batch) != setup.mask_schedule.share(back.batch + 1):
                 state.recent_losses = []  # those to come are of another stage
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
@@ -167,13 +169,14 @@ def _say(engine: Engine) -> Callable[[str], None]:
     return partial(print, flush=True) if engine.rank == 0 else lambda _: None
 
 
-def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+def _starting_state(setup: RunSetup, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
+    recipe, new = setup.recipe, TrainState(tokens=setup.spent.tokens, flops=setup.spent.flops)
     if recipe.checkpoint.resume:
-        return checkpoints.resume(engine, _say(engine)) or TrainState()
+        return checkpoints.resume(engine, _say(engine)) or new
     if newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
-    return TrainState()
+    return new
 
 
 def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from megamini.config import MaskingSection
 from megamini.data.batches import BatchPlan, TrainingMicroBatches
 from megamini.data.blocks import Blocks
 from megamini.data.manifest import check_whole
 from megamini.data.masking import MaskingRule, MaskSchedule
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
 from megamini.errors import UserError
+from megamini.recipes.sections import MaskingSection
 from megamini.training.schedule import build_mask_schedule
 
 

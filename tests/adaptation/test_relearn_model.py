@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.config import OptimizerSection, TrainingSection
 from megamini.data.batches import Batch
-from megamini.training.engines import PlainEngine
+from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.training.engines.plain_engine import PlainEngine
 from tests.models import bodies
 
 

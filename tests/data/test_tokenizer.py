@@ -1,3 +1,5 @@
+"""Tokenizers: trained, loaded, and facts about their vocabulary."""
+
 import json
 import unicodedata
 import warnings

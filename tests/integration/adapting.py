@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.conftest import _PROSE, Lab
 from tests.integration.launching import ROOT

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megamini.config import Recipe
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
 from megamini.models.build import build_primary
+from megamini.recipes.sections import Recipe
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.launching import read_scalars, run_command
 from tests.integration.reference import Curve, train_reference

@@ -8,5 +8,5 @@ import transformers.models.roberta.modeling_roberta
 import transformers.models.xlm_roberta.modeling_xlm_roberta
 import transformers.models.xlm_roberta_xl.modeling_xlm_roberta_xl  # noqa: F401
 
-import megamini.training.deepspeed_engine
+import megamini.training.engines.deepspeed_engine
 import megamini.training.run  # noqa: F401

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from megamini.config import Recipe
 from megamini.data.batches import Batch, validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule, mask_blocks
@@ -19,6 +18,7 @@ from megamini.data.order import blocks_of_order
 from megamini.data.tokenizer import load_tokenizer, special_ids
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel
+from megamini.recipes.sections import Recipe
 from megamini.training.forgetting import fresh_token_embeddings
 from tests.integration.cases import (
     FORGET_EVERY,

@@ -20,10 +20,11 @@ import yaml
 from torch import nn
 
 from megamini.models.build import build_primary
-from megamini.training.checkpoint import newest_first
-from megamini.training.engines import PlainEngine, StepResult
-from megamini.training.manifest import MANIFEST
-from megamini.training.weights import load_run
+from megamini.training.checkpoints.checkpoint import newest_first
+from megamini.training.checkpoints.manifest import MANIFEST
+from megamini.training.engines.engine import StepResult
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.finished.weights import load_run
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars
@@ -203,7 +204,7 @@ def break_model(model: nn.Module, faults: Faults) -> None:
 @contextmanager
 def steps_recorded(path: Path) -> Iterator[None]:
     """Write [applied, digest of all that the optimizer moves on this rank] of each update."""
-    from megamini.training.deepspeed_engine import DeepSpeedEngine
+    from megamini.training.engines.deepspeed_engine import DeepSpeedEngine
 
     records: list[tuple[bool, str]] = []
 

@@ -8,14 +8,14 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from megamini import plug
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn import adapt
-from megamini.config import Recipe
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
-from megamini.downstream.evaluate import plan
+from megamini.downstream.evaluation.evaluate import plan
 from megamini.downstream.recipe import EvaluateRecipe
+from megamini.recipes.sections import Recipe
 from megamini.training.run import pretrain_plain
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe, make_pack, make_primary, write_texts
 from tests.launch.workplace import PROSE, RECIPE, changed, make_data
@@ -122,7 +122,7 @@ def test_a_pack_of_the_source_language_is_said(place, tmp_path, capsys):
     source, target = pretrained(place, "plain", place / "data"), place / "data"
     adapt(AdaptationRecipe.model_validate(adapting(tmp_path, "english", source, target)))
     assert "en: is the source's own language" in capsys.readouterr().out
-    from megamini.downstream.finetune import finetune
+    from megamini.downstream.finetuning.finetune import finetune
     from megamini.downstream.recipe import FinetuneRecipe
 
     primary = make_primary(tmp_path / "primary")

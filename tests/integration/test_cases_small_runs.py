@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from megamini.training.manifest import verify
+from megamini.training.checkpoints.manifest import verify
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import ROOT

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from megamini.training.engines import PlainEngine
+from megamini.training.engines.plain_engine import PlainEngine
 from tests.integration.adapting import Workshop, adapt
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab

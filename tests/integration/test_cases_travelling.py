@@ -12,8 +12,8 @@ import pytest
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from megamini.training.checkpoint import newest_first
-from megamini.training.manifest import MANIFEST, read_manifest, write_manifest
+from megamini.training.checkpoints.checkpoint import newest_first
+from megamini.training.checkpoints.manifest import MANIFEST, read_manifest, write_manifest
 from tests.integration.adapting import Workshop, adapt, export
 from tests.integration.cases import Case
 from tests.integration.conftest import _PROSE, Lab

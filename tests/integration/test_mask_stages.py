@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from megamini.config import load_recipe
 from megamini.data.masking import mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
 from megamini.models.build import build_primary
+from megamini.recipes.sections import load_recipe
 from megamini.training import run as running
-from megamini.training.checkpoint import newest_first
+from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.pretraining import build_setup
 from megamini.training.run import pretrain_plain
-from megamini.training.spikes import SpikeRule
+from megamini.training.safety.spikes import SpikeRule
 from tests.integration.cases import BLOCK_LENGTH, GLOBAL_BATCH, LOWERED_AFTER, UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars
@@ -165,11 +165,11 @@ def test_one_share_is_identified_as_ever(lab: Lab, tmp_path: Path) -> None:
 def test_losses_are_held_against_those_of_their_stage(lab: Lab, tmp_path: Path, monkeypatch) -> None:
     """Also where a roll-back leaves out the batch in which the stage changes: number 7 of 6 to 8."""
     held: list[tuple[int, int]] = []
-    look = SpikeRule.look
+    detect = SpikeRule.detect
 
     def spy(rule, state, loss):
         held.append((state.last_batch, len(state.recent_losses)))
-        return look(rule, state, loss)
+        return detect(rule, state, loss)
 
     def build(*args):
         model, numbers = build_primary(*args), itertools.count()
@@ -181,7 +181,7 @@ def test_losses_are_held_against_those_of_their_stage(lab: Lab, tmp_path: Path, 
         model.register_forward_hook(threefold)
         return model
 
-    monkeypatch.setattr(SpikeRule, "look", spy)
+    monkeypatch.setattr(SpikeRule, "detect", spy)
     monkeypatch.setattr(running, "build_primary", build)
     pretrain_plain(
         recipe(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from megamini.memory import model_states
+from megamini.costs.memory import model_states
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.ranks import Ranks, pretrain

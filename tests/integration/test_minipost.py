@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
-from megamini.adaptation.language_pack import LanguagePack
+from megamini.adaptation.packs.language_pack import LanguagePack
 from tests.integration.adapting import Workshop, export
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab

@@ -16,11 +16,11 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 from safetensors import safe_open
 
 from megamini.training import run as run_module
-from megamini.training.checkpoint import Checkpoints
-from megamini.training.engines import Engine
+from megamini.training.checkpoints.checkpoint import Checkpoints
+from megamini.training.engines.engine import Engine
 from megamini.training.setup import RunSetup
-from megamini.training.shards import MOMENTS, WEIGHT, Shards
-from megamini.training.state import TrainState
+from megamini.training.state.shards import MOMENTS, WEIGHT, Shards
+from megamini.training.state.train_state import TrainState
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import free_port, read_scalars, run_command

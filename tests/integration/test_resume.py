@@ -24,8 +24,8 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megamini.training.checkpoint import newest_first
-from megamini.training.manifest import verify
+from megamini.training.checkpoints.checkpoint import newest_first
+from megamini.training.checkpoints.manifest import verify
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import ROOT, free_port, read_scalars

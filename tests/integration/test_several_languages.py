@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from megamini.config import load_recipe
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
 from megamini.errors import UserError
 from megamini.models.export import export_checkpoint
-from megamini.training.model_card import describe, model_card
+from megamini.recipes.sections import load_recipe
+from megamini.training.finished.model_card import describe, model_card
+from megamini.training.finished.weights import load_run
 from megamini.training.pretraining import build_setup
 from megamini.training.run import pretrain_plain
-from megamini.training.weights import load_run
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.launching import read_scalars
 

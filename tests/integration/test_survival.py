@@ -13,9 +13,9 @@ from torch import nn
 
 from megamini.data.batches import TrainingMicroBatches
 from megamini.models.build import build_primary
-from megamini.training import deepspeed_engine
-from megamini.training.watchdog import TRY_AGAIN, Watchdog
-from megamini.training.weights import load_run
+from megamini.training.engines import deepspeed_engine
+from megamini.training.finished.weights import load_run
+from megamini.training.safety.watchdog import TRY_AGAIN, Watchdog
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars

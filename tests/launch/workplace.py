@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from megamini import errors
-from megamini.data.blocks import fingerprint_of
-from megamini.data.prepare import Settings, prepare
+from megamini.data.preparation.prepare import Settings, prepare
+from megamini.files import fingerprint_of
 
 PROSE = Path(__file__).resolve().parents[1] / "integration" / "prose.txt"
 REMOVED = object()
@@ -136,7 +136,7 @@ def entry_point(name: str) -> ModuleType:
 
 def run_in_process(entry: str, arguments: list[str], capfd) -> tuple[int, str]:
     """Status and stderr of an entry point; no process group is started for what DeepSpeed would refuse."""
-    from megamini.training import deepspeed_engine
+    from megamini.training.engines import deepspeed_engine
 
     module = entry_point(entry)
     capfd.readouterr()

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from megamini.config import Recipe
+from megamini.recipes.sections import Recipe
 
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 VOCAB, WIDTH, LAYERS, LENGTH = 120, 64, 4, 24

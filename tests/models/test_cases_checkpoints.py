@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
-from megamini.config import Recipe
 from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.models.lineage import lineage_of, same_lineage
 from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+from megamini.recipes.sections import Recipe
 from tests.models import bodies
 
 VOCAB = bodies.VOCAB

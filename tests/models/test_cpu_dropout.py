@@ -9,7 +9,7 @@ from megamini.models import cpu_dropout
 from megamini.models.cpu_dropout import ATTENTION, attention_with_dropout, draw_dropout_fast, drop
 from megamini.models.families import FAMILIES
 from megamini.models.masked_lm import PrimaryModel
-from megamini.training.engines import PlainEngine
+from megamini.training.engines.plain_engine import PlainEngine
 from tests.models import bodies
 
 SHARES = (0.1, 0.25, 0.5)

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM
 
-from megamini.config import Recipe
 from megamini.errors import UserError
 from megamini.models import build
 from megamini.models.build import build_primary
@@ -16,6 +15,7 @@ from megamini.models.families import family_of
 from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import materialise
 from megamini.models.mini_model import bottom_weights, extract_mini_model, mini_config
+from megamini.recipes.sections import Recipe
 from tests.models import bodies
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from megamini.config import MaskingSection, ScheduleSection
 from megamini.errors import UserError
+from megamini.recipes.sections import MaskingSection, ScheduleSection
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 

@@ -119,7 +119,8 @@ def _command(options: argparse.Namespace, notes: Path) -> None:
 
 def _as_a_rank(notes: Path) -> None:
     """`launch/pretrain.py` with a look at the peak of resident memory in every phase."""
-    from megamini.training import deepspeed_engine, run
+    from megamini.training import run
+    from megamini.training.engines import deepspeed_engine
 
     peaks: dict[str, int] = {}
 

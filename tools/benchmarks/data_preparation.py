@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megamini.cores import usable_cores
+from megamini.machine import usable_cores
 from tools.benchmarks.page import ROOT, heading, table
 from tools.benchmarks.updates import ratio, spread
 

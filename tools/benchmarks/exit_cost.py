@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from megamini.compute import BodyShape, ExitShape, training_flops
+from megamini.costs.flops import BodyShape, ExitShape, training_flops
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.pretraining import METHODS, pretraining_engine, pretraining_update
 from tools.benchmarks.updates import (

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from safetensors.torch import load_file
 
-from megamini.training.checkpoint import newest_first
-from megamini.training.manifest import verify
+from megamini.training.checkpoints.checkpoint import newest_first
+from megamini.training.checkpoints.manifest import verify
 from tools.benchmarks.page import ROOT, free_port, heading, table
 
 UPDATES, SAVE_EVERY, RANKS = 40, 4, 2

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from transformers import AutoModelForMaskedLM
 
-from megamini.compute import BodyShape, ExitShape, muon_flops, training_flops
-from megamini.config import MuonSection, PretrainingOptimizerSection, TrainingSection
+from megamini.costs.flops import BodyShape, ExitShape, muon_flops, training_flops
 from megamini.models.masked_lm import PrimaryModel
-from megamini.training.engines import PlainEngine
+from megamini.recipes.sections import MuonSection, PretrainingOptimizerSection, TrainingSection
+from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import hardware
 from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, MASKED, random_batch, roberta_config
 

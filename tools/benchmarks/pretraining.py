@@ -22,11 +22,11 @@ import torch
 from torch.utils.data import TensorDataset
 from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
 
-from megamini.compute import BodyShape, ExitShape, training_flops
-from megamini.config import Recipe
+from megamini.costs.flops import BodyShape, ExitShape, training_flops
 from megamini.data.batches import Batch
 from megamini.models.masked_lm import PrimaryModel
-from megamini.training.engines import PlainEngine
+from megamini.recipes.sections import Recipe
+from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (
     BLOCK_LENGTH,

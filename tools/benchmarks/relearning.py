@@ -17,10 +17,10 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.compute import BodyShape, training_flops
-from megamini.config import OptimizerSection, TrainingSection
+from megamini.costs.flops import BodyShape, training_flops
 from megamini.data.batches import Batch
-from megamini.training.engines import PlainEngine
+from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (
     BLOCK_LENGTH,

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from megamini.training.checkpoint import Checkpoints
-from megamini.training.state import TrainState
+from megamini.training.checkpoints.checkpoint import Checkpoints
+from megamini.training.state.train_state import TrainState
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.pretraining import pretraining_engine, pretraining_update
 from tools.benchmarks.updates import parse, random_batch, update_options

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, RobertaConfig
 
-from megamini.compute import measured_matmul_rate
+from megamini.costs.flops import measured_matmul_rate
 from megamini.data.batches import Batch
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,0 +1,1 @@
+"""The study of five languages: its steps, its ledgers and its pages."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from megamini.config import NotNegative, Positive, Section
-from megamini.recipe_file import read_recipe
+from megamini.recipes.file import read_recipe
+from megamini.recipes.sections import NotNegative, Positive, Section
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Changes = Annotated[tuple[str, ...], Field(strict=False)]
@@ -19,13 +19,32 @@ class TextSection(Section):
     """Real text from Debian's packages; one data directory a language."""
 
     sources: Names
-    """Sources of tools/fetch_text.py; one that does not exist in a language is left out there."""
+    """Sources of tools/fetch_text.py; the first one has pages with the same ids in all languages."""
+    absent: dict[str, Names] = Field(default={})
+    """Language to the sources that do not exist in it."""
     source_language: str
     """Language of pretraining and of fine-tuning."""
     vocab_size: Positive
     """Pieces of each language's tokenizer."""
     block_length: Positive
     """Tokens of a block."""
+
+    def sources_in(self, language: str) -> list[str]:
+        """The sources that exist in a language."""
+        return [source for source in self.sources if source not in self.absent.get(language, ())]
+
+
+class TaskSection(Section):
+    """A task of fine-tuning and of zero-shot evaluation; its key is that of the recipes."""
+
+    path: str
+    """Folder of its files: in the work folder, or with {data} in front in the folder of real evaluation data."""
+    languages: Names | None = None
+    """Target languages that it is measured in; unset: all."""
+    finetune: Changes = ()
+    """Overrides of recipes/finetune.yaml."""
+    evaluate: Changes = ()
+    """Overrides of recipes/evaluate.yaml."""
 
 
 class PrimarySection(Section):
@@ -58,6 +77,8 @@ class SeriesSection(Section):
     """Overrides of recipes/adapt.yaml."""
     word_list: bool = False
     """Whether FOCUS gets a word list (tools/fetch_text.py freedict)."""
+    parallel: Positive | None = None
+    """Lines of parallel text that the start gets (tools/parallel_text.py), from pages of the first source."""
     after: str | None = None
     """Series that it goes on from, pack by pack: a curriculum."""
     about: str
@@ -76,6 +97,7 @@ class Study(Section):
     """The whole study."""
 
     text: TextSection
+    tasks: Annotated[dict[str, TaskSection], Field(min_length=1)]
     primaries: Annotated[dict[str, PrimarySection], Field(min_length=1)]
     series: Annotated[dict[str, SeriesSection], Field(min_length=1)]
     cells: Annotated[tuple[CellsSection, ...], Field(strict=False, min_length=1)]
@@ -93,8 +115,9 @@ class Study(Section):
                     raise ValueError(f"series.{name}.{key}: no primary '{wanted}'")
             if series.after is not None and series.after not in self.series:
                 raise ValueError(f"series.{name}.after: no series '{series.after}'")
-            if series.word_list and series.after is not None:
-                raise ValueError(f"series.{name}.word_list: what goes on from '{series.after}' starts from its packs")
+            for key in ("word_list", "parallel"):
+                if getattr(series, key) and series.after is not None:
+                    raise ValueError(f"series.{name}.{key}: what goes on from '{series.after}' starts from its packs")
         if self.reference not in self.series:
             raise ValueError(f"reference: no series '{self.reference}'")
         for cells in self.cells:
@@ -120,6 +143,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.series}-{self.language}-s{self.seed}"
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a ledger says of it."""
+        return {"series": self.series, "language": self.language, "seed": self.seed}
 
 
 def load_study(path: Path) -> Study:

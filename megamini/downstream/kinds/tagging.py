@@ -1,4 +1,4 @@
-"""A tag for each word, read off its first piece."""
+"""Tagging: a tag for each word, read off its first piece."""
 
 import copy
 import json
@@ -9,11 +9,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.data.tokenizer import encode
-from megamini.downstream.examples import TaggedExample
 from megamini.downstream.kinds.forward import IGNORED, outputs_of
-from megamini.downstream.limits import Limits
-from megamini.downstream.metrics import accuracy
-from megamini.downstream.tag_schemes import entity_f1, scheme_of
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.metrics.measurement import Measurement, ratio
+from megamini.downstream.metrics.tag_schemes import entity_counts, entity_f1, scheme_of
+from megamini.downstream.task_data.examples import TaggedExample
 from megamini.errors import UserError
 
 # What a word gets that no piece stands for, such as a lone joiner that the tokenizer drops.
@@ -40,9 +40,9 @@ class Tagging:
     ) -> list[dict[str, Any]]:
         """Inputs without a labelled token are left out: nothing can be learned of them, and the mean loss of a batch of
         such is no number. Raises UserError where none is left."""
-        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
         labelled = []
-        for one, (sentence, words) in zip(inputs, places, strict=True):
+        for one, (sentence, words) in zip(inputs, words_at, strict=True):
             labels = [IGNORED] * len(one["input_ids"])
             for position, word in words.items():
                 tag = examples[sentence].tags[word]
@@ -61,11 +61,11 @@ class Tagging:
         limits: Limits,
         language: str,
         batch_size: int,
-    ) -> dict[str, float]:
-        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+    ) -> Measurement:
+        inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
         logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
         predicted = [[_OUTSIDE] * len(example.words) for example in examples]
-        for (scores,), (sentence, words) in zip(logits, places, strict=True):
+        for (scores,), (sentence, words) in zip(logits, words_at, strict=True):
             for position, word in words.items():
                 predicted[sentence][word] = model.config.id2label[int(scores[position].argmax())]
         return measure_tags([example.tags for example in examples], predicted, model.config.id2label.values())
@@ -73,20 +73,23 @@ class Tagging:
 
 def measure_tags(
     gold: Sequence[Sequence[str | None]], predicted: Sequence[Sequence[str]], labels: Iterable[str] = ()
-) -> dict[str, float]:
-    """Accuracy over all words with a tag and, where the tags are those of entities, precision, recall and F1 of them.
+) -> Measurement:
+    """Accuracy over all words with a tag and, where the tags are those of entities, precision, recall and F1 of them;
+    what counts in accuracy and F1, by sentence.
 
     labels: what could have been predicted, beside what was; it tells the tags' scheme.
     """
     pairs = [
         [pair for pair in zip(*both, strict=True) if pair[0] is not None] for both in zip(gold, predicted, strict=True)
     ]
-    gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs if sentence] for side in (0, 1))
-    flat = [[tag for tags in side for tag in tags] for side in (gold, predicted)]
-    values = {"accuracy": accuracy(*flat)}
-    if scheme := scheme_of({*labels, *flat[0], *flat[1]}, gold):
-        values |= dict(zip(("precision", "recall", "f1"), entity_f1(gold, predicted, scheme), strict=True))
-    return values
+    gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
+    right = [(sum(one == other for one, other in sentence), len(sentence)) for sentence in pairs]
+    values, parts = {"accuracy": ratio(right)}, {"accuracy": right}
+    if scheme := scheme_of({*labels, *(tag for sentence in pairs for pair in sentence for tag in pair)}, gold):
+        counts = entity_counts(gold, predicted, scheme)
+        values |= dict(zip(("precision", "recall", "f1"), entity_f1(counts), strict=True))
+        parts["f1"] = [(2 * both, ours + theirs) for both, ours, theirs in counts]
+    return Measurement(values, parts)
 
 
 def encode_words(
@@ -102,7 +105,7 @@ def encode_words(
         max_length=max_length,
         return_overflowing_tokens=True,
     )
-    inputs, places = [], []
+    inputs, words_at = [], []
     previous: tuple[int, int | None] = (-1, None)  # sentence and word of the piece before, also across inputs
     for row, sentence in enumerate(encoded["overflow_to_sample_mapping"]):
         inputs.append({key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded})
@@ -111,8 +114,8 @@ def encode_words(
             if word is not None and previous != (sentence, word):
                 words[position] = word
                 previous = (sentence, word)
-        places.append((sentence, words))
-    return inputs, places
+        words_at.append((sentence, words))
+    return inputs, words_at
 
 
 def _that_begins_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -9,8 +9,8 @@ import regex
 from transformers import PreTrainedTokenizerBase
 
 from megamini.data.tokenizer import encode
-from megamini.downstream.examples import QuestionExample
-from megamini.downstream.limits import Limits
+from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.task_data.examples import QuestionExample
 
 Span = tuple[int, int]
 

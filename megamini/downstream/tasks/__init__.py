@@ -1,1 +1,1 @@
-"""The tasks, one small declaration each, and the registry that finds them by name."""
+"""Tasks by name: a new one is a declaration in a file of its format, and an entry in registry.py."""

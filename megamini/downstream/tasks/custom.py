@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from megamini.downstream.examples import TaggedExample, TextExample
-from megamini.downstream.files import (
+from megamini.downstream.task_data.examples import TaggedExample, TextExample
+from megamini.downstream.task_data.rows import (
     bad_row,
     first_cells,
     read_cells,
@@ -14,8 +14,8 @@ from megamini.downstream.files import (
     read_sentences,
     read_table,
 )
+from megamini.downstream.task_data.squad_file import read_squad
 from megamini.downstream.tasks.declaration import Kind, Layout, Reader, Task
-from megamini.downstream.tasks.squad_file import read_squad
 from megamini.errors import UserError
 
 _METRICS = {"classification": "accuracy", "tagging": "accuracy", "question-answering": "f1"}

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from megamini.downstream.answers import Normalization, normalize
-from megamini.downstream.examples import Example
-from megamini.downstream.language_files import LANGUAGE, find_paths
+from megamini.downstream.metrics.answers import Normalization, normalize
+from megamini.downstream.task_data.examples import Example
+from megamini.downstream.task_data.language_files import LANGUAGE, find_paths
 from megamini.errors import UserError
-from megamini.languages import closest, distance
+from megamini.languages.codes import closest, distance
 
 Kind = Literal["classification", "tagging", "question-answering"]
 Reader = Callable[[Path, str], Iterator[Example]]
@@ -92,9 +92,9 @@ class Task:
             raise MissingDataError(f"{folder}: no such folder; {self.source}")
         found = []
         for one in self.layouts[split]:
-            if place := one.find(folder, split, language):
-                found.append((one, place))
-                if place[0] == 0:
+            if match := one.find(folder, split, language):
+                found.append((one, match))
+                if match[0] == 0:
                     break
         if not found:
             looked_for = " or ".join(one.pattern.format(language=language, split=split) for one in self.layouts[split])

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megamini.downstream.examples import TextExample
-from megamini.downstream.files import bad_row, read_cells, read_json_lines, read_table
+from megamini.downstream.task_data.examples import TextExample
+from megamini.downstream.task_data.rows import bad_row, read_cells, read_json_lines, read_table
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
-from megamini.languages import closest
+from megamini.languages.codes import closest
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 _SENTENCES = ("sentence1", "sentence2")

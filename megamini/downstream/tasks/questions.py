@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megamini.downstream.answers import normalize, normalize_squad
-from megamini.downstream.examples import Answer, QuestionExample
+from megamini.downstream.metrics.answers import normalize, normalize_squad
+from megamini.downstream.task_data.examples import Answer, QuestionExample
+from megamini.downstream.task_data.squad_file import read_squad
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
-from megamini.downstream.tasks.squad_file import read_squad
-from megamini.languages import closest
+from megamini.languages.codes import closest
 
 # What TyDi QA's own release calls its languages, in names of files and in ids such as english-123.
 _TYDI_NAMES = {

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from megamini.downstream.examples import Example
-from megamini.downstream.hub import read_hub
+from megamini.downstream.task_data.examples import Example
 from megamini.downstream.tasks.declaration import Task
+from megamini.downstream.tasks.hub import read_hub
 from megamini.downstream.tasks.pairs import PAWSX, XNLI
 from megamini.downstream.tasks.questions import MLQA, SQUAD, TYDIQA, XQUAD
 from megamini.downstream.tasks.tags import PANX, UD_POS

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megamini.downstream.examples import TaggedExample
-from megamini.downstream.files import bad_row, note, read_sentences
+from megamini.downstream.task_data.examples import TaggedExample
+from megamini.downstream.task_data.rows import bad_row, note, read_sentences
 from megamini.downstream.tasks.declaration import HubData, Layout, Task
 
 

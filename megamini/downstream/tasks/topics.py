@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megamini.downstream.examples import TextExample
-from megamini.downstream.files import bad_row, read_json_lines, read_table
+from megamini.downstream.task_data.examples import TextExample
+from megamini.downstream.task_data.rows import bad_row, read_json_lines, read_table
 from megamini.downstream.tasks.declaration import HubData, Layout, Reader, Task
 
 # --- SIB-200 --------------------------------------------------------------------------------------------------------

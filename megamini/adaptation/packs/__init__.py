@@ -1,0 +1,1 @@
+"""Language packs: written, read, checked, plugged into a model."""

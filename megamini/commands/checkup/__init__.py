@@ -1,0 +1,1 @@
+"""What tools/doctor.py checks."""

@@ -1,0 +1,1 @@
+"""What training costs: the shape of a model, FLOPs, memory; each formula with its source."""

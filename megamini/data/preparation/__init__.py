@@ -1,0 +1,1 @@
+"""Text -> tokenizer -> blocks, in several processes: the work behind tools/prepare_data.py."""

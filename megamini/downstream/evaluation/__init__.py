@@ -1,0 +1,1 @@
+"""Zero-shot evaluation: what is measured, in which language, and what it is held against."""

@@ -1,0 +1,132 @@
+"""Measures on the primary model that need no labels, for the source language and every pack."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.data.blocks import Blocks
+from megamini.data.tokenizer import fingerprint, load_tokenizer
+from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
+from megamini.downstream.evaluation.measured import Outcome, Part, Planned
+from megamini.downstream.evaluation.retrieval import page_vectors, read_pages, retrieval_accuracy
+from megamini.downstream.evaluation.zero_shot import LanguageAndPack, Lineages, Packs
+from megamini.downstream.kinds.limits import longest_input
+from megamini.downstream.metrics.measurement import ratio
+from megamini.downstream.recipe import EvaluateRecipe
+from megamini.errors import UserError
+from megamini.files import fingerprint_of
+from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+
+
+class WithoutLabels(Part, Protocol):
+    """A measure."""
+
+    def describe(self) -> str:
+        """A line of the plan."""
+
+
+def measures_without_labels(recipe: EvaluateRecipe, packs: Packs, lineages: Lineages) -> list[WithoutLabels]:
+    """Bits per byte and retrieval, where the recipe asks for them. Raises UserError for what cannot be used."""
+    measures = recipe.measures
+    if not (measures.bits_per_byte or measures.retrieval):
+        return []
+    primary = _Primary(recipe, packs)
+    parts: list[WithoutLabels] = [_Bits(primary)] if measures.bits_per_byte else []
+    parts += [_Retrieval(primary)] if measures.retrieval else []
+    names = [one.pack for part in parts for one in part.planned]
+    lineages.add(AutoModelForMaskedLM, primary.name, primary.config, primary.tokenizer, names)
+    return parts
+
+
+class _Primary:
+    """The model that is measured, loaded when it is needed, and the packs."""
+
+    def __init__(self, recipe: EvaluateRecipe, packs: Packs) -> None:
+        self.recipe, self.packs, self.name = recipe, packs, recipe.model.primary
+        self._where = f"model.primary: {self.name}"
+        self.config = load_config(self.name, self._where, dropout=None)
+        self.tokenizer = load_tokenizer(self.name)
+        self._fingerprint = fingerprint_of([weights_fingerprint(self.name), fingerprint(self.tokenizer)])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load_masked_lm(self.name, self.config, "sdpa", self._where).eval()
+
+    def planned(self, task: str, metric: str, pair: LanguageAndPack, split: str | None, data: str) -> Planned:
+        language, pack = pair
+        made_from = {"model": self._fingerprint, "pack": self.packs.fingerprint(pack), "data": data}
+        return Planned(task, language, metric, self.name, pack, None, split, self.packs.learned.get(pack), made_from)
+
+
+class _Bits:
+    """How well text of each language is predicted."""
+
+    def __init__(self, primary: _Primary) -> None:
+        self._primary, self._section = primary, primary.recipe.measures.bits_per_byte
+        key, languages = "measures.bits_per_byte.data", tuple(self._section.data)
+        languages_and_packs = primary.packs.of_languages(languages, primary.recipe.model.source_language, key)
+        self.planned = [
+            primary.planned("bits_per_byte", "bits_per_byte", pair, "validation", self._data(pair[0]))
+            for pair in languages_and_packs
+        ]
+
+    def _data(self, language: str) -> str:
+        blocks = Blocks(self._section.data[language], "validation")
+        return fingerprint_of([blocks.manifest["fingerprint"], self._section.blocks, self._section.mask_share])
+
+    def describe(self) -> str:
+        return f"  bits_per_byte of {self._primary.name}: {', '.join(one.pack or one.language for one in self.planned)}"
+
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
+        primary, section = self._primary, self._section
+        model = primary.model.to(device)
+        for one in wanted:
+            with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
+                data = section.data[one.language]
+                parts, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
+            yield one, one.result({"bits_per_byte": ratio(parts)}, pieces), parts
+
+
+class _Retrieval:
+    """Which page of the source language is the same as this one?"""
+
+    def __init__(self, primary: _Primary) -> None:
+        self._primary, section = primary, primary.recipe.measures.retrieval
+        self._source = source = primary.recipe.model.source_language
+        languages_and_packs = primary.packs.of_languages(section.languages, source, "measures.retrieval.languages")
+        targets = [(language, pack) for language, pack in languages_and_packs if pack is not None]
+        pages = {language: read_pages(section.files, language) for language in (source, *dict(targets))}
+        shared = [page for page in pages[source] if all(page in other for other in pages.values())][: section.pages]
+        if len(shared) < 2:
+            raise UserError(f"measures.retrieval.files: the languages share {len(shared)} pages; at least 2 are needed")
+        self._texts = {language: [own[page] for page in shared] for language, own in pages.items()}
+        layers = primary.config.num_hidden_layers
+        self._layer = layers // 2 if section.layer is None else section.layer
+        if self._layer > layers:
+            raise UserError(f"measures.retrieval.layer: {self._layer}, but the model has {layers} layers")
+        self.planned = [primary.planned("retrieval", "accuracy", pair, None, self._data(pair[0])) for pair in targets]
+
+    def _data(self, language: str) -> str:
+        content = repr([self._layer, self._texts[self._source], self._texts[language]])
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def describe(self) -> str:
+        return f"  retrieval of {self._primary.name}: {', '.join(one.pack for one in self.planned)}"
+
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
+        primary = self._primary
+        model, longest = primary.model.to(device), longest_input(primary.config)
+
+        def vectors(language: str, own: PreTrainedTokenizerBase) -> torch.Tensor:
+            batch = primary.recipe.evaluation.batch
+            return page_vectors(model, own, self._texts[language], self._layer, longest, batch)
+
+        reference = vectors(self._source, primary.tokenizer)
+        for one in wanted:
+            with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
+                found = retrieval_accuracy(reference, vectors(one.language, own))
+            yield one, one.result(found.values, len(self._texts[one.language])), found.parts[one.metric]

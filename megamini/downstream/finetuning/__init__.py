@@ -1,0 +1,1 @@
+"""Fine-tuning of the primary model on tasks in its source language."""

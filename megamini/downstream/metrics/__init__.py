@@ -1,0 +1,1 @@
+"""Scores: accuracy and F1 of classes, tags and answers."""

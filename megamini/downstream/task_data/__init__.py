@@ -1,0 +1,1 @@
+"""Files of task data, read row by row into examples."""

@@ -1,0 +1,1 @@
+"""Language codes, and words of running text."""

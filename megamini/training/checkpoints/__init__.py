@@ -1,0 +1,1 @@
+"""Checkpoints: written, listed, found; which of them a run resumes, and with which recipe it was trained."""

@@ -1,0 +1,1 @@
+"""Engines of the loop: the interface, plain PyTorch, DeepSpeed with its configuration, ZeRO and swap files."""

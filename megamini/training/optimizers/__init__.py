@@ -1,0 +1,1 @@
+"""Optimizers: AdamW and Muon, alike in one process and at every ZeRO stage."""

@@ -1,1 +1,0 @@
-"""Sections of `tools/report.py`, each a piece of Markdown with its plots."""
