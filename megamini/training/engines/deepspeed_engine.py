@@ -28,6 +28,7 @@ from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines.plain_engine import DTYPES, StepResult
+from megamini.training.engines.process_group import cannot_meet, environment_of_one, ranks_on_this_node, use_own_gpu
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
 from megamini.training.optimizers.matrix_exchange import MatrixExchange, matrices_of
@@ -58,37 +59,22 @@ _WHILE_RUNNING = timedelta(minutes=START_MINUTES + 1)
 def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks.
 
-    hang_minutes: of a run with a watchdog, behind which collectives must not give up. Raises UserError where rank 0
-    cannot be reached, or another run has its port.
+    Each uses the GPU of its own number from here on. hang_minutes: of a run with a watchdog, behind which collectives
+    must not give up. Raises UserError where rank 0 cannot be reached, another run has its port, or there is no GPU.
     """
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    environment_of_one()
     if on_cpu():
         # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, usable_cores() // ranks_on_this_node()))
+    else:
+        use_own_gpu()
+    if "OMP_NUM_THREADS" not in os.environ:  # also for DeepSpeed's CPU Adam, beside GPUs
+        torch.set_num_threads(max(1, usable_cores() // ranks_on_this_node()))
     try:
         deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
     except distributed.DistNetworkError as error:
-        port = int(os.environ["MASTER_PORT"])
-        raise UserError(
-            f"{os.environ['MASTER_ADDR']}:{port}: ranks cannot meet there: {error}; where another run has the port, "
-            f"give this one another, such as --master_port {port + 1}"
-        ) from None
+        raise cannot_meet(error) from None
     return distributed.get_rank(), distributed.get_world_size()
-
-
-def end_process_group() -> None:
-    """All ranks: leave the group while all are there; its threads must not meet the end of the process."""
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def ranks_on_this_node() -> int:
-    """As the launcher says; DeepSpeed's and torchrun's names differ."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
 def on_cpu() -> bool:
