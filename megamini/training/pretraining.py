@@ -119,7 +119,7 @@ class PretrainingSetup(RunSetup):
         ranks, precision = self.batches.world_size, self.recipe.training.precision
         muon = matrix_parameters(self.shape, method, self.exits) if self.recipe.optimizer.muon_settings else 0
         states = [
-            model_states(trainable, total - trainable, precision, stage, ranks, stage >= 2, muon).total
+            model_states(trainable, total - trainable, precision, stage, ranks, stage >= 1, muon).total
             for stage in range(4)
         ]
         activations = activation_memory(

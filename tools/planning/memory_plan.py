@@ -59,9 +59,9 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     and DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters
     and the largest layer or token matrix twice, gathered for use and as its gradient."""
     training = subject.recipe.training
-    width = 4 if training.precision == "fp32" else 2
+    width = 4 if training.precision in ("fp32", "tf32") else 2
     frozen = sum(subject.parameters.values()) - subject.trainable
-    fp32_gradients = training.precision == "bf16" and layout.stage >= 2
+    fp32_gradients = training.precision == "bf16"
     states = model_states(
         subject.trainable,
         frozen,

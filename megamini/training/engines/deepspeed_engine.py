@@ -27,6 +27,7 @@ from megamini.models.materialise import Place
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
+from megamini.training.engines.fp32_sums import take_sums_of_zero
 from megamini.training.engines.plain_engine import DTYPES, StepResult
 from megamini.training.engines.process_group import cannot_meet, environment_of_one, ranks_on_this_node, use_own_gpu
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
@@ -63,6 +64,7 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     must not give up. Raises UserError where rank 0 cannot be reached, another run has its port, or there is no GPU.
     """
     environment_of_one()
+    take_sums_of_zero()
     if on_cpu():
         # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
