@@ -18,6 +18,20 @@ def best_device() -> "torch.device":
     return torch.device("cpu")
 
 
+def gpu_has_bf16() -> bool:
+    """Whether the current GPU has units for bf16; older ones only emulate it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def gpu_has_tf32() -> bool:
+    """Whether the current GPU has units for TF32: NVIDIA's from Ampere (compute capability 8.0) on."""
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def usable_cores() -> int:
     """Those that the process may run on where the system tells, as Linux does; else all there are."""
     if hasattr(os, "sched_getaffinity"):

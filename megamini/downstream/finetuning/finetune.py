@@ -33,6 +33,8 @@ from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
+from megamini.training.engines.device_memory import enough_memory
+from megamini.training.engines.precision import near_fp32, settled, use_precision
 from megamini.training.safety.run_lock import run_lock
 from megamini.training.telemetry import write_atomically
 
@@ -70,6 +72,8 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
+    recipe = settled(recipe, best=near_fp32)
+    use_precision(recipe.training.precision, "training.precision")
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -158,7 +162,11 @@ def _train_one(
         print(
             f"{title}: {len(job.training):,} examples, {len(inputs):,} inputs of up to {job.limits.max_length} tokens"
         )
-    trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
+    what = (
+        f"training.micro_batch: {arguments.per_device_train_batch_size} inputs of up to {job.limits.max_length} tokens"
+    )
+    with enough_memory(what, "lower training.micro_batch (accumulation makes up for it)"):
+        trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
     seconds = time.monotonic() - start
 
     about = describe_task(job.task.name, job.task.kind, job.section.language, seed, job.limits)
