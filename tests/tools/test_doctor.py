@@ -95,10 +95,15 @@ def test_a_rank_uses_the_gpu_of_its_number_before_it_joins_the_others(monkeypatc
     monkeypatch.setattr("deepspeed.init_distributed", lambda **_: done.append("joined"))
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 5)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(deepspeed_engine, "usable_cores", lambda: 24)
     threads = torch.get_num_threads()
     deepspeed_engine.start_process_group()
+    own = torch.get_num_threads()
     torch.set_num_threads(threads)
     assert done == [5, "joined"]
+    assert own == 3, "of the cores that the ranks of a node share; DeepSpeed's CPU Adam takes them too"
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UserError, match=r"LOCAL_RANK 5: this process sees 1 GPU, .* not --gpus-per-task"):

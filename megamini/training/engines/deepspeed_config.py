@@ -13,9 +13,18 @@ from typing import Any
 from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
 from megamini.recipes.sections import Recipe
+from megamini.training.setup import Sharding
 
-# What a run gets without --deepspeed_config.
-DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}
+# What a run gets without --deepspeed_config: ds_configs/zero1.json.
+DEFAULT: dict[str, Any] = {
+    "zero_optimization": {
+        "stage": 1,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 200_000_000,
+        "allgather_bucket_size": 200_000_000,
+    }
+}
 
 ALLOWED_KEYS = frozenset(
     {
@@ -114,6 +123,13 @@ def swap_folder(values: dict[str, Any]) -> Path | None:
     """Where optimizer states lie that are offloaded to disk; None where they lie in memory."""
     offload = _section(values.get("zero_optimization", {}), "offload_optimizer")
     return Path(offload["nvme_path"]) if offload.get("device") == "nvme" else None
+
+
+def sharding_of(values: dict[str, Any]) -> Sharding:
+    """What a configuration spreads, and takes off the device."""
+    zero = values.get("zero_optimization", {})
+    away = [_section(zero, f"offload_{what}").get("device", "none") != "none" for what in ("optimizer", "param")]
+    return Sharding(zero_stage(values), *away)
 
 
 def check_combination(values: dict[str, Any], precision: str) -> None:
