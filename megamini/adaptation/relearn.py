@@ -1,7 +1,9 @@
-"""Learn languages over a frozen body: recipe to language packs, in one process, without DeepSpeed."""
+"""Learn languages over a frozen body: recipe to language packs, on one device or several, without DeepSpeed."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
 from megamini.adaptation.starting_points.lexicon import lexicon_sha256, read_lexicon
-from megamini.costs.flops import BodyShape, activation_memory, training_flops
+from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, special_roles
@@ -23,12 +25,13 @@ from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import settled
+from megamini.training.engines.precision import settled, use_precision
+from megamini.training.engines.process_group import end_process_group, from_rank_0, join_ranks
 from megamini.training.loop import is_over
-from megamini.training.run import check_plain, claimed, execute, plain_engine
+from megamini.training.run import claimed, execute, plain_engine, within_memory
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, check_retention, in_bytes, masked_in_words, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -39,30 +42,24 @@ _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 
 def adapt(recipe: AdaptationRecipe) -> None:
-    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
-    recipe = settled(recipe)
-    setup = build_setup(recipe)
-    with claimed(setup):
-        starts = {language: setup.starting_point(language) for language in setup.texts}
+    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped.
+
+    All ranks, where torchrun has started several: each learns from its share of every update's blocks.
+    """
+    rank, world_size = join_ranks(timedelta(hours=1))
+    recipe = from_rank_0(settled(recipe) if rank == 0 else None)  # a measurement on each could differ
+    setup = build_setup(recipe, world_size)
+    with within_memory(setup, Sharding()), claimed(setup) if rank == 0 else nullcontext():
+        # On rank 0 alone: FOCUS takes all cores, and its static vectors are not the same twice.
+        own_starts = {language: setup.starting_point(language) for language in setup.texts} if rank == 0 else None
+        starts = from_rank_0(own_starts)
         setup = replace(
             setup,
             starting_facts={language: start.facts for language, start in starts.items()},
             starting_biases={language: start.bias.clone() for language, start in starts.items()},
         )
-        own = [part.strip() for part in str(setup.source.provenance.get("language", "")).split(",")]
-        for language, start in starts.items():
-            if language in own:
-                print(f"{language}: is the source's own language; launch/evaluate.py measures that without a pack")
-            shared = start.facts.get("shared_token_share")
-            known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
-            if shared == 1:
-                known += " (all: the source's own language, or tokenizer?)"
-            if listed := start.facts.get("lexicon_pieces"):
-                share = start.facts["lexicon_token_share"]
-                known += f"; {listed:,} pieces from the word list, {share:.0%} of the text as whole words"
-                if share < _FEW_WORDS:
-                    known += " (few: is it a list of this language, with this language's words in front?)"
-            print(f"{language}: starts from '{recipe.adaptation.initialise}'{known}", flush=True)
+        for language, start in starts.items() if rank == 0 else ():
+            _say_start(setup, language, start)
         model = RelearnModel(
             setup.source.body,
             {language: (start.matrix, start.bias) for language, start in starts.items()},
@@ -72,14 +69,31 @@ def adapt(recipe: AdaptationRecipe) -> None:
             {language: _unplaced(setup.source, text) for language, text in setup.texts.items()},
         )
         engine = plain_engine(model, setup)
-        if recipe.adaptation.pack_every:
+        if recipe.adaptation.pack_every and rank == 0:
             setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
-        if is_over(setup, engine, state):
+        if is_over(setup, engine, state) and rank == 0:
             for language in setup.texts:
                 directory = setup.packs_directory / language
                 setup.pack(language, engine, state).save(directory)
                 print(f"language pack: {directory}")
+        end_process_group()
+
+
+def _say_start(setup: "RelearningSetup", language: str, start: StartingPoint) -> None:
+    """What a language starts from, and what of it looks odd."""
+    if language in [part.strip() for part in str(setup.source.provenance.get("language", "")).split(",")]:
+        print(f"{language}: is the source's own language; launch/evaluate.py measures that without a pack")
+    shared = start.facts.get("shared_token_share")
+    known = "" if shared is None else f", {shared:.0%} of the text in pieces that the source has too"
+    if shared == 1:
+        known += " (all: the source's own language, or tokenizer?)"
+    if listed := start.facts.get("lexicon_pieces"):
+        share = start.facts["lexicon_token_share"]
+        known += f"; {listed:,} pieces from the word list, {share:.0%} of the text as whole words"
+        if share < _FEW_WORDS:
+            known += " (few: is it a list of this language, with this language's words in front?)"
+    print(f"{language}: starts from '{setup.recipe.adaptation.initialise}'{known}", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +130,15 @@ class RelearningSetup(RunSetup):
         masked, body = self.mask_schedule.masked(batch), self.source.body
         flops = sum(_flops_per_update(text, masked, body, self.batches) for text in going)
         return Cost(self.tokens_per_update * len(going), flops)
+
+    def planned_memory(self, sharding: Sharding) -> int:
+        trained = sum(len(text.tokenizer) * (self.source.body.config.hidden_size + 1) for text in self.texts.values())
+        bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
+        vocabularies = [body.get_input_embeddings().weight for body in bodies]  # which are dropped
+        frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
+        precision = self.recipe.training.precision
+        states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
+        return states.total + sum(self._activations(text) for text in self.texts.values())
 
     def identity(self) -> dict[str, Any]:
         data = fingerprint_of([text.fingerprint for text in self.texts.values()])
@@ -161,11 +184,11 @@ class RelearningSetup(RunSetup):
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
         every = self.in_updates(self.recipe.adaptation.pack_every)
-        if every and state.update % every == 0:
+        if every and state.update % every == 0 and engine.rank == 0:
             self.save_packs(engine, state)
 
     def save_packs(self, engine: PlainEngine, state: TrainState, replace_existing: bool = True) -> None:
-        """A pack of each language as it stands, beside those of earlier updates."""
+        """A pack of each language as it stands, beside those of earlier updates. Rank 0 only."""
         for language in self.texts:
             directory = self.packs_directory / f"{language}-step-{state.update:08d}"
             if replace_existing or not directory.exists():
@@ -226,6 +249,7 @@ class RelearningSetup(RunSetup):
                 **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
+                "ranks": engine.world_size,
             },
         }
         return LanguagePack(language, matrix, bias, self.texts[language].tokenizer, self.source.lineage, details)
@@ -236,7 +260,8 @@ class RelearningSetup(RunSetup):
         rows = {
             "body": f"{self.source.body.config.num_hidden_layers} layers of {self.source.provenance['model']}, frozen",
             "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
-            f"{self.block_length}: {batch.accumulation} accumulation x {batch.micro_batch} blocks",
+            f"{self.block_length}: {f'{batch.world_size} ranks x ' if batch.world_size > 1 else ''}"
+            f"{batch.accumulation} accumulation x {batch.micro_batch} blocks",
             "masked": masked_in_words(self.mask_schedule.along(updates)),
         }
         for language, text in self.texts.items():
@@ -270,9 +295,9 @@ class RelearningSetup(RunSetup):
         ).total
 
 
-def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
-    """Check a recipe against its data and source; `UserError` where they do not fit."""
-    check_plain(recipe)
+def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetup:
+    """Check a recipe against its data, its source and the number of ranks; `UserError` where they do not fit."""
+    use_precision(recipe.training.precision, "training.precision")
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
     training = recipe.training
@@ -284,7 +309,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     if len(set(lengths.values())) > 1:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
-    batches = plan_batches(training.global_batch, training.micro_batch, 1)
+    batches = plan_batches(training.global_batch, training.micro_batch, world_size)
     check_retention(recipe, batches.global_batch * block_length)
     source = load_source(recipe.adaptation, block_length)
     if training.activation_checkpointing:

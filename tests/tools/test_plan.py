@@ -78,8 +78,8 @@ def test_xxl_on_paper():
     below, at_3 = (bytes_of(run, cluster, Layout(stage, False, True, 1, 32)) for stage in (2, 3))
     assert below.building == pytest.approx(43e9, rel=0.02) and at_3.building == 4 * matrix
     zero = deepspeed_json(run, Layout(3, False, True, 1, 32))["zero_optimization"]
-    assert zero["stage3_max_live_parameters"] == matrix + 500_000_000
-    assert at_3.buffers == 2 * (2 * 200_000_000 + matrix + 500_000_000 + matrix)
+    assert zero["stage3_max_live_parameters"] == matrix + 250_000_000
+    assert at_3.buffers == 2 * (2 * 200_000_000 + matrix + 250_000_000 + matrix)
     assert "stage3_max_live_parameters" not in deepspeed_json(subject(), Layout(3, False, True, 1, 32))
 
 

@@ -59,7 +59,7 @@ def bucket_of(subject: Subject) -> int:
 
 def live_at_stage_3(subject: Subject) -> int:
     """Elements that a rank may have whole at once: beside the largest part, what is fetched ahead of a layer."""
-    return max(_MOST_LIVE, _largest_gathered(subject) + _MOST_LIVE // 2)
+    return max(_MOST_LIVE, _largest_gathered(subject) + _MOST_LIVE // 4)
 
 
 def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:

@@ -181,6 +181,11 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     if precision == "fp16" and on_cpu:
         raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
     check_combination(values, precision)
+    if recipe.training.compile and zero_stage(values) == 3:
+        raise UserError(
+            "training.compile: not with ZeRO stage 3, which gathers and frees weights between any two operations; use "
+            "ds_configs/zero1.json or zero2.json, or leave training.compile out"
+        )
     muon = recipe.optimizer.muon_settings is not None
     if muon and values.get("zero_force_ds_cpu_optimizer"):
         raise UserError("zero_force_ds_cpu_optimizer: true leaves no room for optimizer.name: muon; leave it out")

@@ -26,6 +26,7 @@ from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Place
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
+from megamini.training.engines.compiled import compile_layers
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines.fp32_sums import take_sums_of_zero
 from megamini.training.engines.plain_engine import DTYPES, StepResult
@@ -144,13 +145,13 @@ class DeepSpeedEngine:
             muon = sum(p.ds_numel for p, _ in model.hidden_matrices) if recipe.optimizer.muon_settings else 0
             needed = state_bytes(total, muon) * ranks_on_this_node() // self.world_size
             prepare_swap_folder(self._swap, self.rank, needed)
+        if recipe.training.compile:
+            compile_layers(model, torch.device(get_accelerator().device_name()))
         groups = parameter_groups(model, recipe.optimizer)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
             config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-        if recipe.training.compile:
-            self._engine.compile()
         self.device = torch.device(self._engine.device)
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()

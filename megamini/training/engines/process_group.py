@@ -1,6 +1,8 @@
 """Where the ranks of a launcher meet, and which GPU each of them uses; without DeepSpeed."""
 
 import os
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
@@ -41,6 +43,34 @@ def use_own_gpu() -> None:
     torch.cuda.set_device(number)
 
 
+def join_ranks(patience: timedelta) -> tuple[int, int]:
+    """Meet the ranks that a launcher (torchrun) has started, each on the GPU of its number, over NCCL; over gloo where
+    there is none. Returns rank and number of ranks: 0 and 1 without a launcher, or with one rank, which needs no group.
+
+    patience: how long a rank waits for another one. Raises UserError where rank 0 cannot be reached, or there is no GPU
+    for this rank.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        use_own_gpu()
+    try:
+        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
+    except distributed.DistNetworkError as error:
+        raise cannot_meet(error) from None
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def from_rank_0(value: Any) -> Any:
+    """What rank 0 has, on every rank. *All ranks.* The value itself without a group."""
+    if not distributed.is_initialized():
+        return value
+    held = [value]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
 def cannot_meet(error: distributed.DistNetworkError) -> UserError:
     """The line for ranks that do not find one another."""
     port = int(os.environ["MASTER_PORT"])
@@ -51,6 +81,8 @@ def cannot_meet(error: distributed.DistNetworkError) -> UserError:
 
 
 def end_process_group() -> None:
-    """All ranks: leave the group while all are there; its threads must not meet the end of the process."""
-    distributed.barrier()
-    distributed.destroy_process_group()
+    """All ranks: leave the group, if there is one, while all are there; its threads must not meet the end of the
+    process."""
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()

@@ -131,6 +131,7 @@ def test_cases_another_precision_is_measured_anew_and_does_not_stand_beside_the_
     assert {entry["made_from"].get("precision") for entry in rough if entry["made_from"]["model"]} == {"bf16"}
     assert all(abs(a[a["metric"]] - b[b["metric"]]) < 0.35 for a, b in zip(exact, rough, strict=True))
     fewer = recipe(place, primary, "de", name="precise")
+    fewer["evaluation"]["precision"] = "fp32"
     with pytest.raises(UserError, match=r"measured on the same in another precision \(bf16\) than now"):
         run(fewer)
 
