@@ -9,6 +9,7 @@ import torch
 
 from megamini import machine
 from megamini.data import batches
+from tests.device import ON_CPU, choose_device, ranks_that_fit
 
 
 def test_cores_where_the_system_does_not_tell(monkeypatch):
@@ -35,3 +36,29 @@ def test_one_place_chooses_the_device(cuda, mps, chosen, monkeypatch, capsys):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert machine.best_device().type == chosen
     assert ("Apple GPU" in capsys.readouterr().out) == (mps and not cuda)
+
+
+def test_kernels_that_add_in_one_order(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    machine.use_deterministic_kernels()
+    try:
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_one_switch_for_the_device_of_the_whole_suite(monkeypatch):
+    """No test runs on a GPU where others run on the CPU."""
+    environment = {}
+    choose_device("cpu", environment)
+    assert environment == ON_CPU and ranks_that_fit(64, environment)
+    assert ON_CPU.items() <= os.environ.items() or os.environ["DS_ACCELERATOR"] == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(pytest.UsageError, match="there is no GPU here"):
+        choose_device("cuda", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    choose_device("cuda", environment := {})
+    assert environment == {"DS_ACCELERATOR": "cuda"}
+    assert ranks_that_fit(2, environment) and not ranks_that_fit(3, environment), "NCCL takes no two on one GPU"

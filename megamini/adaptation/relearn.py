@@ -25,7 +25,7 @@ from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import settled, use_precision
+from megamini.training.engines.precision import settled, use_kernels_of
 from megamini.training.engines.process_group import end_process_group, from_rank_0, join_ranks
 from megamini.training.loop import is_over
 from megamini.training.run import claimed, execute, plain_engine, within_memory
@@ -297,7 +297,7 @@ class RelearningSetup(RunSetup):
 
 def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetup:
     """Check a recipe against its data, its source and the number of ranks; `UserError` where they do not fit."""
-    use_precision(recipe.training.precision, "training.precision")
+    use_kernels_of(recipe.training)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
     training = recipe.training

@@ -313,6 +313,9 @@ class TrainingSection(Section):
     stop_after_nonfinite: Positive = 10
     """End the run after this many updates in a row whose loss or gradient was not finite."""
     spike: SpikeSection = SpikeSection()
+    deterministic: bool = False
+    """Kernels alone that add in the same order each time, so that a GPU too gives the same bits twice; slower. On a CPU
+    all do."""
     profile: Positive | None = None
     """Updates of which rank 0 writes a trace of PyTorch's profiler into the run's folder `profile`, for TensorBoard's
     profiler plugin or ui.perfetto.dev; the first three are left out. Unset: none."""

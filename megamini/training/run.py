@@ -22,7 +22,7 @@ from megamini.training.checkpoints.record import take_on, write_recipe
 from megamini.training.engines.deepspeed_config import sharding_of
 from megamini.training.engines.device_memory import enough_memory
 from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
-from megamini.training.engines.precision import settled, use_precision
+from megamini.training.engines.precision import settled, use_kernels_of
 from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
@@ -41,7 +41,7 @@ _WAIT_FOR_OTHER_RUN = 120  # seconds
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
     recipe = settled(recipe)
-    use_precision(recipe.training.precision, "training.precision")
+    use_kernels_of(recipe.training)
     setup = build_setup(recipe, world_size=1)
     with within_memory(setup, Sharding()), claimed(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
@@ -70,7 +70,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    use_precision(recipe.training.precision, "training.precision")
+    use_kernels_of(recipe.training)
     with within_memory(setup, sharding_of(config)), claimed(setup) if rank == 0 else nullcontext():
         place = partitioner(recipe, config) if zero_stage(config) == 3 else None
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)

@@ -119,5 +119,5 @@ def adapt_in_fp16(path: str) -> None:
     """The command, as if this processor were a GPU without bf16; the scale is too large at first."""
     scale = LossScale()
     scale.restore({"cur_scale": 2.0**19})
-    with mock.patch.object(relearn, "use_precision"), mock.patch.object(plain_engine, "LossScale", lambda: scale):
+    with mock.patch.object(relearn, "use_kernels_of"), mock.patch.object(plain_engine, "LossScale", lambda: scale):
         adapt(path)

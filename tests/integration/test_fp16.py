@@ -66,7 +66,7 @@ def pretrain_in_fp16(folder: str, *arguments: str) -> None:
 
     with (
         mock.patch.object(type(get_accelerator()), "is_fp16_supported", lambda self: True),
-        mock.patch.object(run, "use_precision"),
+        mock.patch.object(run, "use_kernels_of"),
         mock.patch.object(deepspeed_config, "merge", lambda *values: merge(*values[:-1], on_cpu=False)),
         mock.patch.object(DeepSpeedEngine, "step", step_and_overdo),
         steps_recorded(Path(folder) / f"rank{os.environ['RANK']}.json"),

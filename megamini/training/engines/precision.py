@@ -12,8 +12,8 @@ import yaml
 
 from megamini.costs.flops import measured_matmul_rate
 from megamini.errors import UserError
-from megamini.machine import gpu_has_bf16, gpu_has_tf32
-from megamini.recipes.sections import RunRecipe
+from megamini.machine import gpu_has_bf16, gpu_has_tf32, use_deterministic_kernels
+from megamini.recipes.sections import RunRecipe, TrainingSection
 from megamini.training.engines.process_group import is_first_rank
 
 # How much faster bf16's matrix products must be on a CPU: its casts, norms and the optimizer's copies take some back.
@@ -54,6 +54,13 @@ def near_fp32() -> tuple[str, str]:
     if torch.cuda.is_available():
         return "tf32" if gpu_has_tf32() else "fp32", torch.cuda.get_device_name()
     return "fp32", "no GPU"
+
+
+def use_kernels_of(training: TrainingSection) -> None:
+    """Precision and determinism of a recipe, for this process. Raises UserError as `use_precision` does."""
+    use_precision(training.precision, "training.precision")
+    if training.deterministic:
+        use_deterministic_kernels()
 
 
 def use_precision(precision: str, key: str) -> None:
