@@ -39,6 +39,9 @@ class CommandParser(argparse.ArgumentParser):
     """Command lines whose docstring is their help, and whose mistakes are one line, like any other bad input."""
 
     def __init__(self, description: str | None) -> None:
+        program = os.path.basename(sys.argv[0])  # noqa: PTH119 (no path: `megamini adapt`)
+        if description and program.startswith("megamini "):
+            description = re.sub(r"python (?:launch|tools)/([a-z]+)\w*\.py", r"megamini \1", description)
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
@@ -89,7 +92,7 @@ def run_command(main: Callable[[], None]) -> None:
     Under a launcher this ends the process, with status 0 as well.
     """
     threading.excepthook = _quiet_about_files
-    _settle_output()
+    _repair_output()
     try:
         main()
         sys.stdout.flush()
@@ -109,7 +112,7 @@ def run_command(main: Callable[[], None]) -> None:
         _exit_with_line(f"'{error.object}': a name with bytes that are no characters here; rename it", status=2)
 
 
-def _settle_output() -> None:
+def _repair_output() -> None:
     """Characters that the terminal does not know are replaced, and a stream that the caller has closed leads nowhere:
     its number must not go to the next file that is opened."""
     while (spare := os.open(os.devnull, os.O_RDWR)) < _STANDARD_FILES:

@@ -1,20 +1,26 @@
-"""Files that are complete or do not exist under their name."""
+"""Files and folders that are complete or do not exist under their name; what they hold is known by its checksum."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from megamini.errors import writing
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST_DIGITS = 4_000
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete and on the disk."""
-    aside = path.with_name(path.name + ".part")
+    """A file that appears under its name only when it is complete and on the disk. Raises OSError."""
+    aside = path.with_name(f".{path.name}.part")
     with aside.open("wb") as stream:
         yield stream
         stream.flush()
@@ -22,14 +28,64 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     aside.replace(path)
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that a reader, or a kill, sees the old or the new one whole. Raises `UserError`."""
+    with writing(path), written_whole(path) as stream:
+        stream.write(text.encode("utf-8", "replace"))
+
+
 def write_json(path: Path, value: Any) -> None:
-    with written_whole(path) as stream:
-        stream.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+    """`write_atomically` of a value as JSON."""
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def printable(name: str | Path) -> str:
-    """A file's name as text can hold it: what is no character in this locale is replaced."""
-    return str(name).encode("utf-8", "replace").decode()
+@contextmanager
+def folder_written_whole(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """An empty folder that becomes `folder` when all in it is written, and no earlier. Raises OSError.
+
+    replace: whether it takes the place of what is there.
+    """
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    if replace:
+        shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def write_tensors(tensors: "Mapping[str, torch.Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Raises OSError or SafetensorError where that fails.
+
+    The library makes a file that is its owner's alone; this one has the permissions that the process gives new files.
+    """
+    from safetensors.torch import save_file  # who prepares text needs no torch
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
+
+
+def flush_directory(directory: Path) -> None:
+    """Bring a folder's names to disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(value: Any) -> str:
+    """SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # paths may be of another locale
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -47,6 +103,11 @@ def parse_json(text: str | bytes) -> Any:
 def _number(digits: str) -> int | float:
     """The library refuses integers of more digits, which nobody means to count with."""
     return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
+
+
+def printable(name: str | Path) -> str:
+    """A file's name as text can hold it: what is no character in this locale is replaced."""
+    return str(name).encode("utf-8", "replace").decode()
 
 
 def is_missing_folder(name: str) -> bool:

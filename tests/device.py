@@ -17,9 +17,7 @@ def choose_device(name: str, environment: MutableMapping[str, str] = os.environ)
     import torch
 
     if not torch.cuda.is_available():
-        raise pytest.UsageError(
-            "--device cuda: there is no GPU here, or CUDA_VISIBLE_DEVICES hides it"
-        )
+        raise pytest.UsageError("--device cuda: there is no GPU here, or CUDA_VISIBLE_DEVICES hides it")
     environment["DS_ACCELERATOR"] = "cuda"
 
 

@@ -24,12 +24,12 @@ from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.batches import validation_batches
-from megamini.data.blocks import fingerprint_of
-from megamini.data.corpus.documents import Layout, find_files, plan_units, read_pieces
+from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.lineage import lineage_of
 from megamini.recipes.file import read_recipe
 from megamini.recipes.sections import MaskingSection, Recipe
@@ -321,7 +321,7 @@ class Corpora(Target):
             path.unlink()
         (self.folder / name).write_bytes(content)
         for unit in plan_units(find_files([str(self.folder / name)]), Layout()):
-            for piece in read_pieces(unit, Layout()):
+            for piece in read_chunks(unit, Layout()):
                 piece.text.encode()
 
 

@@ -104,8 +104,8 @@ class RelearnModel(nn.Module):
         # Where a language's blocks stand once those of stopped ones before it are left out.
         moved = torch.cat([rows_of[old] + (new - old) * per_language for new, old in enumerate(going)])
         embedded = torch.cat([self._embed(self.head_names[number], ids[number]) for number in going])
-        places = [self._positions(self.head_names[number], ids[number], self.body) for number in going]
-        position_ids = None if places[0] is None else torch.cat(places)
+        positions = [self._positions(self.head_names[number], ids[number], self.body) for number in going]
+        position_ids = None if positions[0] is None else torch.cat(positions)
         if attention_mask is not None:
             attention_mask = attention_mask.unflatten(0, (count, -1))[going].flatten(0, 1)
         rows = _head_rows(self.body, embedded, moved, attention_mask, position_ids).chunk(len(going))

@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.recipe import AdaptationSection
-from megamini.adaptation.starting_points.initialise import Source
-from megamini.data.blocks import fingerprint_of
+from megamini.adaptation.starting_points.vocabularies import Source
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
+from megamini.library_internals import check_internals
 from megamini.models.build import check_positions
 from megamini.models.families import family_of
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_lineage
@@ -20,6 +21,8 @@ from megamini.models.pretrained import load_config, load_masked_lm, weights_fing
 from megamini.training.checkpoints.manifest import read_manifest
 from megamini.training.finished.model_card import describe
 from megamini.training.finished.weights import is_run, load_run
+
+check_internals(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from megamini.errors import UserError
+from megamini.recipes.sections import FamilyName
 
 Method = Literal["mlm", "minijoint", "minipost", "head", "standard", "mini"]
 """Pretraining: mlm, minijoint, minipost, head (a fresh head over a frozen body). Adaptation (relearning the
 embeddings): standard, over the whole primary model, or mini, over one exit."""
-
-FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,14 @@ class BodyShape:
 
     @classmethod
     def from_config(cls, config: Any) -> "BodyShape":
-        """The shape of a `transformers` config of one of `FAMILIES`.
+        """The shape of a `transformers` config of one of our families.
 
         Raises:
             UserError: the config is of another family.
         """
-        if config.model_type not in FAMILIES:
-            raise UserError(f"model_type {config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}")
+        known = get_args(FamilyName)
+        if config.model_type not in known:
+            raise UserError(f"model_type {config.model_type!r} is not supported; use one of {', '.join(known)}")
         sizes = {
             "layers": config.num_hidden_layers,
             "hidden": config.hidden_size,

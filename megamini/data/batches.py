@@ -19,6 +19,9 @@ from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule, MaskSchedule, mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
 
 # Validation is masked by one fixed draw, which no training epoch shares.
 _VALIDATION_EPOCH = 2**62

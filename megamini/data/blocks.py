@@ -5,7 +5,6 @@ memory-maps. `manifest.json` names the shards of both splits; it is written last
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,7 @@ import pyarrow as pa
 
 from megamini.data.manifest import check_manifest
 from megamini.errors import UserError
-from megamini.files import HashedFile, parse_json, written_whole
+from megamini.files import HashedFile, fingerprint_of, parse_json, written_whole
 
 FORMAT = 1
 SPLITS = ("train", "validation")
@@ -174,12 +173,6 @@ class _Shard:
 
 
 # --- manifest -------------------------------------------------------------------------------------------------------
-
-
-def fingerprint_of(value: Any) -> str:
-    """SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # paths may be of another locale
 
 
 def fingerprint_of_all(manifests: Sequence[dict[str, Any]], weights: Sequence[float] | None) -> str:

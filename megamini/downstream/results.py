@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megamini.errors import UserError
-from megamini.training.telemetry import write_atomically
+from megamini.files import write_atomically
 
 FILE, TABLE = "results.json", "table.md"
 # A language and the name of the pack that speaks it.

@@ -47,20 +47,20 @@ class WordList:
         fewest characters untranslated; then the one with the fewest words that cross a bound of ICU's; then the one of
         the fewest words.
         """
-        pieces, before = [], ""
-        for piece in self._read(text):
+        segments, before = [], ""
+        for segment in self._read(text):
             # Where no space was needed, translations would run into each other.
-            if _ends_in_a_word(before) and _LETTER.search(piece):
-                pieces.append(" ")
-            pieces.append(piece)
-            before = piece
-        return "".join(pieces)
+            if _ends_in_a_word(before) and _LETTER.search(segment):
+                segments.append(" ")
+            segments.append(segment)
+            before = segment
+        return "".join(segments)
 
     def _read(self, text: str) -> Iterator[str]:
-        """Pieces of the text, translated or as they are."""
+        """Segments of the text, translated or as they are."""
         shown, bounds = _bounds(text)
         longest = max(self._lengths, default=0)
-        # For each bound what the text behind it costs, and which bound ends its first piece.
+        # For each bound what the text behind it costs, and which bound ends its first segment.
         costs: list[tuple[float, int, int]] = [(0, 0, 0)] * len(bounds)
         ends: list[tuple[int, bool]] = [(0, False)] * len(bounds)
         free = len(bounds) - 1

@@ -11,7 +11,7 @@ from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
-from megamini.models.materialise import Place, Weights, materialise
+from megamini.models.materialise import Partition, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
 from megamini.models.pretrained import load_config, load_masked_lm, stored_weights
 from megamini.recipes.sections import ModelSection, Recipe
@@ -30,12 +30,12 @@ def build_primary(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     block_length: int,
-    place: Place | None = None,
+    partition: Partition | None = None,
     from_source: bool = True,
 ) -> PrimaryModel:
     """What the recipe trains, with fp32 weights on the CPU, the same on every rank for the same seed.
 
-    It is built part by part, and `place` may take each away, so that no rank ever holds the whole model; from a
+    It is built part by part, and `partition` may take each away, so that no rank ever holds the whole model; from a
     checkpoint too, if that has the names of the library's present version.
 
     The primary model with its exits; with minipost the bridged mini-model alone. What the method leaves as it is wants
@@ -47,10 +47,24 @@ def build_primary(
         )
     torch.manual_seed(recipe.training.seed)
     config = model_config(recipe.model, tokenizer, block_length)
-    weights = source_weights(recipe, config) if recipe.model.from_checkpoint and from_source else None
     primary = _with_exits(_without_memory(_trained_config(recipe, config), recipe), recipe)
-    materialise(primary, primary.model, primary.family.layer_list(primary.model), place, weights)
+    weights = None
+    if recipe.model.from_checkpoint and from_source:
+        weights = source_weights(recipe, config)
+    elif recipe.model.zero_init_outputs:
+        weights = _zero_outputs(primary)
+    materialise(primary, primary.model, primary.family.layer_list(primary.model), partition, weights)
     return primary
+
+
+def _zero_outputs(primary: PrimaryModel) -> Weights:
+    """Zeros for what every layer adds to the residual stream; all else is drawn. The draws do not change by it."""
+    shapes = {
+        name: parameter.shape
+        for name, parameter in primary.model.named_parameters()
+        if primary.family.adds_to_residual(name)
+    }
+    return lambda name: torch.zeros(shapes[name]) if name in shapes else None
 
 
 def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PrimaryModel:
@@ -120,7 +134,7 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    workspace = recipe.objective.loss_workspace_mib * 2**20
+    workspace = recipe.objective.loss_workspace_bytes
     if method == "minipost":
         return PrimaryModel(model, (), recipe.head_weights, workspace, top_name=f"exit_{recipe.model.exits[0]}")
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)

@@ -12,6 +12,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
+
 _LANES, _LEVELS = 4, 2**16  # 16-bit lanes of a 64-bit draw
 ATTENTION = "sdpa_with_cpu_dropout"
 

@@ -4,7 +4,6 @@ Tensors are written, and read back, one file of a gigabyte at a time: a model ne
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from megamini.data.tokenizer import encoder
 from megamini.errors import UserError, writing
+from megamini.files import folder_written_whole, write_tensors
 from megamini.models.families import truncating
 from megamini.models.lineage import declared_lineage, lineage
 from megamini.models.masked_lm import assert_tied
 from megamini.models.pretrained import saved_tensors
-from megamini.tensor_file import write_tensors
 
 Read = Callable[[str], torch.Tensor]
 
@@ -57,15 +56,11 @@ def export_checkpoint(
     of_matrix = next(name for name, parameter in model.named_parameters() if parameter is matrix)
     own = declared_lineage(model) or lineage(read(of_matrix), tokenizer)
     model.config.megamini = {**description, "lineage": own}
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    with writing(out):
-        aside.mkdir(parents=True)
+    with writing(out), folder_written_whole(out) as aside:
         _write_weights(model, read, aside)
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(card, encoding="utf-8")
-    _verify(model, tokenizer, aside, read)
-    aside.rename(out)
+        _verify(model, tokenizer, aside, read)
 
 
 def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.errors import UserError
+from megamini.recipes.sections import FamilyName
 
 Transform = Callable[[list[nn.Module], torch.Tensor], torch.Tensor]
 
@@ -38,6 +40,8 @@ class Family:
     dropout_keys: tuple[str, ...]
     pads_shift_positions: bool
     """Whether position ids start behind the pad token's id, which costs as many rows of the position table."""
+    outputs: tuple[str, ...]
+    """Ends of the names of the projections that add to the residual stream: of attention, and of feed-forward."""
     fused: tuple[tuple[str, int], ...] = ()
     """Linear modules, by the end of their names, whose weight is several matrices one below the other, and how many."""
 
@@ -49,6 +53,10 @@ class Family:
         """The modules of the head between the last hidden states and the projection onto the vocabulary."""
         return [model.get_submodule(name) for name in self.transform]
 
+    def adds_to_residual(self, parameter: str) -> bool:
+        """Whether a parameter of that name is the weight of a layer's output projection."""
+        return parameter.startswith(self.layers) and parameter.removesuffix(".weight").endswith(self.outputs)
+
     def matrices_in(self, module: str) -> int:
         """How many matrices the weight of a linear module, by its name, holds one below the other."""
         return next((count for end, count in self.fused if module.endswith(end)), 1)
@@ -56,15 +64,26 @@ class Family:
 
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _ROBERTA_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
-_ROBERTA = Family("roberta.encoder.layer", None, _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True)
+_BERT_OUTPUTS = (".output.dense",)
+_ROBERTA = Family(
+    "roberta.encoder.layer", None, _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True, _BERT_OUTPUTS
+)
 
-FAMILIES: dict[str, Family] = {
+_DETAILS: dict[FamilyName, Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "xlm-roberta-xl": Family(
-        "roberta.encoder.layer", "roberta.encoder.LayerNorm", _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True
+        "roberta.encoder.layer",
+        "roberta.encoder.LayerNorm",
+        _ROBERTA_TRANSFORM,
+        _dense_gelu_norm,
+        _BERT_DROPOUT,
+        True,
+        _BERT_OUTPUTS,
     ),
-    "bert": Family("bert.encoder.layer", None, ("cls.predictions.transform",), _one_module, _BERT_DROPOUT, False),
+    "bert": Family(
+        "bert.encoder.layer", None, ("cls.predictions.transform",), _one_module, _BERT_DROPOUT, False, _BERT_OUTPUTS
+    ),
     "modernbert": Family(
         "model.layers",
         "model.final_norm",
@@ -72,9 +91,11 @@ FAMILIES: dict[str, Family] = {
         _one_module,
         ("embedding_dropout", "attention_dropout", "mlp_dropout"),
         False,
+        (".Wo",),
         fused=((".Wqkv", 3), (".Wi", 2)),  # queries, keys and values; what is activated and its gate
     ),
 }
+FAMILIES: dict[str, Family] = {name: _DETAILS[name] for name in get_args(FamilyName)}
 
 
 def longest_input(config: PretrainedConfig) -> int:

@@ -8,8 +8,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
 from megamini.models.families import Family, family_of
 from megamini.models.joint_loss import joint_cross_entropy
+
+check_internals(__name__)
 
 
 class Exit(nn.Module):

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-Place = Callable[[nn.Module], None]
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
+
+Partition = Callable[[nn.Module], None]
 Weights = Callable[[str], torch.Tensor | None]
 
 
@@ -15,16 +19,16 @@ def materialise(
     root: nn.Module,
     model: PreTrainedModel,
     layers: nn.ModuleList,
-    place: Place | None = None,
+    partition: Partition | None = None,
     weights: Weights | None = None,
 ) -> None:
     """Give what lies on the meta device below `root` memory on the CPU, and the library's initial weights or others.
 
     root: `model`, or a module around it with further parts, which are initialised as the model's are. The parts: what
     holds the token embeddings, then, in the order of the tree, each of the model's encoder `layers` and whatever lies
-    beside them. `place` is called with each as soon as it is complete, and may take its parameters elsewhere (ZeRO-3
-    leaves a rank its share). The values come from PyTorch's generator and do not depend on `place`; parameters that
-    are one stay one. `weights` takes the place of what was drawn, wherever it has a tensor for a name of `model`.
+    beside them. `partition` is called with each as soon as it is complete, and may take its parameters elsewhere
+    (ZeRO-3 leaves a rank its share). The values come from PyTorch's generator and do not depend on `partition`;
+    parameters that are one stay one. `weights` replaces what was drawn, wherever it has a tensor for a name of `model`.
     """
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -46,8 +50,8 @@ def materialise(
         if number == 0:
             # The library's mark: the output projection's turn must not draw the tied matrix again.
             embeddings.weight._is_hf_initialized = True
-        if place:
-            place(part)
+        if partition:
+            partition(part)
 
 
 def _read_into(parameter: nn.Parameter, names: list[str], weights: Weights) -> None:

@@ -11,9 +11,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from megamini.errors import UserError
-from megamini.files import is_missing_folder, parse_json
+from megamini.files import is_missing_folder, parse_json, sha256_of
+from megamini.library_internals import check_internals
 from megamini.models.families import family_of
 from megamini.models.materialise import Weights
+
+check_internals(__name__)
 
 
 def load_config(checkpoint: str, where: str, dropout: float | None) -> PretrainedConfig:
@@ -184,8 +187,7 @@ def weights_fingerprint(checkpoint: str) -> str:
     """SHA-256 over the files that hold a checkpoint's weights: what was built on it belongs to these weights alone."""
     digest = hashlib.sha256()
     for path in sorted(set(_files_of_tensors(checkpoint).values())):
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

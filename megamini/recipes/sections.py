@@ -27,7 +27,8 @@ from pydantic import (
 
 from megamini.recipes.file import as_yaml, read_recipe
 
-Family = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
+FamilyName = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
+"""The families of encoders, by the `model_type` that the library gives them: declared here alone."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMBT]?)\s*(updates|tokens)")
 _MULTIPLE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -74,7 +75,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The primary model: a body of the `transformers` library and the layers at which it has exits."""
 
-    family: Family | None = None
+    family: FamilyName | None = None
     """Family of the body; needed unless `from_checkpoint` says it."""
     config: dict[str, int | float | bool | str | list[str] | None] = {}
     """Keys of the family's configuration class (hidden_size, num_hidden_layers ...). What the data decides (vocabulary,
@@ -88,11 +89,16 @@ class ModelSection(Section):
     """minipost: fresh layers between the exit and the model's own head, the only ones that train."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the configuration's own."""
+    zero_init_outputs: bool = False
+    """From scratch: the output projections of attention and feed-forward networks start at zero, so that every layer
+    starts as the identity."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel of `transformers`."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSection":
+        if self.from_checkpoint and self.zero_init_outputs:
+            raise ValueError("model.zero_init_outputs cannot be combined with model.from_checkpoint, which has weights")
         if (self.family is None) == (self.from_checkpoint is None):
             raise ValueError("give either model.family (from scratch) or model.from_checkpoint")
         if list(self.exits) != sorted(set(self.exits)):
@@ -183,6 +189,10 @@ class MaskingSection(Section):
     """Share of the predicted positions that show a random token; the rest keep their own."""
     loss_workspace_mib: Positive = 256
     """Memory for one chunk of logits of the joint loss, in MiB per rank."""
+
+    @property
+    def loss_workspace_bytes(self) -> int:
+        return self.loss_workspace_mib * 2**20
 
     @model_validator(mode="after")
     def _check(self) -> "MaskingSection":

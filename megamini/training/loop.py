@@ -12,8 +12,8 @@ from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.training.checkpoints.checkpoint import Checkpoints
-from megamini.training.engines.device_memory import memory_scalars
-from megamini.training.engines.plain_engine import Engine, StepResult
+from megamini.training.device_memory import memory_scalars
+from megamini.training.engines.engine import Engine, StepResult
 from megamini.training.profiling import Profile
 from megamini.training.safety.safe_point import SafePoint
 from megamini.training.safety.spikes import RollBack
@@ -79,8 +79,6 @@ def train(
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
-    validate_every = setup.in_updates(recipe.telemetry.validate_every)
-    save_every = setup.in_updates(recipe.checkpoint.every)
     for head in state.stopped:
         engine.model.stop_head(head)
 
@@ -111,17 +109,17 @@ def train(
         state.optimizer_flops += cost.optimizer_flops * result.applied
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
-        _look_for_spike(engine, setup, state, losses, checkpoints, telemetry)
+        _check_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
         profile.after_update()
         if recipe.training.compile and not shown:
             shown = _say_graphs(telemetry)
-        checkpoints.look()
+        checkpoints.poll()
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, save_every)
-        validating = done or _is_multiple(state.update, validate_every)
+        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, setup.intervals.save)
+        validating = done or _is_multiple(state.update, setup.intervals.validate)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
             _log(engine, setup, yardsticks, state, window, telemetry)
@@ -229,7 +227,7 @@ def _count_skipped(
         )
 
 
-def _look_for_spike(
+def _check_for_spike(
     engine: Engine,
     setup: RunSetup,
     state: TrainState,
@@ -244,7 +242,7 @@ def _look_for_spike(
         if name not in state.stopped
     ]
     loss = sum(weight * loss for weight, loss in moving) / sum(weight for weight, _ in moving)
-    found = setup.spikes.look(state, loss) if math.isfinite(loss) else None
+    found = setup.spikes.detect(state, loss) if math.isfinite(loss) else None
     if found is None:
         return
     goes_back = setup.spikes.rolls_back(state) and checkpoints.any()

@@ -12,17 +12,19 @@ import torch
 from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
-from megamini.training.checkpoints.record import take_on, write_recipe
+from megamini.training.checkpoints.record import adopt_recipe, write_recipe
+from megamini.training.device_memory import enough_memory
 from megamini.training.engines.deepspeed_config import sharding_of
-from megamini.training.engines.device_memory import enough_memory
-from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
-from megamini.training.engines.precision import settled, use_kernels_of
+from megamini.training.engines.engine import DTYPES, Engine
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.engines.precision import resolve_precision, use_kernels_of
 from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
@@ -33,26 +35,26 @@ from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
 from megamini.training.setup import RunSetup, Sharding, in_bytes
 from megamini.training.state.train_state import TrainState
-from megamini.training.telemetry import Silence, Telemetry, write_atomically, write_ledger
+from megamini.training.telemetry import Silence, Telemetry, write_ledger
 
 _WAIT_FOR_OTHER_RUN = 120  # seconds
 
 
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
-    recipe = settled(recipe)
+    recipe = resolve_precision(recipe)
     use_kernels_of(recipe.training)
     setup = build_setup(recipe, world_size=1)
-    with within_memory(setup, Sharding()), claimed(setup):
+    with within_memory(setup, Sharding()), locked_run_directory(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))
 
 
-def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
-    """The engine of a single process, on a GPU where there is one."""
+def plain_engine(model: TrainedModel, setup: RunSetup, alone: bool = False) -> PlainEngine:
+    """The engine without DeepSpeed, on a GPU where there is one. alone: of this process, whatever others there are."""
     device = best_device()
     recipe = setup.recipe
-    return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device)
+    return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device, alone)
 
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
@@ -62,8 +64,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
         DeepSpeedEngine,
         check_zero_section,
         on_cpu,
-        partitioner,
         start_process_group,
+        zero3_partition,
     )
 
     check_zero_section(values, source)
@@ -71,9 +73,10 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
     use_kernels_of(recipe.training)
-    with within_memory(setup, sharding_of(config)), claimed(setup) if rank == 0 else nullcontext():
-        place = partitioner(recipe, config) if zero_stage(config) == 3 else None
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, place)
+    locked = locked_run_directory(setup) if rank == 0 else nullcontext()
+    with within_memory(setup, sharding_of(config)), locked:
+        partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
+        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
         with closing(DeepSpeedEngine(model, recipe, config)) as engine:
             execute(setup, engine, config)
 
@@ -92,7 +95,7 @@ def within_memory(setup: RunSetup, sharding: Sharding) -> AbstractContextManager
 
 
 @contextmanager
-def claimed(setup: RunSetup) -> Iterator[None]:
+def locked_run_directory(setup: RunSetup) -> Iterator[None]:
     """Rank 0 only: print the plan, make the run directory, and keep any other run out of it.
 
     After a signal, DeepSpeed's launcher returns before its ranks have saved; the same command again waits for them.
@@ -109,12 +112,12 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.run_directory / "checkpoints",
         recipe.checkpoint.keep_last,
         setup.identity(),
-        setup.in_updates(recipe.checkpoint.keep_every),
+        setup.intervals.keep,
         defaults_of(recipe),
     )
-    state = _starting_state(recipe, engine, checkpoints)
+    state = _starting_state(setup, engine, checkpoints)
     over = is_over(setup, engine, state)
-    changes = take_on(recipe, state, over)
+    changes = adopt_recipe(recipe, state, over)
     if engine.rank == 0:
         write_recipe(recipe, state)
         setup.keep_data()
@@ -137,7 +140,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             _session(setup, engine, checkpoints, state, yardsticks)
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
-            take_on(recipe, state, over=False)
+            adopt_recipe(recipe, state, over=False)
             if setup.mask_schedule.share(state.last_batch) != setup.mask_schedule.share(back.batch + 1):
                 state.recent_losses = []  # those to come are of another stage
             state.batches_left_out, state.roll_backs = back.batch + 1 - state.update, before.roll_backs + 1
@@ -181,13 +184,14 @@ def _say(engine: Engine) -> Callable[[str], None]:
     return partial(print, flush=True) if engine.rank == 0 else lambda _: None
 
 
-def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+def _starting_state(setup: RunSetup, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
+    recipe, new = setup.recipe, TrainState(tokens=setup.spent.tokens, flops=setup.spent.flops)
     if recipe.checkpoint.resume:
-        return checkpoints.resume(engine, _say(engine)) or TrainState()
+        return checkpoints.resume(engine, _say(engine)) or new
     if newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
-    return TrainState()
+    return new
 
 
 def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from megamini.errors import UserError, writing
+from megamini.files import write_atomically
 
 
 class Telemetry:
@@ -117,17 +118,6 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, float]:
 def write_ledger(run_directory: Path, ledger: dict) -> None:
     """Replace `compute.json`."""
     write_atomically(run_directory / "compute.json", json.dumps(ledger, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader, or a kill, sees the old or the new one whole."""
-    aside = path.with_name(f".{path.name}.part")
-    with writing(path):
-        with aside.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
 
 
 def _lines_before(path: Path, first_update: int) -> list[dict[str, float]]:

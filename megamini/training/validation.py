@@ -3,13 +3,36 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from megamini.data.batches import Batch, validation_batches
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.text import Text
 
 UNIGRAM = "unigram"
+
+
+class MaskedSums:
+    """Sums over the masked positions of a text, in float64: the negative log-likelihoods (nats) by each of several
+    heads, how many pieces were masked, and the UTF-8 bytes that these stand for."""
+
+    def __init__(self, heads: int, piece_bytes: np.ndarray, device: torch.device) -> None:
+        """piece_bytes: UTF-8 bytes of each piece, int32 [V]. device: of the losses."""
+        self.values = torch.zeros(heads + 2, dtype=torch.float64, device=device)
+        self._bytes_of = torch.from_numpy(piece_bytes).to(device)
+
+    def add(self, losses: torch.Tensor, batch: Batch) -> None:
+        """`losses`: negative log-likelihoods at the batch's masked positions, fp32 [heads, R]."""
+        self.values[:-2] += (losses * batch.weights).sum(1)
+        self.values[-2] += batch.weights.sum()
+        self.values[-1] += (self._bytes_of[batch.labels] * batch.weights).sum()
+
+
+def bits_per_byte(nats: float, text_bytes: float) -> float:
+    """Negative log-likelihoods of masked pieces, summed / ln 2 / the pieces' UTF-8 bytes: a pseudo-likelihood, so only
+    roughly comparable across tokenizers, and no promise of transfer (docs/method.md)."""
+    return nats / math.log(2) / text_bytes
 
 
 def measure(
@@ -24,26 +47,19 @@ def measure(
 
     `evaluate` gives the heads' negative log-likelihoods at a batch's masked positions, fp32 [heads, R]. Their share is
     that of the end of the run all along, so that losses can be compared where training masks other shares before.
-    Bits per byte: the sum of the masked pieces' negative log-likelihoods / ln 2 / their UTF-8 bytes; a
-    pseudo-likelihood, so only roughly comparable across tokenizers. Sums and counts are added up over batches and
-    ranks, so the result does not depend on either. All ranks get the same numbers, under `loss_HEAD` and
-    `bits_per_byte_HEAD`.
+    Sums and counts are added up over batches and ranks, so the result does not depend on either. All ranks get the same
+    numbers, under `loss_HEAD` and `bits_per_byte_HEAD`.
     """
     names = (*heads, UNIGRAM)
-    # float64 sums: the losses of each of these, then the masked pieces and their bytes.
-    sums = torch.zeros(len(names) + 2, dtype=torch.float64, device=engine.device)
-    bytes_of = torch.from_numpy(text.piece_bytes).to(engine.device)
+    sums = MaskedSums(len(names), text.piece_bytes, engine.device)
     unigram_nats = torch.from_numpy(text.unigram_nats).to(engine.device)
     for batch in validation_batches(
         text.validation, text.masking, most_blocks, micro_batch, engine.rank, engine.world_size
     ):
         batch = batch.to(engine.device)
-        losses = torch.cat([evaluate(batch), unigram_nats[batch.labels][None]])
-        sums[:-2] += (losses * batch.weights).sum(1)
-        sums[-2] += batch.weights.sum()
-        sums[-1] += (bytes_of[batch.labels] * batch.weights).sum()
-    *totals, pieces, text_bytes = engine.sum_over_ranks(sums).tolist()
+        sums.add(torch.cat([evaluate(batch), unigram_nats[batch.labels][None]]), batch)
+    *totals, pieces, text_bytes = engine.sum_over_ranks(sums.values).tolist()
     values = {f"loss_{name}": total / pieces for name, total in zip(names, totals, strict=True)}
     return values | {
-        f"bits_per_byte_{name}": total / math.log(2) / text_bytes for name, total in zip(names, totals, strict=True)
+        f"bits_per_byte_{name}": bits_per_byte(total, text_bytes) for name, total in zip(names, totals, strict=True)
     }

@@ -180,10 +180,10 @@ def test_sliding_window_counts_the_square_unless_the_kernel_skips():
 
 
 def test_figures_of_the_method():
-    """METHOD.md: step 2 costs 2.56x less at 4 layers, 1.84x at 6, 4.2x at 2; the second head adds 5.8%.
+    """docs/method.md: step 2 costs 2.59x less at 4 layers, 1.85x at 6, 4.28x at 2; the second head adds 5.8%.
 
-    Base shape, vocabulary 50,000, S = 512, M = 76 = round(15% of 510). The figures there are slightly low, since they
-    take the frozen body's backward as one forward, while its attention products need two (see `_Passes`).
+    Base shape, vocabulary 50,000, S = 512, M = 76 = round(15% of 510). By hand 2.56, 1.84 and 4.2: slightly low, since
+    that takes the frozen body's backward as one forward, while its attention products need two (see `_Passes`).
     """
     base = BodyShape(layers=12, hidden=768, heads=12, ffn=3072, vocab=50_000, positions=514, token_types=1)
     standard = compute.training_flops(base, 512, 76, "standard")

@@ -12,8 +12,9 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from megamini.data import blocks
-from megamini.data.blocks import Blocks, BlockWriter, Frame, features, fingerprint_of, load_manifest, shard_schema
+from megamini.data.blocks import Blocks, BlockWriter, Frame, features, load_manifest, shard_schema
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 
 FRAME = Frame(block_length=10, vocab_size=1_000, bos=0, eos=2, pad=1)
 

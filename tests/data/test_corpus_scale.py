@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megamini.data.blocks import BATCH_BLOCKS, FORMAT, BlockWriter, Frame, fingerprint_of
+from megamini.data.blocks import BATCH_BLOCKS, FORMAT, BlockWriter, Frame
 from megamini.data.order import permute
+from megamini.files import fingerprint_of
 
 BLOCK_LENGTH, SHARD, LINKS = 32, 10**6, 1000
 FRAME = Frame(block_length=BLOCK_LENGTH, vocab_size=1000, bos=0, eos=2, pad=1)

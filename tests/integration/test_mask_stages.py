@@ -165,11 +165,11 @@ def test_one_share_is_identified_as_ever(lab: Lab, tmp_path: Path) -> None:
 def test_losses_are_held_against_those_of_their_stage(lab: Lab, tmp_path: Path, monkeypatch) -> None:
     """Also where a roll-back leaves out the batch in which the stage changes: number 7 of 6 to 8."""
     held: list[tuple[int, int]] = []
-    look = SpikeRule.look
+    detect = SpikeRule.detect
 
     def spy(rule, state, loss):
         held.append((state.last_batch, len(state.recent_losses)))
-        return look(rule, state, loss)
+        return detect(rule, state, loss)
 
     def build(*args):
         model, numbers = build_primary(*args), itertools.count()
@@ -181,7 +181,7 @@ def test_losses_are_held_against_those_of_their_stage(lab: Lab, tmp_path: Path, 
         model.register_forward_hook(threefold)
         return model
 
-    monkeypatch.setattr(SpikeRule, "look", spy)
+    monkeypatch.setattr(SpikeRule, "detect", spy)
     monkeypatch.setattr(running, "build_primary", build)
     pretrain_plain(
         recipe(

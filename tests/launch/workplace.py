@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from megamini import errors
-from megamini.data.blocks import fingerprint_of
 from megamini.data.preparation.prepare import Settings, prepare
+from megamini.files import fingerprint_of
 
 PROSE = Path(__file__).resolve().parents[1] / "integration" / "prose.txt"
 REMOVED = object()

@@ -35,6 +35,24 @@ def test_weights_are_drawn_as_the_library_draws_them(family):
 
 
 @pytest.mark.parametrize("family", bodies.FAMILIES)
+def test_layers_start_as_the_identity_where_asked_for(family):
+    config = bodies.SIZES | bodies.EXTRA.get(family, {})
+    recipe = bodies.small_recipe((1, 3), family=family, config=config, zero_init_outputs=True)
+    primary = build_primary(recipe, bodies.small_tokenizer(), bodies.LENGTH)
+    drawn, zeros = dict(build(family).named_parameters()), []
+    for name, parameter in primary.named_parameters():
+        if not torch.equal(parameter, drawn[name]):
+            zeros.append(name)
+            assert not parameter.any() and parameter.ndim == 2, name
+    layers = primary.family.layer_list(primary.model)
+    assert len(zeros) == 2 * len(layers), "attention's and the feed-forward network's, of every layer"
+    if primary.family.final_norm:  # pre-norm: what comes in goes out
+        with torch.no_grad():
+            states = primary.model.base_model(torch.arange(7, 15)[None], output_hidden_states=True).hidden_states
+        torch.testing.assert_close(states[1], states[0])
+
+
+@pytest.mark.parametrize("family", bodies.FAMILIES)
 def test_parts_can_be_taken_away_and_are_the_same(family):
     """As ZeRO-3 does: what has had its turn holds no numbers any more, and none of it is needed or touched again."""
     whole = dict(build(family).named_parameters())

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from megamini.commands.checkup import checks
 from megamini.errors import UserError
 from megamini.training.engines import deepspeed_engine
 from tests.integration.launching import ROOT, free_port, run_command
 from tests.integration.ranks import Ranks
-from tools.checkup import checks
 
 
 def test_this_environment_is_well(tmp_path):

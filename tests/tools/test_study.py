@@ -1,29 +1,33 @@
 """The study's machinery: what depends on what, what is kept, and how seeds are pooled."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from megamini.commands.reporting.quality import Curve, curves
+from megamini.commands.reporting.runs import RunRecord
 from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
-from tools.reporting.quality import Curve, curves
-from tools.reporting.runs import RunRecord
-from tools.study import results as results_command
 from tools.study.grid import cells_of, load_study
-from tools.study.ledger import Ledger, check_same_run, read_ledger, read_ledgers, write_ledger
+from tools.study.ledger import Ledger, Ledgers
+from tools.study.pages import write_pages
 from tools.study.pooling import MEAN, pooled, with_mean
 from tools.study.sections import amortised, spent_once, summary
 from tools.study.speeds import speeds_on
 from tools.study.steps import Steps
 from tools.study.workers import Step, run_steps
 
-STUDY = Path("tools/study")
 LEDGER = ("flops", "tokens", "updates", "seconds", "ranks", "device")
 SMALL = """
 text: {sources: [debian-handbook], source_language: en, vocab_size: 4000, block_length: 64}
+tasks:
+  libreoffice: {path: text, evaluate: [tasks.libreoffice.reference_lines=true]}
+  ud_pos: {path: "{data}/ud_pos", languages: [de], finetune: [tasks.ud_pos.limit=300]}
 primaries:
   joint: {exits: [2]}
   plain: {changes: [objective.method=mlm, "model.exits=[]"]}
@@ -63,18 +67,30 @@ def test_what_exits_cost_is_not_known_without_a_plain_primary_model(study):
     assert spent_once("then", study, {"joint": 130.0}) is None
 
 
+def ledgers_with(folder, *kept):
+    """Ledgers of cells or primary models with the tasks that were measured of them."""
+    folder.mkdir(exist_ok=True)
+    values = {"made_with": {}, "recipe": {}, "ledger": {}, "metrics": []}
+    for file, name, tasks in kept:
+        facts = {"primary": name} if file == "primaries" else {"series": file, "language": "de", "seed": 0}
+        results = [Result(task, "de", "accuracy", {"accuracy": 0.5}, 9, "m").entry() for task in tasks]
+        with (folder / f"{file}.jsonl").open("a") as out:
+            out.write(json.dumps({"name": name, "facts": facts, **values, "results": results}) + "\n")
+    return Ledgers(folder)
+
+
 def test_steps_are_those_that_open_cells_need(study, tmp_path):
-    steps = Steps(study, tmp_path, tmp_path / "ledgers", None, 2)
     post = [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
-    names = [step.name for step in steps.of(post)]
+    names = [step.name for step in Steps(study, tmp_path, Ledgers(tmp_path / "none"), None, 2).of(post)]
     assert names == [
-        "text", "data-en", "data-de", "pretrain-plain", "tasks-plain", "pretrain-bridge", "learn-post-de-s0",
-        "post-de-s0",
+        "text-en", "text-de", "data-en", "data-de", "pretrain-plain", "tasks-plain-libreoffice", "pretrain-bridge",
+        "learn-post-de-s0", "post-de-s0",
     ]  # fmt: skip
-    (tmp_path / "ledgers").mkdir()
-    (tmp_path / "ledgers" / "post-de-s0.json").write_text("{}")
+    kept = ledgers_with(
+        tmp_path / "kept", ("post", "post-de-s0", ["libreoffice"]), ("mini", "mini-de-s0", ["libreoffice"])
+    )
+    steps = Steps(study, tmp_path, kept, None, 2)
     assert steps.of(post) == [], "what has a ledger needs nothing"
-    (tmp_path / "ledgers" / "mini-de-s0.json").write_text("{}")
     by_name = {step.name: step for step in steps.of([cell for cell in cells_of(study) if cell.series == "then"])}
     assert "mini-de-s0" not in by_name, "measured already"
     assert "learn-mini-de-s0" in by_name["learn-then-de-s0"].needs
@@ -83,28 +99,27 @@ def test_steps_are_those_that_open_cells_need(study, tmp_path):
         assert set(step.needs) <= by_name.keys()
 
 
-def test_tags_are_measured_apart_and_later_too(study, tmp_path):
-    ledgers, post = tmp_path / "ledgers", [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
-    steps = Steps(study, tmp_path, ledgers, tmp_path / "ud", 2)
-    names = [step.name for step in steps.of(post)]
-    assert names[-4:] == ["tags-plain", "learn-post-de-s0", "post-de-s0", "tags-post-de-s0"]
-    ledgers.mkdir()
-    (ledgers / "post-de-s0.json").write_text("{}")
-    by_name = {step.name: step for step in steps.of(post)}
-    assert "post-de-s0" not in by_name, "measured already"
-    assert by_name["tags-post-de-s0"].needs == ["learn-post-de-s0", "tags-plain"]
-    for step in by_name.values():
-        assert set(step.needs) <= by_name.keys()
-    italian = [cell for cell in cells_of(study) if cell.language == "it"]
-    assert not [step for step in steps.of(italian) if step.name.startswith("tags")], "no treebank"
-    (ledgers / "tags-post-de-s0.json").write_text("{}")
-    assert steps.of(post) == []
+def test_a_task_whose_data_come_later_is_added_to_what_is_measured(study, tmp_path):
+    """Real evaluation data may not be at hand; a task that is missing in a ledger is measured beside the others."""
+    kept = ledgers_with(tmp_path / "kept", ("post", "post-de-s0", ["libreoffice"]))
+    post = [cell for cell in cells_of(study) if cell.series == "post" and cell.seed == 0]
+    without, beside = (Steps(study, tmp_path, kept, data, 2) for data in (None, tmp_path / "data"))
+    assert without.left_out == ["ud_pos"] and without.of(post) == []
+    by_name = {step.name: step for step in beside.of(post)}
+    assert beside.left_out == [] and {"tasks-plain-ud_pos", "tasks-plain-libreoffice"} <= by_name.keys()
+    finetune, evaluate = by_name["tasks-plain-ud_pos"].commands
+    assert f"tasks.ud_pos.path={tmp_path}/data/ud_pos" in finetune and "tasks.ud_pos.limit=300" in finetune
+    assert "tasks.ud_pos.models=[runs/tasks-plain-ud_pos/ud_pos]" in evaluate
+    assert by_name["post-de-s0"].needs == ["learn-post-de-s0", "tasks-plain-libreoffice", "tasks-plain-ud_pos"]
+    [italian] = [cell for cell in cells_of(study) if cell.language == "it"]
+    assert "words-it-s0" in {step.name for step in beside.of([italian])}
+    assert not any("ud_pos" in part for part in beside.of([italian])[-1].commands[0]), "no treebank of that language"
 
 
 def test_a_run_that_was_stopped_is_not_exported(study, tmp_path):
     """Stopped by a signal it ends with 0; only a checkpoint of its last update is made a model of."""
     post = [cell for cell in cells_of(study) if cell.series == "post"]
-    by_name = {step.name: step for step in Steps(study, tmp_path, tmp_path / "ledgers", None, 2).of(post)}
+    by_name = {step.name: step for step in Steps(study, tmp_path, Ledgers(tmp_path), None, 2).of(post)}
     for name, last in (("plain", "step-00006000"), ("bridge", "step-00001000")):
         pretrain, *exports = by_name[f"pretrain-{name}"].commands
         assert f"name=pretrain-{name}" in pretrain
@@ -130,27 +145,30 @@ def test_what_is_kept_of_another_run_is_not_added_to(tmp_path):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
 
-    path = tmp_path / "primary-joint.json"
-    write_ledger(path, "primary", {"primary": "joint"}, run("first", 2.123456789), None)
-    check_same_run(path, tmp_path / "first")
-    with pytest.raises(UserError, match=r"primary-joint.json: was kept of another run than .*--ledgers"):
-        check_same_run(path, run("second", 2.2))
+    ledgers = Ledgers(tmp_path / "ledgers")
+    keep = partial(ledgers.keep, "primaries", "joint", {"primary": "joint"})
+    keep(run("first", 2.123456789), [])
+    keep(tmp_path / "first", [])
+    [kept] = ledgers.read()
+    assert kept.run.validations[-1] == {"update": 4, "validation/loss_en": 2.12346}
+    with pytest.raises(UserError, match=r"primaries.jsonl: joint: was kept of another run than .*--ledgers"):
+        keep(run("second", 2.2), [])
 
 
 def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
     cells = [cell for cell in cells_of(study) if cell.series == "words"]
-    by_name = {step.name: step for step in Steps(study, tmp_path, tmp_path / "ledgers", None, 2).of(cells)}
-    [fetch] = by_name["words"].commands
-    assert fetch[2:6] == ["freedict", "--languages", "it", "de"] and by_name["words"].needs == ["text"]
+    by_name = {step.name: step for step in Steps(study, tmp_path, Ledgers(tmp_path), None, 2).of(cells)}
+    fetches = [name for name in by_name if name.startswith(("text", "words-it-", "words-de-")) or name[:-2] == "words-"]
+    assert fetches[:5] == ["text-en", "text-it", "text-de", "words-it", "words-de"]
+    for before, name in itertools.pairwise(fetches[:5]):
+        assert by_name[name].needs == [before], "one fetch at a time writes to the folder"
     for language in ("it", "de"):
+        assert by_name[f"words-{language}"].commands[0][2:5] == ["freedict", "--languages", language]
         learn = by_name[f"learn-words-{language}-s0"]
-        assert f"adaptation.lexicon=text/freedict.{language}.tsv" in learn.commands[0] and "words" in learn.needs
+        assert f"adaptation.lexicon=text/freedict.{language}.tsv" in learn.commands[0]
+        assert f"words-{language}" in learn.needs
         evaluate = by_name[f"words-{language}-s0"].commands[0]
         assert "tasks.libreoffice.word_lists=text/freedict.{language}.tsv" in evaluate
-    [german] = [cell for cell in cells if cell.language == "de"]
-    tags = Steps(study, tmp_path, tmp_path / "ledgers", tmp_path / "ud", 2).of([german])[-1]
-    assert tags.name == "tags-words-de-s0"
-    assert "tasks.ud_pos.word_lists=text/freedict.{language}.tsv" in tags.commands[0]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +224,7 @@ def cell(series, seed, accuracies, flops, language="de"):
         for model, shift in ((0, -0.01), (1, 0.01))
     ]  # fmt: skip
     facts = {"series": series, "language": language, "seed": seed}
-    return Ledger("cell", f"{series}-{language}-s{seed}", facts, RunRecord(Path("x"), {}, {}, []), found, {})
+    return Ledger(f"{series}-{language}-s{seed}", facts, RunRecord(Path("x"), {}, {}, []), found, {})
 
 
 def test_seeds_are_pooled_and_a_curriculum_begins_with_what_it_goes_on_from(study):
@@ -276,9 +294,9 @@ def test_a_row_of_one_language_is_written_up_too(study):
 
 def test_a_curriculum_has_the_tasks_of_all_its_stages(study):
     first, last = cell("mini", 0, {0: 0.2, 10: 0.5}, 10.0), cell("then", 0, {11: 0.6}, 20.0)
-    tags = replace(last, kind="tags", results=[replace(result, task="ud_pos") for result in last.results])
+    tags = replace(last, results=[replace(result, task="ud_pos") for result in last.results])
     assert {result.task for result in pooled(study, [first, last, tags]).results} == {"libreoffice"}
-    both = replace(first, kind="tags", results=[replace(result, task="ud_pos") for result in first.results])
+    both = replace(first, results=[replace(result, task="ud_pos") for result in first.results])
     record = pooled(study, [first, last, tags, both])
     ends = {(one.task, one.series): [p.learned.updates for p in one.points] for one in curves([record])}
     assert ends["ud_pos", "then"] == ends["libreoffice", "then"] == [0, 10, 11]
@@ -305,15 +323,34 @@ def test_the_mean_of_languages_is_one_more_language():
 
 
 def test_torn_ledgers_are_named(tmp_path):
-    (tmp_path / "mini-de-s0.json").write_text('{"kind": "cell"')
-    with pytest.raises(UserError, match=r"mini-de-s0.json: not a ledger of the study"):
-        read_ledger(tmp_path / "mini-de-s0.json")
+    (tmp_path / "mini.jsonl").write_text('{"name": "mini-de-s0"')
+    with pytest.raises(UserError, match=r"mini.jsonl: line 1: not a ledger of the study"):
+        Ledgers(tmp_path).read()
 
 
-def test_the_page_is_what_the_ledgers_say(tmp_path, monkeypatch):
-    """RESULTS.md as committed is regenerated from the ledgers as committed, byte for byte."""
-    assert read_ledgers(STUDY / "ledgers")
-    monkeypatch.setattr(sys, "argv", ["results.py", "--out", str(tmp_path / "RESULTS.md")])
-    results_command.main()
-    assert (tmp_path / "RESULTS.md").read_text() == (STUDY / "RESULTS.md").read_text()
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {path.name for path in (STUDY / "plots").iterdir()}
+def test_the_pages_are_written_from_ledgers_alone(study, tmp_path):
+    record = RunRecord(Path("joint"), {}, {"flops": 1.0, "seconds": 60.0, "ranks": 1, "updates": 1, "tokens": 1}, [])
+    losses = {"update": 1, "validation/loss_primary": 4.0, "validation/loss_unigram": 6.0}
+    made_with = {"hardware": "one", "versions": {}, "commit": "c"}
+    scores = [
+        Result("libreoffice", "en", "accuracy", {"accuracy": 0.8 + seed / 100}, 9, "m", None, seed) for seed in (0, 2)
+    ]
+    joint = Ledger("joint", {"primary": "joint"}, replace(record, metrics=[losses]), scores, made_with)
+    cells = [
+        replace(cell(series, 0, accuracies, flops, language), run=record, made_with=made_with)
+        for language in ("de", "it")
+        for series, accuracies, flops in (
+            ("standard", {0: 0.2, 10: 0.6, 20: 0.6}, 100.0),
+            ("mini", {0: 0.2, 10: 0.4, 20: 0.6}, 10.0),
+        )
+    ]
+    write_pages(study, [joint, *cells], tmp_path / "RESULTS.md")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "<!--" not in page and len(page.splitlines()) <= 200
+    # Standard is there after 9.5 updates of 100, the mini-model after 19 of 10, in both languages.
+    assert "| mini | two | **5** [" in page and "| joint | 81.0 ± 1.4 |" in page
+    assert "| libreoffice | it |  |  | 20.0 | 60.0 ± 1.4 | 60.0 ± 1.4 |" in page
+    details = (tmp_path / "DETAILS.md").read_text()
+    assert (
+        "## Compute to reach standard's best: libreoffice" in details and (tmp_path / "plots/libreoffice.png").is_file()
+    )

@@ -6,7 +6,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megamini.errors import UserError
-from megamini.training.telemetry import Telemetry, read_metrics, write_atomically
+from megamini.files import write_atomically
+from megamini.training.telemetry import Telemetry, read_metrics
 
 
 def board(directory):

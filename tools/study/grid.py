@@ -19,13 +19,32 @@ class TextSection(Section):
     """Real text from Debian's packages; one data directory a language."""
 
     sources: Names
-    """Sources of tools/fetch_text.py; one that does not exist in a language is left out there."""
+    """Sources of tools/fetch_text.py; the first one has pages with the same ids in all languages."""
+    absent: dict[str, Names] = Field(default={})
+    """Language to the sources that do not exist in it."""
     source_language: str
     """Language of pretraining and of fine-tuning."""
     vocab_size: Positive
     """Pieces of each language's tokenizer."""
     block_length: Positive
     """Tokens of a block."""
+
+    def sources_in(self, language: str) -> list[str]:
+        """The sources that exist in a language."""
+        return [source for source in self.sources if source not in self.absent.get(language, ())]
+
+
+class TaskSection(Section):
+    """A task of fine-tuning and of zero-shot evaluation; its key is that of the recipes."""
+
+    path: str
+    """Folder of its files: in the work folder, or with {data} in front in the folder of real evaluation data."""
+    languages: Names | None = None
+    """Target languages that it is measured in; unset: all."""
+    finetune: Changes = ()
+    """Overrides of recipes/finetune.yaml."""
+    evaluate: Changes = ()
+    """Overrides of recipes/evaluate.yaml."""
 
 
 class PrimarySection(Section):
@@ -76,6 +95,7 @@ class Study(Section):
     """The whole study."""
 
     text: TextSection
+    tasks: Annotated[dict[str, TaskSection], Field(min_length=1)]
     primaries: Annotated[dict[str, PrimarySection], Field(min_length=1)]
     series: Annotated[dict[str, SeriesSection], Field(min_length=1)]
     cells: Annotated[tuple[CellsSection, ...], Field(strict=False, min_length=1)]
@@ -120,6 +140,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.series}-{self.language}-s{self.seed}"
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a ledger says of it."""
+        return {"series": self.series, "language": self.language, "seed": self.seed}
 
 
 def load_study(path: Path) -> Study:

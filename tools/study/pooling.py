@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from megamini.commands.reporting.evaluation import EvaluationRecord
+from megamini.commands.reporting.quality import Curve
 from megamini.downstream.results import Result
-from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.quality import Curve
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
 
@@ -21,7 +21,7 @@ def pooled(study: Study, ledgers: Sequence[Ledger]) -> EvaluationRecord:
     the tasks that all its stages were measured on. Tasks with a macro-F1 are there once more, by that."""
     cells: dict[tuple[str, str, int], list[Result]] = {}
     for one in ledgers:
-        if "series" in one.facts:
+        if one.is_cell:
             cell = one.facts["series"], one.facts["language"], one.facts["seed"]
             cells.setdefault(cell, []).extend(one.results)
     results = []

@@ -23,17 +23,18 @@ def main() -> None:
     add("--study", type=Path, default=HERE / "study.yaml", metavar="FILE", help="what there is to run")
     add("--work", type=Path, required=True, metavar="DIR", help="folder for text, data, models and runs")
     add("--ledgers", type=Path, default=HERE / "ledgers", metavar="DIR", help="folder of the ledgers that are kept")
-    add("--ud-pos", type=Path, metavar="DIR", help="Universal Dependencies (English EWT, PUD): parts of speech too")
+    add("--data", type=Path, metavar="DIR", help="real evaluation data (ud_pos/, panx/, xnli/); unset: pages alone")
     add("--series", nargs="+", metavar="NAME", help="only cells of these series")
     add("--languages", nargs="+", metavar="LANG", help="only cells of these languages")
     add("--seeds", nargs="+", type=int, metavar="N", help="only cells of these seeds")
     add("--primaries", nargs="+", default=[], metavar="NAME", help="also these primary models, whether needed or not")
     add("--jobs", type=int, default=2, metavar="N", help="steps at a time, which share the cores (default: 2)")
-    add("--ranks", type=int, default=2, metavar="N", help="processes of a pretraining run (default: 2)")
+    add("--ranks", type=int, default=1, metavar="N", help="processes of a pretraining run (default: 1)")
     add("--dry-run", action="store_true", help="list the steps and their commands, then exit")
     options = parser.parse_args()
 
     from tools.study.grid import cells_of, load_study
+    from tools.study.ledger import Ledgers
     from tools.study.steps import Steps
     from tools.study.workers import run_steps
 
@@ -48,8 +49,11 @@ def main() -> None:
         cell for cell in every if all(getattr(cell, key) in (w or [getattr(cell, key)]) for key, w in chosen.items())
     ]
     work = options.work.resolve()
-    ud_pos = options.ud_pos.resolve() if options.ud_pos else None
-    steps = Steps(study, work, options.ledgers.resolve(), ud_pos, options.ranks).of(cells, options.primaries)
+    data = options.data.resolve() if options.data else None
+    plan = Steps(study, work, Ledgers(options.ledgers.resolve()), data, options.ranks)
+    steps = plan.of(cells, options.primaries)
+    if plan.left_out:
+        print(f"left out without --data: {', '.join(plan.left_out)}")
     if options.dry_run:
         for step in steps:
             print(f"{step.name}{': done' if step.is_done() else ''}")

@@ -1,36 +1,33 @@
-"""The sections of RESULTS.md, each computed from ledgers alone."""
+"""The sections of DETAILS.md, each computed from ledgers alone."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
+from megamini.commands.reporting.evaluation import EvaluationRecord, interval
+from megamini.commands.reporting.quality import COSTS, SHARES, Curve, curves
+from megamini.commands.reporting.tables import table
 from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means, spread
-from tools.reporting.evaluation import EvaluationRecord, interval
-from tools.reporting.quality import COSTS, SHARES, Curve, curves
-from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
 from tools.study.pooling import best_of, with_mean
 from tools.study.speeds import Speeds, in_percent, references
 
-HEADLINE, TAGS = "libreoffice", "ud_pos"
+HEADLINE = "libreoffice"
 AMORTISED_OVER = (1, 5, 14)
 
 
 def made_with(ledgers: Sequence[Ledger]) -> str:
     """Hardware, versions, and what all of it has cost."""
-    kinds = Counter(one.kind for one in ledgers)
-    hours = sum(one.run.ledger["seconds"] for one in ledgers if one.kind == "cell") / 3600
-    pretraining = (
-        sum(one.run.ledger["seconds"] * one.run.ledger["ranks"] for one in ledgers if one.kind == "primary") / 3600
-    )
+    cells, others = ([one for one in ledgers if one.is_cell is kind] for kind in (True, False))
+    hours = sum(one.run.ledger["seconds"] for one in cells) / 3600
+    pretraining = sum(one.run.ledger["seconds"] * one.run.ledger["ranks"] for one in others) / 3600
     machines = sorted({one.made_with["hardware"] for one in ledgers})
     versions = sorted({", ".join(f"{k} {v}" for k, v in one.made_with["versions"].items()) for one in ledgers})
     commits = sorted({one.made_with["commit"] for one in ledgers})
     return "\n".join(
         [
-            f"* Ledgers: {kinds['cell']} cells, {kinds['primary']} primary models",
+            f"* Ledgers: {len(cells)} cells, {len(others)} primary models",
             f"* Hardware: {'; '.join(machines)}",
             f"* Versions: {'; '.join(versions)}; commits {', '.join(commits)}",
             f"* CPU hours: {pretraining:.1f} of pretraining, {hours:.1f} of adaptation (one core a run)",
@@ -51,7 +48,7 @@ def series_table(study: Study, record: EvaluationRecord) -> str:
 def primaries(ledgers: Sequence[Ledger]) -> str:
     """What pretraining has cost and reached, in the source language."""
     rows = []
-    for one in (one for one in ledgers if one.kind == "primary"):
+    for one in (one for one in ledgers if not one.is_cell):
         last = one.run.validations[-1]
         heads = {
             key.removeprefix("validation/loss_"): value
@@ -60,12 +57,10 @@ def primaries(ledgers: Sequence[Ledger]) -> str:
         }
         unigram = heads.pop("unigram")
         losses = ", ".join(f"{head.replace('_', ' ')} {value:.3f}" for head, value in sorted(heads.items()))
-        name = one.facts["primary"]
-        measured = [result for other in ledgers if other.facts.get("primary") == name for result in other.results]
-        tasks = "; ".join(f"{mean.task} {spread(mean)}" for mean in means(measured) if mean.pack is None)
+        tasks = "; ".join(f"{mean.task} {spread(mean)}" for mean in means(one.results) if mean.pack is None)
         ledger = one.run.ledger
         rows.append(
-            [name, f"{ledger['updates']:,}", f"{ledger['tokens']:,}", f"{ledger['flops']:.3g}",
+            [one.name, f"{ledger['updates']:,}", f"{ledger['tokens']:,}", f"{ledger['flops']:.3g}",
              f"{ledger['seconds']:,.0f}", f"{losses} (unigram {unigram:.3f})", tasks]
         )  # fmt: skip
     return table(
@@ -198,7 +193,7 @@ def at_the_end(record: EvaluationRecord, study: Study) -> str:
 def amortised(ledgers: Sequence[Ledger], speeds: Sequence[Speeds], study: Study) -> str:
     """Step 1b and the extra pretraining spread over languages: FLOPs a language until their mean is at 95% of the
     reference's best, and from how many languages on that is less in all than with the reference."""
-    primary = {one.facts["primary"]: one.run.ledger["flops"] for one in ledgers if one.kind == "primary"}
+    primary = {one.name: one.run.ledger["flops"] for one in ledgers if not one.is_cell}
     own = next((one for one in speeds if (one.task, one.reference) == (HEADLINE, study.reference)), None)
     if own is None:
         return f"`{study.reference}` was not measured."

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from megamini.errors import UserError
 
-_LOOK_EVERY = 0.5  # seconds
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run_steps(steps: Sequence[Step], work: Path, jobs: int) -> None:
                     break
                 waiting.remove(step)
                 running.append(_start(step, list(step.commands), work, slots, jobs))
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
     if failed:
         raise UserError("; ".join(f"{name}: see {log}" for name, log in failed.items()) + "; mend it and run again")
 

@@ -10,9 +10,12 @@ from transformers.models.auto.auto_factory import _LazyAutoMapping
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
 from megamini.markup import plain
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.finished.model_card import language_line
+
+check_internals(__name__)
 
 
 def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

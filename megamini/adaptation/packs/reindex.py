@@ -121,8 +121,8 @@ def _layout(tokenizer: PreTrainedTokenizerBase) -> list[list[tuple[int | None, i
     for texts in (("a",), ("a", "b")):
         encoded = tokenizer(*texts, return_token_type_ids=True)
         parts: list[tuple[int | None, int | None, int]] = []
-        places = zip(encoded.sequence_ids(), encoded["input_ids"], encoded["token_type_ids"], strict=True)
-        for part, own, kind in places:
+        tokens = zip(encoded.sequence_ids(), encoded["input_ids"], encoded["token_type_ids"], strict=True)
+        for part, own, kind in tokens:
             one = (part, own if part is None else None, kind)
             if part is None or one not in parts:
                 parts.append(one)

@@ -4,7 +4,6 @@ The idea of Wang, Ruder and Neubig (2022) of using bilingual lexicons, applied t
 """
 
 import codecs
-import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,11 +27,13 @@ Lexicon = dict[str, list[str]]  # target word -> its source words, in the order 
 @dataclass(frozen=True)
 class LexiconRows:
     """rows: fp32 [V_t, d], zero where there is none. whole: bool [V_t], pieces that are a word of the lexicon with a
-    translation that the source can spell. part: bool [V_t], other pieces that are part of one."""
+    translation that the source can spell. part: bool [V_t], other pieces that are part of one. mixed: bool [V_t], which
+    of them are means over several source pieces."""
 
     rows: torch.Tensor
     whole: np.ndarray
     part: np.ndarray
+    mixed: np.ndarray
 
 
 def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str], None] = print) -> Lexicon:
@@ -74,12 +75,6 @@ def _lines(path: str | Path) -> Iterator[str]:
             yield line.decode()
         except UnicodeDecodeError:
             raise UserError(f"{path}: line {number}: not valid UTF-8") from None
-
-
-def lexicon_sha256(path: str | Path) -> str:
-    """Of the file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_other_cases(lexicon: Lexicon) -> Lexicon:
@@ -124,6 +119,7 @@ def lexicon_rows(
 
     matrix = source_matrix.double().numpy()
     rows = np.zeros((len(target_forms), matrix.shape[1]))
+    mixed = np.zeros(len(target_forms), bool)
     has = {}
     for kind in ("whole", "part"):
         spelled = [pieces if (len(pieces) == 1) == (kind == "whole") else [] for pieces in target_pieces]
@@ -131,8 +127,10 @@ def lexicon_rows(
         weights = of_piece @ counts
         has[kind] = weights > 0 if kind == "whole" else (weights > 0) & ~has["whole"]
         mine = np.flatnonzero(has[kind])
-        rows[mine] = (of_piece[mine] @ means) @ matrix / weights[mine, None]
-    return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"])
+        shares = (of_piece[mine] @ means).tocsr()
+        rows[mine] = shares @ matrix / weights[mine, None]
+        mixed[mine] = np.diff(shares.indptr) > 1
+    return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"], mixed)
 
 
 def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:

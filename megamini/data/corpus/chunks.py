@@ -1,27 +1,27 @@
-"""Long texts in pieces, cut where a tokenizer cuts too."""
+"""Long texts in chunks, cut where a tokenizer cuts too."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-PIECE_CHARACTERS = 100_000
+CHUNK_CHARACTERS = 100_000
 
 
-class Piece(NamedTuple):
-    """A part of a document. `key`, on the first piece only, is what the document is known by: its id, or that text."""
+class Chunk(NamedTuple):
+    """A part of a document. `key`, on the first chunk only, is what the document is known by: its id, or that text."""
 
     text: str
     key: str | None
     last: bool
 
 
-def cut_document(text: str, identity: str | None = None, first: bool = True) -> Iterator[Piece]:
-    """`text`, the rest of a document, as pieces. `first`: nothing of the document was handed over yet."""
+def cut_document(text: str, identity: str | None = None, first: bool = True) -> Iterator[Chunk]:
+    """`text`, the rest of a document, as chunks. `first`: nothing of the document was handed over yet."""
     if first and (not text or text.isspace()):
         return
-    parts = list(cut_text(text, PIECE_CHARACTERS)) or [""]
+    parts = list(cut_text(text, CHUNK_CHARACTERS)) or [""]
     for number, part in enumerate(parts):
         key = (identity or part) if first and number == 0 else None
-        yield Piece(part, key, last=number == len(parts) - 1)
+        yield Chunk(part, key, last=number == len(parts) - 1)
 
 
 def cut_text(text: str, characters: int) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Documents from files (text, JSON lines, Parquet), in work units whose bounds do not depend on who reads them.
 
-A document arrives as one or more `Piece`s of at most `PIECE_CHARACTERS` characters, so a text file takes constant
-memory however long the document; a JSON line or a Parquet row is held whole. A document's pieces, joined, are its text.
+A document arrives as one or more `Chunk`s of at most `CHUNK_CHARACTERS` characters, so a text file takes constant
+memory however long the document; a JSON line or a Parquet row is held whole. A document's chunks, joined, are its text.
 """
 
 import codecs
@@ -14,8 +14,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from megamini.data.corpus import chunks as pieces
-from megamini.data.corpus.chunks import Piece, cut_document
+from megamini.data.corpus import chunks
+from megamini.data.corpus.chunks import Chunk, cut_document
 from megamini.data.corpus.compressed import COMPRESSIONS, DAMAGE, open_file
 from megamini.errors import UserError, did_you_mean
 from megamini.files import parse_json
@@ -150,8 +150,8 @@ def _plan_parquet(whole: Unit, layout: Layout, unit_bytes: int) -> Iterator[Unit
             start, held = group + 1, 0
 
 
-def read_pieces(unit: Unit, layout: Layout) -> Iterator[Piece]:
-    """The documents of `unit` in order, as pieces. Documents of white space only are left out.
+def read_chunks(unit: Unit, layout: Layout) -> Iterator[Chunk]:
+    """The documents of `unit` in order, as chunks. Documents of white space only are left out.
 
     Raises UserError naming the file and line (or row) for invalid UTF-8, torn JSON, a missing text column, text that is
     not a string, and a torn or invalid compressed file.
@@ -198,7 +198,7 @@ def _line_number(unit: Unit, offset: int) -> int:
     return lines + 1
 
 
-def _read_text(unit: Unit, layout: Layout) -> Iterator[Piece]:
+def _read_text(unit: Unit, layout: Layout) -> Iterator[Chunk]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     blank_line = layout.documents == "blank-line"
     held: list[str] = []
@@ -218,13 +218,13 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Piece]:
         if blank or (ends and not blank_line):
             yield from cut_document("".join(held).rstrip("\r\n"), first=first)
             held, characters, first = [], 0, True
-        elif characters > 2 * pieces.PIECE_CHARACTERS and first and all(part.isspace() for part in held):
+        elif characters > 2 * chunks.CHUNK_CHARACTERS and first and all(part.isspace() for part in held):
             held, characters = [], 0
-        elif characters > 2 * pieces.PIECE_CHARACTERS:
-            # Hand over what is certain; the rest waits, so that the document's last piece is known to be the last.
+        elif characters > 2 * chunks.CHUNK_CHARACTERS:
+            # Hand over what is certain; the rest waits, so that the document's last chunk is known to be the last.
             *ready, rest = cut_document("".join(held), first=first)
-            for piece in ready:
-                yield piece
+            for chunk in ready:
+                yield chunk
                 first = False
             held, characters = [rest.text], len(rest.text)
         continued = not ends
@@ -235,7 +235,7 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Piece]:
     yield from cut_document("".join(held).rstrip("\r\n"), first=first)
 
 
-def _read_json(unit: Unit, layout: Layout) -> Iterator[Piece]:
+def _read_json(unit: Unit, layout: Layout) -> Iterator[Chunk]:
     for offset, line in _lines(unit):
         if line.isspace():
             continue
@@ -245,14 +245,14 @@ def _read_json(unit: Unit, layout: Layout) -> Iterator[Piece]:
                 raise UserError(f"not a JSON object; {_LINES}")
             if layout.text_column not in record:
                 raise UserError(missing_column(layout.text_column, list(record)))
-            yield from _record_pieces(record[layout.text_column], record.get("id"))
+            yield from _record_chunks(record[layout.text_column], record.get("id"))
         except ValueError as error:
             raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: {error}; {_LINES}") from None
         except UserError as error:
             raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: {error}") from None
 
 
-def _read_parquet(unit: Unit, layout: Layout) -> Iterator[Piece]:
+def _read_parquet(unit: Unit, layout: Layout) -> Iterator[Chunk]:
     with _parquet(unit.path, layout) as table:
         groups = range(unit.start, table.metadata.num_row_groups if unit.stop is None else unit.stop)
         row = sum(table.metadata.row_group(group).num_rows for group in range(unit.start))
@@ -261,7 +261,7 @@ def _read_parquet(unit: Unit, layout: Layout) -> Iterator[Piece]:
             for batch in table.iter_batches(1_000, row_groups=list(groups), columns=columns):
                 for record in batch.to_pylist():
                     row += 1
-                    yield from _record_pieces(record[layout.text_column], record.get("id"))
+                    yield from _record_chunks(record[layout.text_column], record.get("id"))
         except UserError as error:
             raise UserError(f"{unit.path}: row {row}: {error}") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -284,7 +284,7 @@ def missing_column(text_column: str, columns: list[str]) -> str:
     return f"no column '{text_column}'; the columns are {there}; name the right one with --text-column"
 
 
-def _record_pieces(text: Any, identity: Any) -> Iterator[Piece]:
+def _record_chunks(text: Any, identity: Any) -> Iterator[Chunk]:
     if text is None:
         return
     if not isinstance(text, str):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from megamini.data.blocks import FORMAT, BlockWriter, Frame, features, fingerprint_of
+from megamini.data.blocks import FORMAT, BlockWriter, Frame, features
 from megamini.data.preparation.units import NAMED_DOCUMENTS, Job, Tally, text_tokens
 from megamini.data.tokenizer import fingerprint, save_tokenizer, special_roles
 from megamini.errors import UserError
-from megamini.files import write_json, written_whole
+from megamini.files import fingerprint_of, write_json, written_whole
 
 COPY_TOKENS = 2**20
 # Of a unit that an earlier version has finished.

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megamini.data.blocks import Frame, load_manifest
 from megamini.data.corpus.chunks import cut_document
-from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_pieces
+from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_chunks
 from megamini.data.corpus.hub import spool_units, stream_records
 from megamini.data.preparation import units
 from megamini.data.preparation.joining import join_units
@@ -40,7 +40,7 @@ from megamini.data.tokenizer import (
     train_unigram,
 )
 from megamini.errors import UserError
-from megamini.files import printable, write_json
+from megamini.files import folder_written_whole, printable, write_json
 from megamini.languages.codes import check_code
 
 
@@ -160,7 +160,7 @@ def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
     begun = (work / "tokenizer").exists() or (out / "manifest.json").exists()
     if known.exists() and begun and not overwrite:
         _refuse_other_settings(out, json.loads(known.read_text(encoding="utf-8")), json.loads(json.dumps(asked)))
-        for aside in [*work.glob("unit-*.*"), *work.glob("tokenizer.*")]:
+        for aside in [*work.glob("unit-*.*"), *work.glob(".tokenizer.*")]:
             shutil.rmtree(aside, ignore_errors=True)
         return work
     # The work folder marks `out` as ours, so it is there before anything else goes.
@@ -199,8 +199,8 @@ def _tokenizer(planned: list[Unit], files: list[Path], work: Path, settings: Set
             tokenizer = train_unigram(texts, settings.vocab_size, settings.character_coverage, work / "sample.txt")
             (work / "sample.txt").unlink()
         probes = [text[:2_000] for text in itertools.islice(_sample(planned, settings), 100)]
-        save_tokenizer(tokenizer, work / "tokenizer.part", probes)
-        (work / "tokenizer.part").rename(folder)
+        with folder_written_whole(folder) as aside:
+            save_tokenizer(tokenizer, aside, probes)
     return load_tokenizer(folder)
 
 
@@ -215,9 +215,9 @@ def _sample(planned: list[Unit], settings: Settings) -> Iterator[str]:
     """The beginning of each unit, in all about `tokenizer_sample` characters."""
     if settings.dataset:
         records = _records(settings)
-        streams = [(piece.text for record in records for piece in cut_document(record["text"] or ""))]
+        streams = [(chunk.text for record in records for chunk in cut_document(record["text"] or ""))]
     else:
-        streams = [(piece.text for piece in read_pieces(unit, settings.layout)) for unit in planned]
+        streams = [(chunk.text for chunk in read_chunks(unit, settings.layout)) for unit in planned]
     share = -(-settings.tokenizer_sample // len(streams))
     for stream in streams:
         left = share

@@ -23,15 +23,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from megamini.data.blocks import BlockWriter, Frame
-from megamini.data.corpus.chunks import Piece
-from megamini.data.corpus.documents import Layout, Unit, read_pieces
+from megamini.data.corpus.chunks import Chunk
+from megamini.data.corpus.documents import Layout, Unit, read_chunks
 from megamini.data.preparation.encoding import TextEncoder, WordEncoder
 from megamini.errors import UserError
 from megamini.files import write_json
 from megamini.machine import usable_cores
 
 BATCH_CHARACTERS = 2**20
-BATCH_PIECES = 2**12
+BATCH_CHUNKS = 2**12
 # A block with a smaller share of tokens that can be predicted says next to nothing, and could not be masked by the
 # usual shares: the tokenizer knows none of its characters, or it consists of separators.
 LEAST_MASKABLE = 0.3
@@ -112,7 +112,7 @@ def process_unit(number: int, unit: Unit, job: Job, encoder: TextEncoder) -> Non
     tally, streams = Tally(job.special, job.frame), _Streams(job, encoder)
     writer = BlockWriter(aside, job.frame, tally)
     with (aside / "validation.bin").open("wb") as validation:
-        for batch in _batches(read_pieces(unit, job.layout)):
+        for batch in _batches(read_chunks(unit, job.layout)):
             tokens = streams.encode(batch)
             writer.append(tokens["train"])
             validation.write(tokens["validation"].tobytes())
@@ -158,30 +158,30 @@ class _Streams:
         self._split, self._name = "train", ""
         self._separator = np.array([job.frame.eos], job.frame.dtype)
 
-    def encode(self, batch: list[Piece]) -> dict[str, np.ndarray]:
-        """Pieces -> split -> stream tokens [n]."""
-        tokens = [ids.astype(self.job.frame.dtype) for ids in self.encoder.encode([piece.text for piece in batch])]
+    def encode(self, batch: list[Chunk]) -> dict[str, np.ndarray]:
+        """Chunks -> split -> stream tokens [n]."""
+        tokens = [ids.astype(self.job.frame.dtype) for ids in self.encoder.encode([chunk.text for chunk in batch])]
         self._read_specials_as_unknown(tokens)
         maskable = self._maskable(tokens)
         streams: dict[str, list[np.ndarray]] = {split: [self._separator[:0]] for split in self.documents}
-        for piece, ids, own in zip(batch, tokens, maskable, strict=True):
-            if piece.key is not None:
-                self._name = piece.key[:NAME_CHARACTERS]
+        for chunk, ids, own in zip(batch, tokens, maskable, strict=True):
+            if chunk.key is not None:
+                self._name = chunk.key[:NAME_CHARACTERS]
                 self.lines += 1
-                validation = is_validation(piece.key, self.job.seed, self.job.validation_share)
+                validation = is_validation(chunk.key, self.job.seed, self.job.validation_share)
                 self._split = "validation" if validation else "train"
                 self.documents[self._split] += 1
             if own <= LEAST_MASKABLE * len(ids):
                 self.poor = sorted([*self.poor, (len(ids), self._name)], reverse=True)[:NAMED_DOCUMENTS]
-            self.text_bytes += len(piece.text.encode())
-            self.lines += piece.text.count("\n")
+            self.text_bytes += len(chunk.text.encode())
+            self.lines += chunk.text.count("\n")
             streams[self._split].append(ids)
-            if piece.last:
+            if chunk.last:
                 streams[self._split].append(self._separator)
         return {split: np.concatenate(parts) for split, parts in streams.items()}
 
     def _maskable(self, tokens: list[np.ndarray]) -> list[int]:
-        """How many tokens of each piece can be predicted."""
+        """How many tokens of each chunk can be predicted."""
         owner = np.repeat(np.arange(len(tokens)), [len(ids) for ids in tokens])
         return np.bincount(owner[~self.job.special[np.concatenate(tokens)]], minlength=len(tokens)).tolist()
 
@@ -192,12 +192,12 @@ class _Streams:
                 ids[self.job.special[ids]] = self.job.unk
 
 
-def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+def _batches(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
     batch, characters = [], 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_PIECES:
+    for chunk in chunks:
+        batch.append(chunk)
+        characters += len(chunk.text)
+        if characters >= BATCH_CHARACTERS or len(batch) >= BATCH_CHUNKS:
             yield batch
             batch, characters = [], 0
     if batch:

@@ -1,10 +1,5 @@
-"""Masked-LM bits per byte of a model with a pack: how well it predicts text, without any label.
+"""Masked-LM bits per byte of a model with a pack: how well it predicts text, without any label."""
 
-The sum of the masked pieces' negative log-likelihoods / ln 2 / their UTF-8 bytes, over one fixed draw of masks; a
-pseudo-likelihood, so only roughly comparable across tokenizers, and no promise of transfer (METHOD.md).
-"""
-
-import math
 from pathlib import Path
 
 import torch
@@ -17,16 +12,18 @@ from megamini.data.tokenizer import fingerprint, piece_bytes, special_ids
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.errors import UserError
 from megamini.models.masked_lm import PrimaryModel
+from megamini.training.validation import MaskedSums, bits_per_byte
 
 
-def bits_per_byte(
+def bits_per_byte_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: str,
     section: BitsPerByteSection,
     batch_size: int,
 ) -> tuple[float, int]:
-    """(bits per byte, number of predicted pieces) of a masked-LM model on the validation split of a data directory.
+    """(bits per byte, number of predicted pieces) of a masked-LM model on the validation split of a data directory,
+    over one fixed draw of masks.
 
     Raises UserError where the directory was made with another tokenizer than the one that the model speaks.
     """
@@ -48,14 +45,11 @@ def bits_per_byte(
     if len(blocks) == 0:
         raise UserError(f"{Path(directory)}: the validation split is empty; prepare with a larger --validation-share")
     primary = PrimaryModel(model).eval()
-    bytes_of = torch.from_numpy(piece_bytes(tokenizer)).to(model.device)
-    nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    text_bytes, pieces = torch.zeros_like(nats), torch.zeros_like(nats)
+    sums = MaskedSums(1, piece_bytes(tokenizer), model.device)
     with torch.inference_mode():
         for batch in validation_batches(blocks, rule, section.blocks, batch_size, rank=0, world_size=1):
             batch = batch.to(model.device)
             _, losses = primary(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
-            nats += (losses[0] * batch.weights).sum()
-            text_bytes += (bytes_of[batch.labels] * batch.weights).sum()
-            pieces += batch.weights.sum()
-    return (nats / math.log(2) / text_bytes).item(), int(pieces.item())
+            sums.add(losses, batch)
+    nats, pieces, text_bytes = sums.values.tolist()
+    return bits_per_byte(nats, text_bytes), int(pieces)

@@ -12,13 +12,13 @@ from megamini.downstream.evaluation.zero_shot import Lineages, Packs
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import FILE, TABLE, Result, table_of, write_summary
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.recipes.sections import dump_recipe
-from megamini.training.engines.device_memory import enough_memory
-from megamini.training.engines.plain_engine import DTYPES
-from megamini.training.engines.precision import near_fp32, settled, use_precision
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.engine import DTYPES
+from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
 from megamini.training.safety.run_lock import run_lock
-from megamini.training.telemetry import write_atomically
 
 _PATIENCE = 5  # seconds that one waits for an evaluation that is ending
 
@@ -30,7 +30,7 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     used, and where another process writes to the run directory.
     """
     device = best_device()
-    recipe = settled(recipe, "evaluation", near_fp32)
+    recipe = resolve_precision(recipe, "evaluation", near_fp32)
     use_precision(precision := recipe.evaluation.precision, "evaluation.precision")
     directory = recipe.run_directory
     _refuse_another_run(directory)

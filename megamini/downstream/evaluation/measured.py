@@ -1,6 +1,6 @@
 """What is to be measured and what has been: each result is on disk as soon as it is known, and is measured once.
 
-A result is known again by its place (task, language, pack, seed, split) and by fingerprints of what it was made from:
+A result is known again by its key (task, language, pack, seed, split) and by fingerprints of what it was made from:
 the model's weights, the pack, the examples. `results.json` keeps those of earlier evaluations under the same name.
 """
 
@@ -66,19 +66,19 @@ class Measured:
         self._found: dict[tuple, dict[str, Any]] = {}
         for one in planned:
             if (entry := known.get(_content(_entry(one)))) is not None:
-                self._found[_place(_entry(one))] = {**entry, "model": one.model}
-        places, contents = ({kind(_entry(one)) for one in planned} for kind in (_place, _content))
-        self._others = [one for one in entries if _place(one) not in places and _content(one) not in contents]
+                self._found[_key(_entry(one))] = {**entry, "model": one.model}
+        keys, contents = ({kind(_entry(one)) for one in planned} for kind in (_key, _content))
+        self._others = [one for one in entries if _key(one) not in keys and _content(one) not in contents]
         self._refuse_others_of_other_make()
 
     def missing(self, planned: Sequence[Planned]) -> list[Planned]:
         """Of `planned`, what has not been measured yet."""
-        return [one for one in planned if _place(_entry(one)) not in self._found]
+        return [one for one in planned if _key(_entry(one)) not in self._found]
 
     def add(self, planned: Planned, result: Result) -> None:
         """Write a result down, at once."""
         entry = {**result.entry(), _MADE_FROM: planned.made_from}
-        self._found[_place(entry)] = entry
+        self._found[_key(entry)] = entry
         self.write()
 
     def write(self) -> None:
@@ -90,8 +90,8 @@ class Measured:
         return [Result.from_entry(entry) for entry in self._entries()]
 
     def _entries(self) -> list[dict[str, Any]]:
-        places = [_place(_entry(one)) for one in self._planned]
-        return [*(self._found[place] for place in places if place in self._found), *self._others]
+        keys = [_key(_entry(one)) for one in self._planned]
+        return [*(self._found[key] for key in keys if key in self._found), *self._others]
 
     def _refuse_others_of_other_make(self) -> None:
         """What stays of a task that is planned must be of the same models, split and examples: the table makes one
@@ -142,7 +142,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
     return {**planned.result({}, 0).entry(), _MADE_FROM: planned.made_from}
 
 
-def _place(entry: dict[str, Any]) -> tuple:
+def _key(entry: dict[str, Any]) -> tuple:
     return (*_what(entry), _resolved(entry["model"]))
 
 

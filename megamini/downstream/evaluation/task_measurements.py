@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from megamini.adaptation.starting_points.lexicon import read_lexicon
-from megamini.data.blocks import fingerprint_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.evaluation.measured import Part, Planned
 from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, LINES, SURFACE, WORD_BY_WORD, reference_lines
@@ -23,6 +22,7 @@ from megamini.downstream.task_model import load_task_model, read_task
 from megamini.downstream.tasks.declaration import MissingDataError, Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.pretrained import weights_fingerprint
 
 
@@ -35,10 +35,10 @@ class TaskMeasurements:
         self.key, self.section, self.packs, self.batch = key, section, packs, recipe.evaluation.batch
         self.task: Task = section.declaration(key)
         self.source = recipe.model.source_language
-        self.voices = packs.voices(section.languages, self.source, f"tasks.{key}.languages")
+        self.languages_and_packs = packs.of_languages(section.languages, self.source, f"tasks.{key}.languages")
         self.examples: dict[str, list[Example]] = {
             language: self.read(section.split, language)
-            for language in dict.fromkeys(language for language, _ in self.voices)
+            for language in dict.fromkeys(language for language, _ in self.languages_and_packs)
         }
         self.data = {language: _fingerprint(examples) for language, examples in self.examples.items()}
         self.models = [_Model(self, folder, lineages) for folder in _model_folders(recipe, key, section)]
@@ -51,12 +51,12 @@ class TaskMeasurements:
 
     def describe(self) -> str:
         """Models, and examples in each language, on one line."""
-        voices = (
+        examples = (
             f"{language} {len(self.examples[language]):,}" + (f" by {name}" if name else "")
-            for language, name in self.voices
+            for language, name in self.languages_and_packs
         )
         lines = f"; {len(self.reference[0].planned)} reference lines" if self.reference else ""
-        return f"  {self.key}: {len(self.models)} models; examples: {', '.join(voices)}{lines}"
+        return f"  {self.key}: {len(self.models)} models; examples: {', '.join(examples)}{lines}"
 
     def read(self, split: str, language: str) -> list[Example]:
         section = self.section
@@ -71,7 +71,9 @@ class _Model:
         config, kind, limits = read_task(folder)
         self._check(kind, set(config.label2id))
         tokenizer = load_tokenizer(folder)
-        lineages.add(KINDS[kind].auto_class, str(folder), config, tokenizer, [name for _, name in task.voices])
+        lineages.add(
+            KINDS[kind].auto_class, str(folder), config, tokenizer, [name for _, name in task.languages_and_packs]
+        )
         own = [kind, asdict(limits), config.id2label]
         model = fingerprint_of([weights_fingerprint(str(folder)), fingerprint(tokenizer), own])
         packs, seed, split = task.packs, config.megamini.get("seed"), task.section.split
@@ -80,14 +82,14 @@ class _Model:
                 task.key, language, task.task.metric, str(folder), name, seed, split, packs.learned.get(name),
                 {"model": model, "pack": packs.fingerprint(name), "data": task.data[language]},
             )
-            for language, name in task.voices
+            for language, name in task.languages_and_packs
         ]  # fmt: skip
 
     def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
         one, task = load_task_model(self._folder, device), self._task
         for planned in wanted:
             examples = task.examples[planned.language]
-            with task.packs.speaking(one.model, one.tokenizer, planned.pack) as tokenizer:
+            with task.packs.swapped_in(one.model, one.tokenizer, planned.pack) as tokenizer:
                 values = kind_of(task.task).measure(
                     one.model, tokenizer, examples, one.limits, planned.language, task.batch
                 )
@@ -133,13 +135,13 @@ class _Reference:
 
     def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
         task, languages = self._task, {one.language for one in wanted}
-        places = {(one.language, one.pack): one for one in wanted}
+        by_language = {(one.language, one.pack): one for one in wanted}
         examples = {language: task.examples[language] for language in task.examples if language in languages}
         for result in reference_lines(
             task.key, task.task.kind, task.task.metric, task.section.split, self._training, examples, task.source,
             self._word_lists,
         ):  # fmt: skip
-            if (planned := places.get((result.language, result.pack))) is not None:
+            if (planned := by_language.get((result.language, result.pack))) is not None:
                 yield planned, result
 
 

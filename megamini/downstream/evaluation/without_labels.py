@@ -8,16 +8,17 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.data.blocks import Blocks, fingerprint_of
+from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import fingerprint, load_tokenizer
-from megamini.downstream.evaluation.bits_per_byte import bits_per_byte
+from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.measured import Part, Planned
 from megamini.downstream.evaluation.retrieval import page_vectors, read_pages, retrieval_accuracy
-from megamini.downstream.evaluation.zero_shot import Lineages, Packs, Voice
+from megamini.downstream.evaluation.zero_shot import LanguageAndPack, Lineages, Packs
 from megamini.downstream.kinds.limits import longest_input
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.downstream.results import Result
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
 
 
@@ -55,8 +56,8 @@ class _Primary:
     def model(self) -> PreTrainedModel:
         return load_masked_lm(self.name, self.config, "sdpa", self._where).eval()
 
-    def planned(self, task: str, metric: str, voice: Voice, split: str | None, data: str) -> Planned:
-        language, pack = voice
+    def planned(self, task: str, metric: str, pair: LanguageAndPack, split: str | None, data: str) -> Planned:
+        language, pack = pair
         made_from = {"model": self._fingerprint, "pack": self.packs.fingerprint(pack), "data": data}
         return Planned(task, language, metric, self.name, pack, None, split, self.packs.learned.get(pack), made_from)
 
@@ -67,10 +68,10 @@ class _Bits:
     def __init__(self, primary: _Primary) -> None:
         self._primary, self._section = primary, primary.recipe.measures.bits_per_byte
         key, languages = "measures.bits_per_byte.data", tuple(self._section.data)
-        voices = primary.packs.voices(languages, primary.recipe.model.source_language, key)
+        languages_and_packs = primary.packs.of_languages(languages, primary.recipe.model.source_language, key)
         self.planned = [
-            primary.planned("bits_per_byte", "bits_per_byte", voice, "validation", self._data(voice[0]))
-            for voice in voices
+            primary.planned("bits_per_byte", "bits_per_byte", pair, "validation", self._data(pair[0]))
+            for pair in languages_and_packs
         ]
 
     def _data(self, language: str) -> str:
@@ -84,9 +85,9 @@ class _Bits:
         primary, section = self._primary, self._section
         model = primary.model.to(device)
         for one in wanted:
-            with primary.packs.speaking(model, primary.tokenizer, one.pack) as own:
+            with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
                 data = section.data[one.language]
-                value, pieces = bits_per_byte(model, own, data, section, primary.recipe.evaluation.batch)
+                value, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
             yield one, one.result({"bits_per_byte": value}, pieces)
 
 
@@ -96,8 +97,8 @@ class _Retrieval:
     def __init__(self, primary: _Primary) -> None:
         self._primary, section = primary, primary.recipe.measures.retrieval
         self._source = source = primary.recipe.model.source_language
-        voices = primary.packs.voices(section.languages, source, "measures.retrieval.languages")
-        targets = [(language, pack) for language, pack in voices if pack is not None]
+        languages_and_packs = primary.packs.of_languages(section.languages, source, "measures.retrieval.languages")
+        targets = [(language, pack) for language, pack in languages_and_packs if pack is not None]
         pages = {language: read_pages(section.files, language) for language in (source, *dict(targets))}
         shared = [page for page in pages[source] if all(page in other for other in pages.values())][: section.pages]
         if len(shared) < 2:
@@ -107,9 +108,7 @@ class _Retrieval:
         self._layer = layers // 2 if section.layer is None else section.layer
         if self._layer > layers:
             raise UserError(f"measures.retrieval.layer: {self._layer}, but the model has {layers} layers")
-        self.planned = [
-            primary.planned("retrieval", "accuracy", voice, None, self._data(voice[0])) for voice in targets
-        ]
+        self.planned = [primary.planned("retrieval", "accuracy", pair, None, self._data(pair[0])) for pair in targets]
 
     def _data(self, language: str) -> str:
         content = repr([self._layer, self._texts[self._source], self._texts[language]])
@@ -128,6 +127,6 @@ class _Retrieval:
 
         reference = vectors(self._source, primary.tokenizer)
         for one in wanted:
-            with primary.packs.speaking(model, primary.tokenizer, one.pack) as own:
+            with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
                 values = retrieval_accuracy(reference, vectors(one.language, own))
             yield one, one.result(values, len(self._texts[one.language]))

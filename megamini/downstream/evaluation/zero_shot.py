@@ -6,21 +6,20 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.packs.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint, plug
-from megamini.data.blocks import fingerprint_of
+from megamini.adaptation.packs.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint
+from megamini.adaptation.packs.plugging import plugged
 from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.languages.codes import closest
 from megamini.models.lineage import declared_lineage, lineage_of
 from megamini.models.pretrained import outline_with_embeddings
 
-# A language, and the name of the pack that speaks it; None for the source language.
-Voice = tuple[str, str | None]
+# A language, and the name of a pack of it; None for the source language.
+LanguageAndPack = tuple[str, str | None]
 
 
 class Packs:
@@ -29,14 +28,14 @@ class Packs:
     A name with a pattern (`runs/de-mini/packs/de-step-*`) is a series: each pack in it is NAME/FOLDER.
     """
 
-    def __init__(self, places: dict[str, str]) -> None:
+    def __init__(self, folders: dict[str, str]) -> None:
         """Raises UserError for a folder that is not a whole pack, before anything else is done."""
         self._folders: dict[str, Path] = {}
         self.languages: dict[str, str] = {}
         self.learned: dict[str, Learned] = {}
         self._fingerprints: dict[str, str] = {}
-        for series, place in places.items():
-            for name, folder in _members(series, place).items():
+        for series, folder_or_pattern in folders.items():
+            for name, folder in _members(series, folder_or_pattern).items():
                 pack = LanguagePack.load(folder)
                 ledger = pack.details.get("ledger", {})
                 costs = {key: ledger[key] for key in ("updates", "tokens", "flops", "seconds") if key in ledger}
@@ -45,14 +44,14 @@ class Packs:
                 self.languages[name] = pack.language
                 self.learned[name] = Learned(series, pack.details.get("method"), **costs)
 
-    def voices(self, languages: Sequence[str], source: str, key: str) -> list[Voice]:
+    def of_languages(self, languages: Sequence[str], source: str, key: str) -> list[LanguageAndPack]:
         """Each of `languages` with each of its packs; without any given, the source language and all that there are
         packs of. A pack may name its language by another code; the closest counts. Raises UserError, with the recipe's
-        `key`, for a language that no pack speaks."""
-        found: list[Voice] = []
+        `key`, for a language that no pack is of."""
+        found: list[LanguageAndPack] = []
         for language in languages or dict.fromkeys((source, *self.languages.values())):
             own = closest(language, self.languages.values(), f"{key}: `packs`")
-            names = [name for name, spoken in self.languages.items() if spoken == own]
+            names = [name for name, language_of in self.languages.items() if language_of == own]
             if language == source or (not names and closest(language, [source], key)):
                 found.append((language, None))
             elif not names:
@@ -71,10 +70,10 @@ class Packs:
         return "" if name is None else self._fingerprints[name]
 
     @contextmanager
-    def speaking(
+    def swapped_in(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None
     ) -> Iterator[PreTrainedTokenizerBase]:
-        """Within, `model` speaks with the pack `name`, or as it is without one, by the tokenizer that is yielded."""
+        """Within, `model` has the pack `name` swapped in, or is as it is without one; yields the tokenizer to use."""
         if name is None:
             yield tokenizer
         else:
@@ -118,42 +117,15 @@ class Lineages:
                         raise UserError(f"packs.{name}, {wanted[name]}: {error}") from None
 
 
-def _members(series: str, place: str) -> dict[str, Path]:
+def _members(series: str, pattern: str) -> dict[str, Path]:
     """The packs that a recipe names under `series`: a folder, or all that a pattern matches."""
-    if not any(character in place for character in "*?["):
-        return {series: Path(place)}
-    folders = sorted(path.parent for path in map(Path, glob(f"{place}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
+    if not any(character in pattern for character in "*?["):
+        return {series: Path(pattern)}
+    folders = sorted(path.parent for path in map(Path, glob(f"{pattern}/{DESCRIPTION}")))  # noqa: PTH207 (a pattern with folders)
     if not folders:
-        raise UserError(f"packs.{series}: {place}: no language pack there")
+        raise UserError(f"packs.{series}: {pattern}: no language pack there")
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"packs.{series}: {place}: several folders named {twice}; give each run a name of its own")
+        raise UserError(f"packs.{series}: {pattern}: several folders named {twice}; give each run a name of its own")
     return {f"{series}/{folder.name}": folder for folder in folders}
-
-
-@contextmanager
-def plugged(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack
-) -> Iterator[PreTrainedTokenizerBase]:
-    """Within, `model` speaks the pack's language with the tokenizer that is yielded; afterwards every weight and the
-    configuration are as before, bit for bit. Raises UserError for a pack of another lineage."""
-    matrix = model.get_input_embeddings().weight.detach().clone()
-    bias = _output_bias(model)
-    bias_before = None if bias is None else bias.detach().clone()
-    described = getattr(model.config, "megamini", None)
-    try:
-        yield plug(model, tokenizer, pack)
-    finally:
-        model.resize_token_embeddings(len(matrix), mean_resizing=False)
-        with torch.no_grad():
-            model.get_input_embeddings().weight.copy_(matrix)
-            if bias_before is not None:
-                _output_bias(model).copy_(bias_before)
-        model.tie_weights()
-        model.config.megamini = described
-
-
-def _output_bias(model: PreTrainedModel) -> torch.Tensor | None:
-    output = model.get_output_embeddings()
-    return output.bias if isinstance(output, nn.Linear) else None

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
 from megamini.downstream.finetuning.jobs import Job, Primary, load_primary, prepare_job
-from megamini.downstream.finetuning.made_from import claim
+from megamini.downstream.finetuning.made_from import adopt_run_directory
 from megamini.downstream.finetuning.trainer import (
     freeze_token_embeddings,
     leave_deepspeed_out,
@@ -31,12 +31,12 @@ from megamini.downstream.recipe import FinetuneRecipe
 from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
+from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
-from megamini.training.engines.device_memory import enough_memory
-from megamini.training.engines.precision import near_fp32, settled, use_precision
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
 from megamini.training.safety.run_lock import run_lock
-from megamini.training.telemetry import write_atomically
 
 _RESULT = "result.json"
 _PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending
@@ -72,7 +72,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
-    recipe = settled(recipe, best=near_fp32)
+    recipe = resolve_precision(recipe, best=near_fp32)
     use_precision(recipe.training.precision, "training.precision")
     if deepspeed is None:
         leave_deepspeed_out()
@@ -81,7 +81,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
-            claim(recipe, jobs)
+            adopt_run_directory(recipe, jobs)
         ranks.wait_for_all()
         results = []
         for job in jobs:

@@ -11,14 +11,14 @@ import yaml
 from megamini.downstream.finetuning.jobs import Job
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.models.pretrained import weights_fingerprint
 from megamini.recipes.sections import dump_recipe
-from megamini.training.telemetry import write_atomically
 
 _MADE_FROM = "made_from.json"
 
 
-def claim(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
+def adopt_run_directory(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
     """Rank 0 only: take the run directory; one that holds models of another recipe, primary or data is refused. Seeds
     may be added."""
     directory = recipe.run_directory

@@ -18,6 +18,9 @@ from megamini.data.batches import plan_batches
 from megamini.downstream.kinds.forward import Collator
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
 
 
 def training_arguments(
@@ -68,7 +71,7 @@ def leave_deepspeed_out() -> None:
 
 
 def freeze_token_embeddings(model: PreTrainedModel) -> None:
-    """A pack replaces them later, so nothing may come to depend on how they change (METHOD: step 3)."""
+    """A pack replaces them later, so nothing may come to depend on how they change (docs/method.md, step 3)."""
     model.get_input_embeddings().weight.requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""A tag for each word, read off its first piece."""
+"""Tagging: a tag for each word, read off its first piece."""
 
 import copy
 import json
@@ -39,9 +39,9 @@ class Tagging:
     ) -> list[dict[str, Any]]:
         """Inputs without a labelled token are left out: nothing can be learned of them, and the mean loss of a batch of
         such is no number. Raises UserError where none is left."""
-        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
         labelled = []
-        for one, (sentence, words) in zip(inputs, places, strict=True):
+        for one, (sentence, words) in zip(inputs, words_at, strict=True):
             labels = [IGNORED] * len(one["input_ids"])
             for position, word in words.items():
                 tag = examples[sentence].tags[word]
@@ -61,10 +61,10 @@ class Tagging:
         language: str,
         batch_size: int,
     ) -> dict[str, float]:
-        inputs, places = encode_words(examples, tokenizer, limits.max_length)
+        inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
         logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
         predicted = [[_OUTSIDE] * len(example.words) for example in examples]
-        for (scores,), (sentence, words) in zip(logits, places, strict=True):
+        for (scores,), (sentence, words) in zip(logits, words_at, strict=True):
             for position, word in words.items():
                 predicted[sentence][word] = model.config.id2label[int(scores[position].argmax())]
         return measure_tags([example.tags for example in examples], predicted, model.config.id2label.values())
@@ -100,7 +100,7 @@ def encode_words(
         max_length=max_length,
         return_overflowing_tokens=True,
     )
-    inputs, places = [], []
+    inputs, words_at = [], []
     previous: tuple[int, int | None] = (-1, None)  # sentence and word of the piece before, also across inputs
     for row, sentence in enumerate(encoded["overflow_to_sample_mapping"]):
         inputs.append({key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded})
@@ -109,8 +109,8 @@ def encode_words(
             if word is not None and previous != (sentence, word):
                 words[position] = word
                 previous = (sentence, word)
-        places.append((sentence, words))
-    return inputs, places
+        words_at.append((sentence, words))
+    return inputs, words_at
 
 
 def _that_begins_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -18,7 +18,7 @@ _WELL_QUOTED = re.compile(rf"(?:{_QUOTED}|{_PLAIN})(?:\t(?:{_QUOTED}|{_PLAIN}))*
 
 
 def bad_row(path: Path, row: int | str, problem: str) -> UserError:
-    """The error for one row, counted from 1 as editors do, or for a place such as data[0].paragraphs[2]."""
+    """The error for one row, counted from 1 as editors do, or for a location such as data[0].paragraphs[2]."""
     return UserError(f"{path}: row {row}: {problem}")
 
 

@@ -92,9 +92,9 @@ class Task:
             raise MissingDataError(f"{folder}: no such folder; {self.source}")
         found = []
         for one in self.layouts[split]:
-            if place := one.find(folder, split, language):
-                found.append((one, place))
-                if place[0] == 0:
+            if match := one.find(folder, split, language):
+                found.append((one, match))
+                if match[0] == 0:
                     break
         if not found:
             looked_for = " or ".join(one.pattern.format(language=language, split=split) for one in self.layouts[split])

@@ -7,7 +7,6 @@ of its files, or why it failed, next to them, and rank 0 goes on when all have.
 import contextlib
 import errno
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.training.checkpoints.manifest import describe_files
 from megamini.training.state.shards import Slice, write_slices
-from megamini.training.telemetry import write_atomically
 
-_LOOK_EVERY = 0.05  # seconds
+_POLL_SECONDS = 0.05
 
 
 class BackgroundSave:
@@ -41,9 +40,9 @@ class BackgroundSave:
     def wait(self) -> None:
         """Wait for this rank's part, on rank 0 for the whole. Raises what it failed of, a UserError for a full disk."""
         self._thread.join()
-        self.look()
+        self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raise what it has failed of so far."""
         if self._error is not None:
             raise self._error
@@ -80,7 +79,7 @@ class BackgroundSave:
         files = []
         for rank in range(self._ranks):
             while not self._note(rank).is_file() and not self._abandoned.is_set():
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_SECONDS)
             if self._abandoned.is_set():
                 break
             said = json.loads(self._note(rank).read_text(encoding="utf-8"))
@@ -107,12 +106,3 @@ def one_line_for_a_full_disk(path: Path) -> Iterator[None]:
         f"{path}: cannot be written: {reason}; free some space there and run the same command again: earlier "
         "checkpoints are whole"
     )
-
-
-def flush_directory(directory: Path) -> None:
-    """Bring a folder's names to disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

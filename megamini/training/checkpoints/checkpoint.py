@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from megamini.training.checkpoints.background_save import BackgroundSave, flush_directory, one_line_for_a_full_disk
+from megamini.files import flush_directory, write_atomically
+from megamini.training.checkpoints.background_save import BackgroundSave, one_line_for_a_full_disk
 from megamini.training.checkpoints.identity import check_identity
 from megamini.training.checkpoints.manifest import first_difference, read_manifest, write_manifest
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.train_state import TrainState
-from megamini.training.telemetry import write_atomically
 
 _NAME = re.compile(r"step-(\d{8})")
+_LATEST = "latest"  # the file that names the newest complete one, for people and scripts, and to miss one that is gone
 
 
 class Checkpoints:
@@ -82,10 +83,10 @@ class Checkpoints:
         """Whether there is one to go back to, complete or about to be."""
         return self._save is not None or bool(newest_first(self.directory))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raise the `UserError` of a save that has failed in the meantime; else nothing. This rank alone."""
         if self._save is not None:
-            self._save.look()
+            self._save.poll()
 
     def abandon(self) -> None:
         """Stop waiting for other ranks, as the run ends early; what is not complete does not count."""
@@ -96,8 +97,11 @@ class Checkpoints:
         """Load the newest complete checkpoint, saying which, and why others were skipped. *All ranks.*
 
         All ranks go by what rank 0 sees of the folder. Broken checkpoints are set aside under another name, so that
-        they do not count among those that are kept. Raises `UserError` where the newest complete one is another run's.
+        they do not count among those that are kept. Where the newest that was ever completed is gone, that is said.
+        Raises `UserError` where the newest complete one is another run's.
         """
+        if lost := _from_rank_0(engine, self._lost):
+            say(f"checkpoint {lost}, the newest that this run completed, is gone from {self.directory}")
         found, broken = None, []
         for path in _from_rank_0(engine, lambda: newest_first(self.directory)):
             manifest, problem = _from_rank_0(engine, lambda path=path: read_manifest(path))
@@ -129,8 +133,17 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)  # only where resuming was turned off by hand
         aside.rename(final)
         flush_directory(self.directory)
-        write_atomically(self.directory / "latest", final.name + "\n")
+        write_atomically(self.directory / _LATEST, final.name + "\n")
         self._prune(update)
+
+    def _lost(self) -> str | None:
+        """The checkpoint that `latest` names, where it is not there; one that was set aside as broken is."""
+        try:
+            name = (self.directory / _LATEST).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+        there = any((self.directory / f"{mark}{name}").is_dir() for mark in ("", "broken-"))
+        return name if is_checkpoint(Path(name)) and not there else None
 
     def _prune(self, newest: int) -> None:
         """Delete what is neither among the newest nor to be kept for good, up to the one just saved."""
@@ -154,6 +167,6 @@ def _update_of(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])
 
 
-def _from_rank_0(engine: Engine, look: Callable[[], Any]) -> Any:
+def _from_rank_0(engine: Engine, read: Callable[[], Any]) -> Any:
     """What rank 0 sees. *All ranks*: their views of a shared file system may differ for seconds."""
-    return engine.gather_objects(look() if engine.rank == 0 else None)[0]
+    return engine.gather_objects(read() if engine.rank == 0 else None)[0]

@@ -1,13 +1,11 @@
 """The manifest of a checkpoint: every file with size and SHA-256, and a checksum of the list itself."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from megamini.data.blocks import fingerprint_of
-from megamini.training.telemetry import write_atomically
+from megamini.files import fingerprint_of, sha256_of, write_atomically
 
 MANIFEST = "manifest.json"
 _FORMAT = 2
@@ -25,8 +23,9 @@ def describe_files(directory: Path, names: list[str]) -> list[dict[str, Any]]:
     for name in names:
         with (directory / name).open("rb+") as file:
             os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries.append({"file": name, "bytes": (directory / name).stat().st_size, "sha256": digest})
+        entries.append(
+            {"file": name, "bytes": (directory / name).stat().st_size, "sha256": sha256_of(directory / name)}
+        )
     return entries
 
 
@@ -64,9 +63,8 @@ def first_difference(directory: Path, entries: list[dict[str, Any]]) -> str | No
             size = path.stat().st_size
             if size != entry["bytes"]:
                 return f"{entry['file']} has {size} bytes instead of {entry['bytes']}"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    return f"{entry['file']} does not have the checksum it was written with"
+            if sha256_of(path) != entry["sha256"]:
+                return f"{entry['file']} does not have the checksum it was written with"
         except FileNotFoundError:
             return f"{entry['file']} is missing"
         except OSError as error:

@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
+from megamini.files import write_atomically
 from megamini.recipes.file import as_yaml
 from megamini.recipes.sections import RunRecipe
 from megamini.training.state.train_state import TrainState
-from megamini.training.telemetry import write_atomically
 
 # Keys, or whole sections, that make no other training: where things lie (what lies there is checked by its content,
 # megamini/training/checkpoints/identity.py), and what is logged and kept.
@@ -31,7 +31,7 @@ _FREE = frozenset(
 )
 
 
-def take_on(recipe: RunRecipe, state: TrainState, over: bool) -> str:
+def adopt_recipe(recipe: RunRecipe, state: TrainState, over: bool) -> str:
     """Let `state` go on under `recipe`; the values in which that makes another training, as text, empty for none.
 
     A run that is over has nothing left to train: it keeps its own recipe, but for what is free to change.

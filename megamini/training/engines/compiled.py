@@ -10,7 +10,10 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils._triton import has_triton
 
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
 from megamini.models.trained_model import TrainedModel
+
+check_internals(__name__)
 
 
 def compile_layers(model: TrainedModel, device: torch.device) -> None:

@@ -20,16 +20,17 @@ from torch.distributed import distributed_c10d
 
 from megamini.data.batches import Batch
 from megamini.errors import UserError, did_you_mean
+from megamini.library_internals import ZERO_ATTRIBUTES, check_attributes, check_internals
 from megamini.machine import usable_cores
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.masked_lm import PrimaryModel
-from megamini.models.materialise import Place
+from megamini.models.materialise import Partition
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.compiled import compile_layers
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
+from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.fp32_sums import take_sums_of_zero
-from megamini.training.engines.plain_engine import DTYPES, StepResult
 from megamini.training.engines.process_group import cannot_meet, environment_of_one, ranks_on_this_node, use_own_gpu
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
@@ -45,6 +46,8 @@ from megamini.training.optimizers.optimizer import (
 from megamini.training.optimizers.zero_layout import FlatTensor, flat_tensors
 from megamini.training.safety.watchdog import START_MINUTES
 from megamini.training.state.shards import Shards, Slice
+
+check_internals(__name__)
 
 # DeepSpeed 0.19.8 calls collectives by names that this PyTorch deprecates, on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
@@ -98,22 +101,22 @@ def check_zero_section(values: dict[str, Any], path: str) -> None:
         raise UserError(f"{path}: zero_optimization.{key}: {problem['msg']}, not {problem['input']!r}") from None
 
 
-def partitioner(recipe: Recipe, config: dict[str, Any]) -> Place:
+def zero3_partition(recipe: Recipe, config: dict[str, Any]) -> Partition:
     """For a model in the making under ZeRO-3: leave this rank its share of a part that is complete. All ranks."""
-    placed: list[nn.Parameter] = []
+    partitioned: list[nn.Parameter] = []
 
-    def place(part: nn.Module) -> None:
+    def partition(part: nn.Module) -> None:
         move_buffers(part, get_accelerator().current_device_name())
         fresh = [p for p in part.parameters() if not is_zero_param(p)]  # a tied one may have had its turn
         for parameter in fresh:
             parameter.data = parameter.data.to(DTYPES[recipe.training.precision])
-        if fresh and placed:  # as DeepSpeed does with what it finds whole: groups and swappers are made once
-            placed[0].convert_to_zero_parameters(param_list=fresh)
+        if fresh and partitioned:  # as DeepSpeed does with what it finds whole: groups and swappers are made once
+            partitioned[0].convert_to_zero_parameters(param_list=fresh)
         elif fresh:
             deepspeed.zero.Init(module=part, config_dict_or_path=config)
-        placed.extend(fresh)
+        partitioned.extend(fresh)
 
-    return place
+    return partition
 
 
 def move_buffers(part: nn.Module, device: str) -> None:
@@ -152,12 +155,13 @@ class DeepSpeedEngine:
         if self._stage == 0:
             config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        check_attributes("deepspeed", self._engine.optimizer, ZERO_ATTRIBUTES[self._stage])
         self.device = torch.device(self._engine.device)
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         flat = flat_tensors(self._stage, trained, self._engine.optimizer, self.rank)
-        self._place_matrices(flat)
+        self._set_exchanges(flat)
         self._state = state_under_zero(self._stage, trained, self._engine.optimizer, flat, self.rank, self.world_size)
         self.states_on_disk = self._state.on_disk
 
@@ -242,7 +246,7 @@ class DeepSpeedEngine:
         self._engine.step()
         return StepResult(applied, gradient_norm)
 
-    def _place_matrices(self, flat: list[FlatTensor]) -> None:
+    def _set_exchanges(self, flat: list[FlatTensor]) -> None:
         """Tell Muon where its matrices lie, once ZeRO has cut them up. All ranks."""
         counts = dict(self.model.hidden_matrices)
         for one in flat:
@@ -251,7 +255,7 @@ class DeepSpeedEngine:
                 shapes = [getattr(parameter, "ds_shape", parameter.shape) for _, parameter in one.members]
                 matrices = matrices_of(shapes, [counts[parameter] for _, parameter in one.members])
                 exchange = MatrixExchange(matrices, self.gather_objects(one.parts), self.rank, self.device)
-                optimizer.place(one.tensor, exchange)
+                optimizer.orthogonalise_by(one.tensor, exchange)
 
     def _own_partition(self, matrix: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
         """This rank's slice of the flattened matrix, padded with zeros as ZeRO-3 pads it."""

@@ -4,6 +4,10 @@ from deepspeed.runtime.constants import BFLOAT16
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
 
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
+
 _own_choice = DeepSpeedEngine._do_optimizer_sanity_check
 
 

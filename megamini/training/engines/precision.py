@@ -1,6 +1,6 @@
 """The precision that a run computes in: what `auto` is here, what this machine can do, and TF32 where it is asked for.
 
-`auto` is settled when a run begins and kept to its end.
+`auto` is resolved when a run begins and kept to its end.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,11 @@ _GAIN = 1.25
 AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
 
 
-def settled(
+def resolve_precision(
     recipe: AnyRecipe, section: str = "training", best: Callable[[], tuple[str, str]] | None = None
 ) -> AnyRecipe:
     """The recipe with a precision in place of `auto` in a section, and a line that says which and why.
+
 
     A run that has begun keeps its own. best: gives the precision of a new run, and why; unset: `fastest`.
     """

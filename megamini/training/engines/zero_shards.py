@@ -9,9 +9,12 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
 
+from megamini.library_internals import check_internals
 from megamini.training.optimizers.zero_layout import FlatTensor
 from megamini.training.state.shards import STEP, Shards, Slice
 from megamini.training.state.shards_of_optimizer import load_whole, tensors_of
+
+check_internals(__name__)
 
 
 class _InMemory:

@@ -4,7 +4,6 @@
 checkpoint, `data/model/config.json`.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from megamini.data.blocks import load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 from megamini.errors import UserError, writing
-from megamini.files import write_json
+from megamini.files import folder_written_whole, write_json
 
 
 def keep_data(
@@ -27,17 +26,13 @@ def keep_data(
     folder = run / "data"
     if _is_kept(folder, tokenizer, manifests):
         return
-    aside = run / ".data.writing"
-    with writing(folder):
-        shutil.rmtree(aside, ignore_errors=True)
+    with writing(folder), folder_written_whole(folder, replace=True) as aside:
         save_tokenizer(tokenizer, aside / "tokenizer", [])
         for number, manifest in enumerate(manifests):
             (aside / str(number)).mkdir()
             write_json(aside / str(number) / "manifest.json", manifest)
         if source_config is not None:
             source_config.save_pretrained(aside / "model")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
 
 
 def data_of(run: Path, paths: Sequence[str]) -> tuple[list[Path], Path]:

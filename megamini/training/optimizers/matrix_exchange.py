@@ -14,7 +14,10 @@ import torch
 from torch import distributed
 
 from megamini.costs.flops import newton_schulz_flops
+from megamini.library_internals import check_internals
 from megamini.training.optimizers.zero_layout import Part
+
+check_internals(__name__)
 
 MOST_ELEMENTS = 64 * 2**20  # that a rank sends or takes on at once, 256 MiB, unless a single matrix has more
 _SLACK = 1.1  # over an even share of the work, for matrices that need not travel
@@ -33,7 +36,7 @@ class Matrix(NamedTuple):
         return self.rows * self.columns
 
 
-class Piece(NamedTuple):
+class Fragment(NamedTuple):
     """Elements [start, start + numel) of a matrix's flattened form, at `at` in a flat tensor or a buffer."""
 
     matrix: int
@@ -91,7 +94,7 @@ def rounds_of(
     return rounds
 
 
-def pieces_of(parts: Sequence[Part], matrices: Sequence[Matrix]) -> Iterator[Piece]:
+def fragments_of(parts: Sequence[Part], matrices: Sequence[Matrix]) -> Iterator[Fragment]:
     """Where the parts that a rank holds of members meet matrices, in the order of matrices."""
     held = {part.member: part for part in parts}  # a rank holds one stretch of a member at most
     for number, matrix in enumerate(matrices):
@@ -99,15 +102,15 @@ def pieces_of(parts: Sequence[Part], matrices: Sequence[Matrix]) -> Iterator[Pie
             continue
         low, high = max(part.start, matrix.start), min(part.start + part.numel, matrix.start + matrix.numel)
         if low < high:
-            yield Piece(number, low - matrix.start, high - low, part.at + low - part.start)
+            yield Fragment(number, low - matrix.start, high - low, part.at + low - part.start)
 
 
-def holders_of(matrices: Sequence[Matrix], held: Sequence[Sequence[Piece]]) -> list[dict[int, int]]:
-    """For each matrix, rank -> how many elements of it that rank holds. held: the pieces of each rank."""
+def holders_of(matrices: Sequence[Matrix], held: Sequence[Sequence[Fragment]]) -> list[dict[int, int]]:
+    """For each matrix, rank -> how many elements of it that rank holds. held: the fragments of each rank."""
     holders: list[dict[int, int]] = [{} for _ in matrices]
-    for rank, pieces in enumerate(held):
-        for piece in pieces:
-            holders[piece.matrix][rank] = piece.numel
+    for rank, fragments in enumerate(held):
+        for fragment in fragments:
+            holders[fragment.matrix][rank] = fragment.numel
     return holders
 
 
@@ -115,9 +118,9 @@ def holders_of(matrices: Sequence[Matrix], held: Sequence[Sequence[Piece]]) -> l
 class _Round:
     """What this rank sends from its flat tensor, and gets of the matrices it owns, in the order of ranks."""
 
-    sent: list[Piece]
+    sent: list[Fragment]
     send_sizes: list[int]
-    got: dict[int, list[Piece]]
+    got: dict[int, list[Fragment]]
     """By matrix, in the order of elements; `at` is in the buffer."""
     receive_sizes: list[int]
 
@@ -136,15 +139,15 @@ class MatrixExchange:
         """`parts`: what each rank holds. device: where the matrices are orthogonalised."""
         self._matrices, self._device = matrices, device
         ranks = len(parts)
-        held = [list(pieces_of(own, matrices)) for own in parts]
+        held = [list(fragments_of(own, matrices)) for own in parts]
         holders = holders_of(matrices, held)
         owners = owners_of(matrices, holders, ranks)
         rounds = rounds_of(matrices, holders, owners, most_elements)
         self._rounds = [
             _round(
-                [[piece for piece in held[rank] if owners[piece.matrix] == to and rounds[piece.matrix] == number]
+                [[one for one in held[rank] if owners[one.matrix] == to and rounds[one.matrix] == number]
                  for to in range(ranks)],
-                [[piece for piece in held[of] if owners[piece.matrix] == rank and rounds[piece.matrix] == number]
+                [[one for one in held[of] if owners[one.matrix] == rank and rounds[one.matrix] == number]
                  for of in range(ranks)],
             )
             for number in range(max(rounds, default=-1) + 1)
@@ -153,39 +156,39 @@ class MatrixExchange:
     def __call__(self, flat: torch.Tensor, orthogonalise: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Put in the place of the matrices in `flat`, this rank's part, what `orthogonalise` makes of them whole."""
         for one in self._rounds:
-            sizes = [piece.numel for piece in one.sent]
-            sent = _joined([flat.narrow(0, piece.at, piece.numel) for piece in one.sent], flat).to(self._device)
+            sizes = [fragment.numel for fragment in one.sent]
+            own = [flat.narrow(0, fragment.at, fragment.numel) for fragment in one.sent]
+            sent = _joined(own, flat).to(self._device)
             got = sent.new_empty(sum(one.receive_sizes))
             # All ranks.
             distributed.all_to_all_single(got, sent, one.receive_sizes, one.send_sizes)
-            for number, pieces in one.got.items():
-                pieces_got = [got.narrow(0, piece.at, piece.numel) for piece in pieces]
-                self._orthogonalise(self._matrices[number], pieces_got, orthogonalise)
+            for number, fragments in one.got.items():
+                fragments_got = [got.narrow(0, fragment.at, fragment.numel) for fragment in fragments]
+                self._orthogonalise(self._matrices[number], fragments_got, orthogonalise)
             distributed.all_to_all_single(sent, got, one.send_sizes, one.receive_sizes)
-            own = [flat.narrow(0, piece.at, piece.numel) for piece in one.sent]
             if own:
                 torch._foreach_copy_(own, list(sent.to(flat.device).split(sizes)))
 
     @staticmethod
     def _orthogonalise(
-        matrix: Matrix, pieces: list[torch.Tensor], orthogonalise: Callable[[torch.Tensor], torch.Tensor]
+        matrix: Matrix, fragments: list[torch.Tensor], orthogonalise: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Put the result in the place of the pieces that make up the matrix."""
-        result = orthogonalise(_joined(pieces, pieces[0]).view(matrix.rows, matrix.columns)).flatten()
-        torch._foreach_copy_(pieces, list(result.split([piece.numel() for piece in pieces])))
+        """Put the result in the place of the fragments that make up the matrix."""
+        result = orthogonalise(_joined(fragments, fragments[0]).view(matrix.rows, matrix.columns)).flatten()
+        torch._foreach_copy_(fragments, list(result.split([fragment.numel() for fragment in fragments])))
 
 
-def _round(to_ranks: list[list[Piece]], from_ranks: list[list[Piece]]) -> _Round:
-    got: dict[int, list[Piece]] = {}
+def _round(to_ranks: list[list[Fragment]], from_ranks: list[list[Fragment]]) -> _Round:
+    got: dict[int, list[Fragment]] = {}
     at = 0
-    for piece in (piece for pieces in from_ranks for piece in pieces):
-        got.setdefault(piece.matrix, []).append(piece._replace(at=at))
-        at += piece.numel
+    for fragment in (fragment for fragments in from_ranks for fragment in fragments):
+        got.setdefault(fragment.matrix, []).append(fragment._replace(at=at))
+        at += fragment.numel
     return _Round(
-        sent=[piece for pieces in to_ranks for piece in pieces],
-        send_sizes=[sum(piece.numel for piece in pieces) for pieces in to_ranks],
-        got={number: sorted(pieces, key=lambda piece: piece.start) for number, pieces in got.items()},
-        receive_sizes=[sum(piece.numel for piece in pieces) for pieces in from_ranks],
+        sent=[fragment for fragments in to_ranks for fragment in fragments],
+        send_sizes=[sum(fragment.numel for fragment in fragments) for fragments in to_ranks],
+        got={number: sorted(fragments, key=lambda fragment: fragment.start) for number, fragments in got.items()},
+        receive_sizes=[sum(fragment.numel for fragment in fragments) for fragments in from_ranks],
     )
 
 

@@ -52,8 +52,9 @@ class MuonWithAuxAdamW(torch.optim.Optimizer):
 
     `matrices` says for each parameter of a group how many matrices it holds one below the other, each of which is
     orthogonalised by itself: queries, keys and values are different maps, and a family that keeps them in one weight
-    must train as one that does not. Engines that replace parameters by flat tensors say with `place` where the
-    matrices lie. DeepSpeed's own Muon, which parameters ask for by an attribute `use_muon`, has no part in this.
+    must train as one that does not. Engines that replace parameters by flat tensors say with `orthogonalise_by`
+    where the matrices lie. DeepSpeed's own Muon, which parameters ask for by an attribute `use_muon`, has no part in
+    this.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class MuonWithAuxAdamW(torch.optim.Optimizer):
         self._adamw = torch.optim.AdamW([group for group in groups if "matrices" not in group], fused=True, **adamw)
         super().__init__(groups, {"lr": adamw["lr"]})
 
-    def place(self, flat: torch.Tensor, exchange: InPlace) -> None:
+    def orthogonalise_by(self, flat: torch.Tensor, exchange: InPlace) -> None:
         """Say for a flat tensor what orthogonalises, in place, the matrices that lie in it, on this rank and others."""
         self._exchanges[flat] = exchange
 

@@ -9,7 +9,7 @@ from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import OptimizerSection
 from megamini.training.optimizers.muon import MuonWithAuxAdamW, NewtonSchulz
 
-# The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as one piece.
+# The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as a whole.
 TOKEN_GROUP = 0
 
 

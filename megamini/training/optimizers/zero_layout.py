@@ -9,6 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from megamini.library_internals import check_internals
+
+check_internals(__name__)
+
 
 class Part(NamedTuple):
     """What a rank holds of a parameter: elements [start, start + numel) of its flattened form.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megamini.errors import UserError, writing
-from megamini.training.telemetry import write_atomically
+from megamini.files import write_atomically
 
 _HOLDER, _REQUEST = "running.json", "stop"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megamini.training.safety.signals import StopFlag
 
-_LOOK_EVERY = 1.0  # seconds
+_POLL_SECONDS = 1.0
 
 
 class SafePoint:
@@ -17,14 +17,14 @@ class SafePoint:
 
     def __init__(self, stop: StopFlag, request: Path | None, minutes: float | None) -> None:
         self._stop, self._request, self._minutes = stop, request, minutes
-        self._looked = self._saved = time.monotonic()
+        self._polled = self._saved = time.monotonic()
         self._requested = False
 
     def stop(self) -> bool:
         """Whether to save and end."""
         now = time.monotonic()
-        if self._request and not self._requested and now - self._looked > _LOOK_EVERY:
-            self._looked, self._requested = now, os.path.exists(self._request)  # noqa: PTH110 (a third of the time)
+        if self._request and not self._requested and now - self._polled > _POLL_SECONDS:
+            self._polled, self._requested = now, os.path.exists(self._request)  # noqa: PTH110 (a third of the time)
         return self._requested or self._stop.received is not None
 
     @property

@@ -25,7 +25,7 @@ class SpikeRule:
     most_roll_backs: int
     warmup: int = 0
 
-    def look(self, state: TrainState, loss: float) -> str | None:
+    def detect(self, state: TrainState, loss: float) -> str | None:
         """What to say of the loss of the update just done; None where it is no spike. A spike does not count among the
         losses that later ones are held against."""
         if len(state.recent_losses) == self.window and state.update > self.warmup:

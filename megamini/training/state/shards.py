@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megamini.errors import UserError
-from megamini.tensor_file import write_tensors
+from megamini.files import write_tensors
 
 WEIGHT = "weight"
 STEP = "step"
@@ -69,7 +69,7 @@ class Shards:
         own = [file for file in files if file.stem.startswith(file_of(directory, rank).stem)]
         self._unread = [file for file in files if file not in own]
         # (kind, name) -> starts, in order, and beside them (number of elements, file).
-        self._pieces: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
+        self._slices: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
         self._open: dict[Path, safe_open] = {}
         self._bytes_read = 0
         for file in own:
@@ -78,7 +78,7 @@ class Shards:
     def names(self) -> set[str]:
         """Names of all parameters."""
         self._list_all()
-        return {name for _, name in self._pieces}
+        return {name for _, name in self._slices}
 
     def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """Elements [start, start + numel) of a parameter's `kind`, fp32 [numel]; None where the optimizer kept none.
@@ -89,33 +89,33 @@ class Shards:
         if found is None:
             self._list_all()
             found = self._assembled(kind, name, start, numel)
-        if found is None and (kind == WEIGHT or (kind, name) in self._pieces):
+        if found is None and (kind == WEIGHT or (kind, name) in self._slices):
             raise UserError(f"{self._directory}: holds no '{name}' of that size; was the recipe of the run changed?")
         return found
 
     def moments(self, name: str) -> list[str]:
         """Which of `MOMENTS` the optimizer kept of a parameter; none before its first step."""
-        return [kind for kind in MOMENTS if self._pieces_of(kind, name)]
+        return [kind for kind in MOMENTS if self._slices_of(kind, name)]
 
     def step(self, name: str) -> torch.Tensor | None:
         """AdamW's count of steps of a parameter, fp32 [1]; None before the first, and with Muon."""
-        if not (pieces := self._pieces_of(STEP, name)):
+        if not (slices := self._slices_of(STEP, name)):
             return None
-        start, _, file = pieces[0]
+        start, _, file = slices[0]
         return self._file(file).get_tensor(f"{STEP}:{start}:{name}")
 
-    def _pieces_of(self, kind: str, name: str) -> list[tuple[int, int, Path]]:
+    def _slices_of(self, kind: str, name: str) -> list[tuple[int, int, Path]]:
         """Those of the files listed so far, if they have any of the parameter: its kinds are never apart."""
-        if (WEIGHT, name) not in self._pieces:
+        if (WEIGHT, name) not in self._slices:
             self._list_all()
-        return self._pieces.get((kind, name), [])
+        return self._slices.get((kind, name), [])
 
     def _assembled(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor | None:
         """What the files listed so far have of it, if they have it whole."""
-        pieces = self._pieces.get((kind, name), [])
+        slices = self._slices.get((kind, name), [])
         parts, at, end = [], start, start + numel
-        row = max(0, bisect.bisect_right(pieces, start, key=lambda piece: piece[0]) - 1)
-        for first, length, file in pieces[row:]:
+        row = max(0, bisect.bisect_right(slices, start, key=lambda one: one[0]) - 1)
+        for first, length, file in slices[row:]:
             if at >= end:
                 break
             if first <= at < first + length:
@@ -151,4 +151,4 @@ class Shards:
         for key in file.keys():  # noqa: SIM118 (no mapping)
             kind, start, name = key.split(":", 2)
             numel = file.get_slice(key).get_shape()[0]
-            bisect.insort(self._pieces.setdefault((kind, name), []), (int(start), numel, path))
+            bisect.insort(self._slices.setdefault((kind, name), []), (int(start), numel, path))

@@ -10,11 +10,12 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from megamini.data.batches import validation_batches
-from megamini.data.blocks import Blocks, fingerprint_of, load_manifest
-from megamini.data.corpus.documents import Layout, find_files, plan_units, read_pieces
+from megamini.data.blocks import Blocks, load_manifest
+from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.recipes.sections import MaskingSection
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text
@@ -174,7 +175,7 @@ def test_a_text_that_the_tokenizer_does_not_know_at_all_is_refused(known_only, t
 
 
 def test_the_tool_says_what_was_dropped(known_only, tmp_path, monkeypatch, capsys):
-    from tools import prepare_data
+    from megamini.commands import prepare as prepare_data
 
     path = write_text(tmp_path / "text.txt", [*TEXTS, " ".join([THAI] * 100)])
     options = ["--text", str(path), "--language", "en", "--out", str(tmp_path / "data"), "--tokenizer", str(known_only)]
@@ -189,7 +190,7 @@ def test_the_tool_says_what_was_dropped(known_only, tmp_path, monkeypatch, capsy
 
 def texts_of(path):
     return ["".join(p.text for p in [piece]) for unit in plan_units(find_files([str(path)]), Layout())
-            for piece in read_pieces(unit, Layout())]  # fmt: skip
+            for piece in read_chunks(unit, Layout())]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from megamini.data.corpus.chunks import PIECE_CHARACTERS, cut_text
-from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_pieces
+from megamini.data.corpus.chunks import CHUNK_CHARACTERS, cut_text
+from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_chunks
 from megamini.errors import UserError
 from tests.data.texts import documents, write_json_lines, write_text
 
@@ -23,14 +23,14 @@ COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".
 
 
 def read(files: list[Path], layout: Layout = BLANK_LINE, unit_bytes: int = 2**26) -> list[str]:
-    """The documents of `files`, their pieces joined again."""
+    """The documents of `files`, their chunks joined again."""
     texts: list[str] = []
     whole = True
     for unit in plan_units(find_files([str(file) for file in files]), layout, unit_bytes):
-        for piece in read_pieces(unit, layout):
-            assert (piece.key is not None) == whole, "the first piece of a document, and only that, has a key"
-            texts = [*texts, piece.text] if whole else [*texts[:-1], texts[-1] + piece.text]
-            whole = piece.last
+        for chunk in read_chunks(unit, layout):
+            assert (chunk.key is not None) == whole, "the first chunk of a document, and only that, has a key"
+            texts = [*texts, chunk.text] if whole else [*texts[:-1], texts[-1] + chunk.text]
+            whole = chunk.last
         assert whole, "a document belongs to one unit"
     return texts
 
@@ -90,17 +90,17 @@ def test_one_huge_document_takes_constant_memory_and_loses_nothing(tmp_path):
     with path.open("w") as file:
         for _ in range(20_000):
             file.write(line + "\n")
-        file.write("很" * (3 * PIECE_CHARACTERS))
+        file.write("很" * (3 * CHUNK_CHARACTERS))
     (unit,) = plan_units([path], Layout())
     tracemalloc.start()
-    pieces, characters = 0, 0
-    for piece in read_pieces(unit, Layout()):
-        assert len(piece.text) <= PIECE_CHARACTERS
-        pieces, characters = pieces + 1, characters + len(piece.text)
+    chunks, characters = 0, 0
+    for chunk in read_chunks(unit, Layout()):
+        assert len(chunk.text) <= CHUNK_CHARACTERS
+        chunks, characters = chunks + 1, characters + len(chunk.text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert characters == 20_000 * (len(line) + 1) + 3 * PIECE_CHARACTERS
-    assert pieces > 100
+    assert characters == 20_000 * (len(line) + 1) + 3 * CHUNK_CHARACTERS
+    assert chunks > 100
     assert peak < 12 * 2**20  # the file has 15 MB
 
 
@@ -124,7 +124,7 @@ def test_globs_are_sorted_and_nothing_is_read_twice(tmp_path):
 def test_ids_are_the_keys_where_there_are_some(tmp_path):
     path = write_json_lines(tmp_path / "a.jsonl", ["one", "two", "three"], id=["x", 7, None])
     (unit,) = plan_units([path], Layout())
-    assert [piece.key for piece in read_pieces(unit, Layout())] == ["x", "7", "three"]
+    assert [chunk.key for chunk in read_chunks(unit, Layout())] == ["x", "7", "three"]
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -181,9 +181,9 @@ def test_line_numbers_hold_in_every_unit(tmp_path):
     assert len(units) > 4
     with pytest.raises(UserError, match="line 1001: not valid UTF-8"):
         for unit in units:
-            list(read_pieces(unit, Layout()))
+            list(read_chunks(unit, Layout()))
 
 
 def test_a_file_that_goes_away_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: the file is gone"):
-        list(read_pieces(Unit(str(tmp_path / "a.txt"), "text", 0, None, 1), Layout()))
+        list(read_chunks(Unit(str(tmp_path / "a.txt"), "text", 0, None, 1), Layout()))

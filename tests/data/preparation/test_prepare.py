@@ -16,9 +16,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from megamini.data.blocks import Blocks
-from megamini.data.corpus import chunks as pieces
+from megamini.data.corpus import chunks, hub
 from megamini.data.corpus import documents as corpus
-from megamini.data.corpus import hub
 from megamini.data.preparation import prepare, units
 from megamini.data.tokenizer import encoder, fingerprint, piece_bytes
 from megamini.errors import UserError
@@ -314,8 +313,8 @@ def test_licence_and_source_come_from_the_fetched_manifest(tmp_path):
 
 
 def test_one_huge_document_and_its_split(tmp_path, monkeypatch):
-    """Long documents go through in pieces; the tokens are those of the whole document."""
-    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 500)
+    """Long documents go through in chunks; the tokens are those of the whole document."""
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 500)
     monkeypatch.setattr(units, "BATCH_CHARACTERS", 700)
     huge = " ".join(text.replace("\n", " ") for text in TEXTS)
     text = write_text(tmp_path / "a.txt", [huge, *TEXTS[:60]])

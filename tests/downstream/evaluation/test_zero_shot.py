@@ -8,14 +8,15 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
+from megamini.adaptation.packs.plugging import plugged
 from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer, piece_bytes
 from megamini.downstream.evaluation import bits_per_byte as module
-from megamini.downstream.evaluation.bits_per_byte import bits_per_byte
+from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.retrieval import page_vectors, retrieval_accuracy
-from megamini.downstream.evaluation.zero_shot import Packs, plugged
+from megamini.downstream.evaluation.zero_shot import Packs
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
@@ -71,15 +72,15 @@ def test_packs_and_who_speaks_them(primary, pack, tmp_path):
     packs = Packs(
         {"mini-de": str(pack), "standard-de": str(pack), "es": str(make_pack(primary, tmp_path / "es", "es"))}
     )
-    assert packs.voices((), "en", "languages") == [
+    assert packs.of_languages((), "en", "languages") == [
         ("en", None),
         ("de", "mini-de"),
         ("de", "standard-de"),
         ("es", "es"),
     ]
-    assert packs.voices(("es",), "en", "languages") == [("es", "es")]
+    assert packs.of_languages(("es",), "en", "languages") == [("es", "es")]
     with pytest.raises(UserError, match=r"tasks.x.languages: no pack in `packs` is of language 'fr'; there are de, es"):
-        packs.voices(("fr",), "en", "tasks.x.languages")
+        packs.of_languages(("fr",), "en", "tasks.x.languages")
 
 
 def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pack, tmp_path):
@@ -90,7 +91,7 @@ def test_a_pattern_is_a_series_of_packs_learned_one_after_the_other(primary, pac
         (folder / "pack.json").write_text(json.dumps(described))
     packs = Packs({"mini": str(tmp_path / "packs" / "*-step-*"), "de": str(pack)})
     last = "mini/de-step-00000020"
-    assert packs.voices((), "en", "x")[1:] == [("de", "mini/de-step-00000000"), ("de", last), ("de", "de")]
+    assert packs.of_languages((), "en", "x")[1:] == [("de", "mini/de-step-00000000"), ("de", last), ("de", "de")]
     assert packs.learned[last] == Learned("mini", "mini", 20, 200, 2e4, 0.5)
     with pytest.raises(UserError, match=r"packs.mini: gone/\*: no language pack there"):
         Packs({"mini": "gone/*"})
@@ -112,7 +113,7 @@ def test_bits_per_byte_is_that_of_naive_logits(primary, tmp_path):
     section = BitsPerByteSection(data={}, blocks=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "validation_batches", spy)
-        value, pieces = bits_per_byte(model, tokenizer, str(tmp_path / "data"), section, 3)
+        value, pieces = bits_per_byte_of(model, tokenizer, str(tmp_path / "data"), section, 3)
     nats = sizes = count = 0.0
     for batch in validation_batches(Blocks(tmp_path / "data", "validation"), rules[0], 7, 7, 0, 1):
         logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)[batch.positions]
@@ -128,7 +129,7 @@ def test_bits_per_byte_needs_the_packs_tokenizer(primary, pack, tmp_path):
     make_data(primary, tmp_path / "data")
     model = AutoModelForMaskedLM.from_pretrained(primary)
     with pytest.raises(UserError, match="another tokenizer"):
-        bits_per_byte(model, load_tokenizer(pack), str(tmp_path / "data"), BitsPerByteSection(data={}), 4)
+        bits_per_byte_of(model, load_tokenizer(pack), str(tmp_path / "data"), BitsPerByteSection(data={}), 4)
 
 
 def test_retrieval_by_hand():

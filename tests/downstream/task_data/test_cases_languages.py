@@ -171,11 +171,11 @@ def test_packs_speak_a_language_under_any_code(primary, tmp_path):
     folders = {name: str(make_pack(primary, tmp_path / name, name)) for name in ("zh-Hans", "pt-BR", "nb", "ace")}
     packs = Packs(folders)
     asked = ("zh", "pt", "no", "ace_Latn")
-    assert packs.voices(asked, "en", "languages") == [*zip(asked, folders, strict=True)]
-    assert packs.voices(("en-US",), "en", "languages") == [("en-US", None)]
+    assert packs.of_languages(asked, "en", "languages") == [*zip(asked, folders, strict=True)]
+    assert packs.of_languages(("en-US",), "en", "languages") == [("en-US", None)]
     for other in ("zh-Hant", "nn", "ace_Arab", "da"):
         with pytest.raises(UserError, match=f"no pack in `packs` is of language '{other}'"):
-            packs.voices((other,), "en", "languages")
+            packs.of_languages((other,), "en", "languages")
 
 
 def test_one_evaluation_over_packs_and_files_under_other_codes(primary, tmp_path):

@@ -258,6 +258,16 @@ def test_leftovers_of_a_killed_save(folder: Path) -> None:
     assert torch.equal(resume(folder)[1], content(8, 2000))
 
 
+def test_a_newest_one_that_is_gone_is_said(folder: Path) -> None:
+    save(folder, 4, 8)
+    shutil.rmtree(folder / "step-00000008")
+    state, _, said = resume(folder)
+    assert state.update == 4
+    assert said[0] == f"checkpoint step-00000008, the newest that this run completed, is gone from {folder}"
+    shutil.rmtree(folder / "step-00000004")
+    assert resume(folder)[2] == said[:1]  # starts anew, and not in silence
+
+
 def test_retention(folder: Path) -> None:
     save(folder, *range(2, 21, 2), keep_last=2, keep_every=6)
     kept = [f"step-{update:08d}" for update in (6, 12, 18, 20)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from megamini.recipes.sections import Recipe, load_recipe
-from megamini.training.checkpoints.record import take_on, write_recipe
+from megamini.training.checkpoints.record import adopt_recipe, write_recipe
 from megamini.training.state.train_state import TrainState
 
 QUICKSTART = Path(__file__).parents[3] / "launch/recipes/quickstart/pretrain.yaml"
@@ -31,13 +31,13 @@ def saved(state: TrainState, update: int) -> TrainState:
 
 def test_a_change_is_said_once_and_kept(recipe):
     state = TrainState()
-    assert take_on(recipe(), state, over=False) == ""
+    assert adopt_recipe(recipe(), state, over=False) == ""
     state = saved(state, 40)
     change = "optimizer.learning_rate: 0.001 -> 0.002; schedule.duration: 100 updates -> 60 updates"
     faster = recipe("optimizer.learning_rate=0.002", "schedule.duration=60 updates")
-    assert take_on(faster, state, over=False) == change
+    assert adopt_recipe(faster, state, over=False) == change
     state = saved(state, 50)
-    assert take_on(faster, state, over=False) == ""
+    assert adopt_recipe(faster, state, over=False) == ""
     assert state.changes == [f"after update 40: {change}"]
     assert state.recipe == faster.model_dump(mode="json")
 
@@ -45,20 +45,20 @@ def test_a_change_is_said_once_and_kept(recipe):
 def test_a_change_under_which_nothing_was_saved_leaves_no_trace(recipe):
     """Killed before its first checkpoint: the next session starts from the same one."""
     state = TrainState()
-    take_on(recipe(), state, over=False)
+    adopt_recipe(recipe(), state, over=False)
     checkpoint = saved(state, 40)
-    take_on(recipe("optimizer.learning_rate=0.9"), saved(checkpoint, 40), over=False)
+    adopt_recipe(recipe("optimizer.learning_rate=0.9"), saved(checkpoint, 40), over=False)
     again = saved(checkpoint, 40)
-    assert take_on(recipe(), again, over=False) == ""
+    assert adopt_recipe(recipe(), again, over=False) == ""
     assert again.changes == []
 
 
 def test_a_run_that_is_over_keeps_its_recipe_and_learns_where_things_lie(recipe):
     state = TrainState()
-    take_on(recipe(), state, over=False)
+    adopt_recipe(recipe(), state, over=False)
     state = saved(state, 100)
     asked = recipe("optimizer.learning_rate=0.9", "data.path=elsewhere/x", "name=moved")
-    assert take_on(asked, state, over=True) == "optimizer.learning_rate: 0.001 -> 0.9"
+    assert adopt_recipe(asked, state, over=True) == "optimizer.learning_rate: 0.001 -> 0.9"
     write_recipe(asked, state)
     written = load_recipe(asked.run_directory / "recipe.yaml")
     assert written.optimizer.learning_rate == 0.001
@@ -72,22 +72,22 @@ def test_a_checkpoint_of_another_version(recipe):
     asked, change = recipe("optimizer.learning_rate=0.9"), "optimizer.learning_rate: 0.001 -> 0.9"
     state = TrainState(update=100)
     (begun.run_directory / "recipe.yaml").write_bytes(b"torn\xff")
-    assert take_on(begun, state, over=True) == ""
+    assert adopt_recipe(begun, state, over=True) == ""
     assert state.recipe == begun.model_dump(mode="json")
     write_recipe(begun, state)
     state = TrainState(update=100)
-    assert take_on(asked, state, over=True) == change
+    assert adopt_recipe(asked, state, over=True) == change
     assert state.recipe == begun.model_dump(mode="json")
     state.recipe["optimizer"]["gone"] = 1
     del state.recipe["optimizer"]["eps"]
-    assert take_on(asked, state, over=True) == change
+    assert adopt_recipe(asked, state, over=True) == change
     assert state.recipe == begun.model_dump(mode="json")
 
 
 def test_what_is_logged_and_kept_is_no_change(recipe):
     state = TrainState()
-    take_on(recipe(), state, over=False)
+    adopt_recipe(recipe(), state, over=False)
     state = saved(state, 40)
     asked = recipe("data.workers=0", "telemetry.every=5", "checkpoint.every=5 updates", "training.hang_minutes=60")
-    assert take_on(asked, state, over=False) == ""
+    assert adopt_recipe(asked, state, over=False) == ""
     assert state.recipe == asked.model_dump(mode="json")

@@ -5,10 +5,10 @@ import torch
 
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import UserError
+from megamini.files import write_atomically
 from megamini.training.engines import precision
 from megamini.training.engines.deepspeed_config import check_combination
-from megamini.training.engines.precision import settled
-from megamini.training.telemetry import write_atomically
+from megamini.training.engines.precision import resolve_precision
 from tests.models import bodies
 
 
@@ -27,7 +27,7 @@ def machine(monkeypatch, bf16_over_fp32):
 @pytest.mark.parametrize(("gain", "expected"), [(0.2, "fp32"), (1.1, "fp32"), (2.0, "bf16"), (14.0, "bf16")])
 def test_a_processor_gets_what_it_is_fast_in(gain, expected, tmp_path, monkeypatch, capsys):
     machine(monkeypatch, gain)
-    assert settled(recipe(tmp_path)).training.precision == expected
+    assert resolve_precision(recipe(tmp_path)).training.precision == expected
     assert f"auto is {expected} here" in (line := capsys.readouterr().out) and f"{gain:.2f} times" in line
 
 
@@ -36,14 +36,14 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, capsys):
     asked = recipe(tmp_path)
     asked.run_directory.mkdir()
     write_atomically(asked.run_directory / "recipe.yaml", "training: {precision: fp32}\n")
-    assert settled(asked).training.precision == "fp32"
+    assert resolve_precision(asked).training.precision == "fp32"
     assert "auto is fp32 here (as it began)" in capsys.readouterr().out
 
 
 def test_what_is_said_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "measured_matmul_rate", None)
     for value in ("fp32", "bf16"):
-        assert settled(recipe(tmp_path, value)).training.precision == value
+        assert resolve_precision(recipe(tmp_path, value)).training.precision == value
 
 
 def test_deepspeed_wants_to_be_told():
@@ -57,7 +57,7 @@ def test_a_torn_recipe_of_a_run_is_named(tmp_path):
     for torn in ("", "training: {precis", "- 1", "\x00\xff"):
         (asked.run_directory / "recipe.yaml").write_text(torn)
         with pytest.raises(UserError, match=r"recipe\.yaml: torn"):
-            settled(asked)
+            resolve_precision(asked)
 
 
 def gpu(monkeypatch, bf16, capability, hip=None):
@@ -115,7 +115,7 @@ def test_a_section_without_a_precision_was_made_in_fp32_by_an_earlier_version(tm
         {"name": "old", "model": {"primary": "x"}, "evaluation": {"runs": str(tmp_path)},
          "measures": {"bits_per_byte": {"data": {"en": "x"}}}}
     )  # fmt: skip
-    assert settled(asked, "evaluation", precision.near_fp32).evaluation.precision == "tf32"
+    assert resolve_precision(asked, "evaluation", precision.near_fp32).evaluation.precision == "tf32"
     asked.run_directory.mkdir()
     (asked.run_directory / "recipe.yaml").write_text("evaluation: {batch: 32}\n")
-    assert settled(asked, "evaluation", precision.near_fp32).evaluation.precision == "fp32"
+    assert resolve_precision(asked, "evaluation", precision.near_fp32).evaluation.precision == "fp32"

@@ -7,7 +7,13 @@ import torch
 
 from megamini.costs.flops import newton_schulz_flops
 from megamini.training.optimizers import matrix_exchange
-from megamini.training.optimizers.matrix_exchange import MatrixExchange, holders_of, matrices_of, owners_of, pieces_of
+from megamini.training.optimizers.matrix_exchange import (
+    MatrixExchange,
+    fragments_of,
+    holders_of,
+    matrices_of,
+    owners_of,
+)
 from megamini.training.optimizers.zero_layout import Part
 
 SHAPES, COUNTS = [(6, 4), (4, 6), (9, 3), (5, 5), (1, 7)], [2, 1, 3, 1, 1]
@@ -110,10 +116,10 @@ def in_threads(monkeypatch, calls) -> None:
 @pytest.mark.parametrize("ranks", [2, 8, 16, 64, 512])
 def test_nobody_has_too_much_to_do_or_to_hold(cut, ranks):
     """Work: a tenth over the even share and one matrix at most. Memory: in no round more than the bound, or a single
-    piece or matrix. Traffic: over all rounds no more than what a rank holds, or than its matrices."""
+    fragment or matrix. Traffic: over all rounds no more than what a rank holds, or than its matrices."""
     most = 3 * 2**20
     matrices, parts = matrices_of(LARGE, [1] * len(LARGE)), cut(ranks, LARGE)
-    holders = holders_of(matrices, [list(pieces_of(own, matrices)) for own in parts])
+    holders = holders_of(matrices, [list(fragments_of(own, matrices)) for own in parts])
     cost = [newton_schulz_flops(one.rows, one.columns, 5) for one in matrices]
     loads = [0] * ranks
     for owner, one in zip(owners_of(matrices, holders, ranks), cost, strict=True):

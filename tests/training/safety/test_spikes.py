@@ -10,7 +10,7 @@ def said(losses: list[float]) -> list[str | None]:
     state, found = TrainState(batches_left_out=3), []
     for loss in losses:
         state.update += 1
-        found.append(RULE.look(state, loss))
+        found.append(RULE.detect(state, loss))
     return found
 
 
@@ -32,7 +32,7 @@ def test_cases_nothing_is_a_spike_in_the_warm_up():
     rule, state, found = SpikeRule(0.5, 4, 1, warmup=9), TrainState(), []
     for loss in losses:
         state.update += 1
-        found += [state.update] if rule.look(state, loss) else []
+        found += [state.update] if rule.detect(state, loss) else []
     assert found == [11]
 
 
