@@ -72,7 +72,9 @@ USED: dict[str, tuple[Internals, ...]] = {
                 "torch._inductor.cpp_builder:get_cpp_compiler",
                 "torch.utils._triton:has_triton",
             ),
+            marks=("_forward_hooks",),
         ),
+        Internals("transformers", ("transformers.utils.output_capturing:maybe_install_capturing_hooks",)),
     ),
     "megamini.training.engines.deepspeed_engine": (
         Internals(

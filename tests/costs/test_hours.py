@@ -34,3 +34,12 @@ def test_the_page_has_what_the_plan_computes(title, layers, width):
     flops = 1e9 / 512 * training_flops(BodyShape.from_config(config), 512, 77, "standard")
     cells = " | ".join(f"{hours:.2g}" for hours in hours_on_gpus(flops).values())
     assert f"| {title} | {cells} |" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name, layers", [("adapt_mini", 4), ("adapt_standard", 12)])
+def test_the_recipes_page_too(name, layers):
+    """At the published length: 125,000 updates of 2,048 blocks, 50,000 pieces."""
+    config = AutoConfig.for_model("roberta", vocab_size=50_000, num_hidden_layers=layers, max_position_embeddings=514)
+    hours = hours_on_gpus(125_000 * 2048 * training_flops(BodyShape.from_config(config), 512, 77, "standard"))
+    row = f"| {layers} layers (`{name}.yaml`) | {hours['A100']:.0f} | {hours['8 x A100']:.2g} |"
+    assert row in (PAGE.parents[1] / "launch/recipes/README.md").read_text(encoding="utf-8")

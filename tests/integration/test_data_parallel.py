@@ -5,6 +5,7 @@ And in fp16, for GPUs that have no bf16; the arithmetic is the processor's here.
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,7 @@ from megamini.training.engines.loss_scale import LossScale
 from megamini.training.safety.safe_point import SafePoint
 from tests.integration.adapting import UPDATES, Workshop, adapt
 from tests.integration.conftest import Lab
-from tests.integration.launching import read_scalars
+from tests.integration.launching import free_port, read_scalars, run_command
 from tests.integration.ranks import Ranks
 
 pytestmark = pytest.mark.launched
@@ -62,6 +63,21 @@ def test_a_run_goes_on_with_another_number_of_ranks(shop: Workshop) -> None:
             assert set(running.wait()) == {0}, running.printed()
     assert "from update 5" in running.printed()
     assert largest_difference(alone, shop.folder / "travelling") < 1e-4
+
+
+def test_under_torchrun(shop: Workshop) -> None:
+    """And with probes, which rank 0 makes alone while the others wait."""
+    path = shop.recipe("torchrun", {"training.micro_batch": 2, "adaptation.initialise": "auto"})
+    launcher = [
+        str(Path(sys.executable).with_name("torchrun")),
+        "--nproc_per_node",
+        "2",
+        f"--master_port={free_port()}",
+    ]
+    done = run_command([*launcher, "launch/adapt.py", path, "schedule.duration=40 updates"], timeout=200)
+    assert done.returncode == 0, done.stdout
+    assert "probe of" in done.stdout and "plain PyTorch, 2 ranks on cpu" in done.stdout
+    assert LanguagePack.load(shop.folder / "torchrun/packs/de").details["ledger"]["ranks"] == 2
 
 
 def test_ranks_that_stop_by_the_clock_agree_on_it(shop: Workshop) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils._triton import has_triton
+from transformers import PreTrainedModel
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
@@ -23,9 +25,22 @@ def compile_layers(model: TrainedModel, device: torch.device) -> None:
     """
     _check_compiler(device)
     counters.clear()
+    _leave_attention_maps_out(model)
     for layer in model.layers:
         # Not the module: hooks of the library and of DeepSpeed stay outside, where they may do as they like.
         layer.forward = torch.compile(layer.forward)
+
+
+def _leave_attention_maps_out(model: TrainedModel) -> None:
+    """The library collects attention maps by hooks inside the layers, which would end graphs there, and which it sets as
+    soon as hidden states are asked for. Nobody asks for maps in training."""
+    for body in model.modules():
+        if isinstance(body, PreTrainedModel) and body.base_model is body:
+            maybe_install_capturing_hooks(body)
+    for layer in model.layers:
+        for part in layer.modules():
+            if part is not layer:
+                part._forward_hooks.clear()
 
 
 def graphs_in_words() -> str:
