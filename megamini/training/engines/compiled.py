@@ -32,8 +32,8 @@ def compile_layers(model: TrainedModel, device: torch.device) -> None:
 
 
 def _leave_attention_maps_out(model: TrainedModel) -> None:
-    """The library collects attention maps by hooks inside the layers, which would end graphs there, and which it sets as
-    soon as hidden states are asked for. Nobody asks for maps in training."""
+    """The library collects attention maps by hooks inside the layers, which would end graphs there, and which it sets
+    as soon as hidden states are asked for. Nobody asks for maps in training."""
     for body in model.modules():
         if isinstance(body, PreTrainedModel) and body.base_model is body:
             maybe_install_capturing_hooks(body)
