@@ -1,8 +1,8 @@
-"""`initialise: auto`: every start that the data allow is learned from for a few updates, and the best one goes on.
+"""`initialise: auto`: short trial runs from every initialisation that the data allow; the best one goes on.
 
 Losses before any learning rank starts wrongly, and losses after some updates much better; over a mini-model that costs
 little. What a loss does not see is transfer: where there is parallel text, lines that no start has seen decide, by how
-often a line finds its translation (both through the body, mean of the hidden states).
+often a line finds its translation (both through the body, mean of the hidden states). `choose` says how close is equal.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.candidates import Candidate, candidates, probe_updates
+from megamini.adaptation.candidates import Candidate, candidates, choose, probe_updates
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
@@ -52,11 +52,11 @@ def best_start(
     for candidate in wanted:
         found[candidate] = _probe(setup, language, start_of(candidate, seen), body, each, held_out)
         print(f"{language}: probe of {candidate.name}: {_in_words(found[candidate])}", flush=True)
-    best = min(wanted, key=lambda one: (-found[one].get("retrieval", 0.0), found[one]["loss"]))
+    best, by = choose(found)
     start = start_of(best, pairs)
     probes = {
         "chosen": best.name,
-        "by": "retrieval" if held_out else "loss",
+        "by": by,
         "candidates": {one.name: values for one, values in found.items()},
         "updates_each": each,
         "tokens": len(wanted) * each * setup.tokens_per_update,

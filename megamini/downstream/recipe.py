@@ -218,6 +218,9 @@ class EvaluationSection(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Precision of activations; weights stay fp32. auto: tf32 (fp32, with matrix products in TF32) on a GPU that has
     it, else fp32."""
+    keep_scores: bool = False
+    """Write `scores.jsonl` too: what each test example counts in the headline metric of each measurement. Intervals of
+    differences that are paired over examples need it."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
 

@@ -40,7 +40,7 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
         part.planned = [one.computed_in(precision) for one in part.planned]
     planned = [one for part in parts for one in part.planned]
     with run_lock(directory, "evaluation.runs", _PATIENCE):
-        measured = Measured(directory, planned)
+        measured = Measured(directory, planned, recipe.evaluation.keep_scores)
         write_atomically(directory / "recipe.yaml", dump_recipe(recipe))
         missing = measured.missing(planned)
         if missing:
@@ -54,8 +54,8 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
                     enough_memory(f"evaluation.batch: {recipe.evaluation.batch} inputs at once", "lower it"),
                     torch.autocast(device.type, DTYPES[precision], enabled=precision in ("bf16", "fp16")),
                 ):
-                    for one, result in part.measure(wanted, device):
-                        measured.add(one, result)
+                    for one, result, scores in part.measure(wanted, device):
+                        measured.add(one, result, scores)
                         print(_line(result), flush=True)
         measured.write()
         results = measured.results()
