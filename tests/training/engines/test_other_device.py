@@ -45,7 +45,10 @@ class Elsewhere(TorchDispatchMode):
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
         there = [one for one in tensors if one.is_meta]
         name = str(func)
-        if name.startswith(("aten._local_scalar_dense", "aten.item")) and there:
+        with self:  # what is made of several operations arrives whole under `inference_mode`
+            if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
+                return result
+        if name.startswith("aten._local_scalar_dense") and there:
             self.reads.append(name)
             return 1.0 if there[0].is_floating_point() else 1
         if name.startswith("aten._to_copy") and there and kwargs.get("device", META) != META:
