@@ -67,16 +67,10 @@ def test_a_run_goes_on_with_another_number_of_ranks(shop: Workshop) -> None:
 
 def test_under_torchrun(shop: Workshop) -> None:
     """And with probes, which rank 0 makes alone while the others wait."""
-    path = shop.recipe(
-        "torchrun", {"training.micro_batch": 2, "adaptation.initialise": "auto", "telemetry.validate_every": None}
-    )
-    launcher = [
-        str(Path(sys.executable).with_name("torchrun")),
-        "--nproc_per_node",
-        "2",
-        f"--master_port={free_port()}",
-    ]
-    done = run_command([*launcher, "launch/adapt.py", path, "schedule.duration=200 updates"], timeout=400)
+    changes = {"training.micro_batch": 2, "adaptation.initialise": "auto", "schedule.duration": "400 updates"}
+    path = shop.recipe("torchrun", changes | {"telemetry.every": 100, "telemetry.validate_every": None})
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node=2", f"--master_port={free_port()}"]
+    done = run_command([*torchrun, "launch/adapt.py", path], timeout=400)
     assert done.returncode == 0, done.stdout
     assert "probe of" in done.stdout and "plain PyTorch, 2 ranks on cpu" in done.stdout
     assert LanguagePack.load(shop.folder / "torchrun/packs/de").details["ledger"]["ranks"] == 2
