@@ -3,8 +3,6 @@
 import os
 from typing import TYPE_CHECKING
 
-from megamini.errors import UserError
-
 if TYPE_CHECKING:
     import torch
 
@@ -25,10 +23,18 @@ def device_of_sums(device: "torch.device") -> "torch.device":
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def check_precision(precision: str) -> None:
-    """Raise `UserError` for a precision that nobody has tried on the device of this process."""
-    if precision != "fp32" and best_device().type == "mps":
-        raise UserError(f"training.precision: {precision} was never tried on an Apple GPU (mps); use fp32")
+def gpu_has_bf16() -> bool:
+    """Whether the current GPU has units for bf16; older ones only emulate it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def gpu_has_tf32() -> bool:
+    """Whether the current GPU has units for TF32: NVIDIA's from Ampere (compute capability 8.0) on."""
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def usable_cores() -> int:
@@ -36,3 +42,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def use_deterministic_kernels() -> None:
+    """Let this process use kernels alone that add in the same order each time; a warning names those that have none.
+
+    Before the first product on a GPU: cuBLAS reads its workspace's size once.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as NVIDIA's documentation of cuBLAS asks
+    torch.use_deterministic_algorithms(True, warn_only=True)

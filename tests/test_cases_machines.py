@@ -17,8 +17,8 @@ from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
 from megamini.recipes.sections import OptimizerSection
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import resolve_precision
-from megamini.training.run import check_plain
+from megamini.training.engines.precision import resolve_precision, use_precision
+from tests.device import ON_CPU, choose_device, ranks_that_fit
 from tests.downstream.workplace import finetune_recipe
 from tests.models import bodies
 
@@ -62,9 +62,9 @@ def test_an_apple_gpu_computes_in_fp32(tmp_path, monkeypatch, capsys):
     recipes = {name: asked.model_copy(update={"training": training}) for name, training in values.items()}
     assert resolve_precision(recipes["auto"]).training.precision == "fp32"
     assert "auto is fp32 here (an Apple GPU)" in capsys.readouterr().out
-    check_plain(recipes["fp32"])
+    use_precision(recipes["fp32"].training.precision, "training.precision")
     with pytest.raises(UserError, match=r"training\.precision: bf16 .* Apple GPU .*use fp32"):
-        check_plain(recipes["bf16"])
+        use_precision(recipes["bf16"].training.precision, "training.precision")
     fine = FinetuneRecipe.model_validate(finetune_recipe(tmp_path / "gone", tmp_path))
     arguments = training_arguments(fine, 0, tmp_path, 1, None, "mps")
     assert not (arguments.use_cpu or arguments.bf16 or arguments.dataloader_pin_memory)
@@ -102,3 +102,29 @@ def test_nothing_of_an_adaptation_is_float64_but_sums(family):
         engine.forward_backward(batches.Batch(ids, positions, labels))
         assert engine.step(0.1).applied
         engine.evaluate(batches.Batch(ids, positions, labels, attention_mask=mask))
+
+
+def test_kernels_that_add_in_one_order(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    machine.use_deterministic_kernels()
+    try:
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_one_switch_for_the_device_of_the_whole_suite(monkeypatch):
+    """No test runs on a GPU where others run on the CPU."""
+    environment = {}
+    choose_device("cpu", environment)
+    assert environment == ON_CPU and ranks_that_fit(64, environment)
+    assert ON_CPU.items() <= os.environ.items() or os.environ["DS_ACCELERATOR"] == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(pytest.UsageError, match="there is no GPU here"):
+        choose_device("cuda", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    choose_device("cuda", environment := {})
+    assert environment == {"DS_ACCELERATOR": "cuda"}
+    assert ranks_that_fit(2, environment) and not ranks_that_fit(3, environment), "NCCL takes no two on one GPU"

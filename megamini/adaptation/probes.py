@@ -39,6 +39,7 @@ def best_start(
 
     compute: a start from its kind, `lexicon` and `parallel`, as `initialise` takes them.
     """
+    setup = setup.alone()  # the other ranks wait
     seen, held_out = _split(pairs)
     wanted = candidates(setup.recipe.adaptation)
     each = probe_updates(setup.schedule.updates, len(wanted))
@@ -84,7 +85,7 @@ def _probe(
         recipe.objective.loss_workspace_bytes,
         {language: setup.unplaced[language]},
     )
-    engine = plain_engine(model, setup)
+    engine = plain_engine(model, setup, alone=True)
     batches, accumulation = text.micro_batches(setup.batches, 0), setup.batches.accumulation
     for update in range(updates):
         torch.manual_seed(recipe.training.seed + update)  # dropout, alike for all starts

@@ -32,8 +32,10 @@ from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
 from megamini.files import write_atomically
-from megamini.machine import best_device, check_precision
+from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
 from megamini.training.safety.run_lock import run_lock
 
 _RESULT = "result.json"
@@ -66,7 +68,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
-    check_precision(recipe.training.precision)
+    recipe = _with_precision(recipe)
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -84,10 +86,17 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
         ranks.leave()
 
 
+def _with_precision(recipe: FinetuneRecipe) -> FinetuneRecipe:
+    """The recipe with its precision resolved, which this process then computes in."""
+    recipe = resolve_precision(recipe, best=near_fp32)
+    use_precision(recipe.training.precision, "training.precision")
+    return recipe
+
+
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
-    check_precision(recipe.training.precision)
+    recipe = _with_precision(recipe)
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
@@ -157,7 +166,11 @@ def _train_one(
         print(
             f"{title}: {len(job.training):,} examples, {len(inputs):,} inputs of up to {job.limits.max_length} tokens"
         )
-    trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
+    what = (
+        f"training.micro_batch: {arguments.per_device_train_batch_size} inputs of up to {job.limits.max_length} tokens"
+    )
+    with enough_memory(what, "lower training.micro_batch (accumulation makes up for it)"):
+        trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
     seconds = time.monotonic() - start
 
     about = describe_task(job.task.name, job.task.kind, job.section.language, seed, job.limits)
