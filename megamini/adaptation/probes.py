@@ -17,6 +17,7 @@ from megamini.adaptation.candidates import Candidate, candidates, choose, probe_
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
+from megamini.data.tokenizer import encode
 from megamini.training.run import plain_engine
 from megamini.training.validation import measure
 
@@ -135,7 +136,7 @@ def _states(
     """Mean of each line's last hidden states, fp32 [lines, d]."""
     found = []
     for start in range(0, len(lines), batch):
-        some = tokenizer(lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
+        some = encode(tokenizer, lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
         longest = max(map(len, some))
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=matrix.device)

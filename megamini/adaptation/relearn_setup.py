@@ -115,6 +115,8 @@ class RelearningSetup(RunSetup):
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         if self.starting_sha256:
             identity["adaptation"]["starting_point_sha256"] = self.starting_sha256
+        # Last, since another seed makes other rows too, and the first difference is the one that is named.
+        identity["adaptation"] = identity.pop("adaptation")
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:

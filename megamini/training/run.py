@@ -13,7 +13,7 @@ from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
 from megamini.errors import UserError
 from megamini.files import write_atomically
-from megamini.machine import best_device
+from megamini.machine import best_device, device_of_sums
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import Recipe, RunRecipe
@@ -207,4 +207,4 @@ def _peak_of_all_ranks(recipe: RunRecipe, engine: Engine) -> float:
         name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
         own = peak_rate(name, precision) or measured_matmul_rate(engine.device, DTYPES[precision])
     # All ranks.
-    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=engine.device)).item()
+    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=device_of_sums(engine.device))).item()

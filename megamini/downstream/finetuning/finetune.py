@@ -32,7 +32,7 @@ from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
 from megamini.files import write_atomically
-from megamini.machine import best_device
+from megamini.machine import best_device, check_precision
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.device_memory import enough_memory
 from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
@@ -49,10 +49,6 @@ class Ranks:
     rank: int
     world_size: int
     deepspeed: dict[str, Any] | None
-
-    @property
-    def on_cpu(self) -> bool:
-        return not torch.cuda.is_available()
 
     def wait_for_all(self) -> None:
         """All ranks."""
@@ -73,6 +69,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     """
     _quiet()
     recipe = resolve_precision(recipe, best=near_fp32)
+    check_precision(recipe.training.precision)
     use_precision(recipe.training.precision, "training.precision")
     if deepspeed is None:
         leave_deepspeed_out()
@@ -94,6 +91,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
+    check_precision(recipe.training.precision)
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
@@ -154,7 +152,8 @@ def _train_one(
     aside = folder.with_name(f".{folder.name}.writing")
     title = f"{job.key} seed {seed}"
     start = time.monotonic()
-    arguments = training_arguments(recipe, seed, aside / "checkpoints", ranks.world_size, ranks.deepspeed, ranks.on_cpu)
+    checkpoints, device = aside / "checkpoints", best_device().type
+    arguments = training_arguments(recipe, seed, checkpoints, ranks.world_size, ranks.deepspeed, device)
     set_seed(seed)
     model = _task_model(recipe, primary, job)
     freeze_token_embeddings(model)

@@ -12,7 +12,7 @@ import yaml
 
 from megamini.costs.flops import measured_matmul_rate
 from megamini.errors import UserError
-from megamini.machine import gpu_has_bf16, gpu_has_tf32, use_deterministic_kernels
+from megamini.machine import best_device, gpu_has_bf16, gpu_has_tf32, use_deterministic_kernels
 from megamini.recipes.sections import RunRecipe, TrainingSection
 from megamini.training.engines.process_group import is_first_rank
 
@@ -42,9 +42,11 @@ def resolve_precision(
 
 def fastest() -> tuple[str, str]:
     """For training from fp32 master weights: bf16 on a GPU that has it, fp16 with a loss scale on one that has not; on
-    a CPU bf16 where a measurement of matrix products shows a gain, else fp32."""
+    an Apple GPU fp32; on a CPU bf16 where a measurement of matrix products shows a gain, else fp32."""
     if torch.cuda.is_available():
         return "bf16" if gpu_has_bf16() else "fp16", torch.cuda.get_device_name()
+    if best_device().type == "mps":
+        return "fp32", "an Apple GPU"
     gain = measured_matmul_rate("cpu", torch.bfloat16) / measured_matmul_rate("cpu", torch.float32)
     precision = "bf16" if gain >= _GAIN else "fp32"
     return precision, f"matrix products in bf16 at {gain:.2f} times the rate of fp32, measured"
@@ -69,6 +71,8 @@ def use_precision(precision: str, key: str) -> None:
 
     key: of the recipe, for messages. Raises UserError for one that this machine does not have.
     """
+    if precision != "fp32" and best_device().type == "mps":
+        raise UserError(f"{key}: {precision} was never tried on an Apple GPU (mps); use fp32")
     on_gpu = torch.cuda.is_available()
     if precision == "fp16" and not on_gpu:
         raise UserError(f"{key}: fp16 does not run on a CPU; use bf16 or fp32")
