@@ -9,6 +9,9 @@ import torch
 from megamini.errors import UserError
 
 _GIB = 2**30
+# What CUDA, cuBLAS and NCCL say where PyTorch has left them nothing, and what PyTorch says of the host's memory.
+_OTHER_SHORTAGES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 'out of memory'")
+_OF_THE_HOST = "DefaultCPUAllocator"
 
 
 @contextmanager
@@ -22,9 +25,11 @@ def enough_memory(what: str, advice: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(f"{what}: out of GPU memory: {_numbers(str(error))}; {advice}") from None
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise UserError(f"{what}: out of memory: {_numbers(str(error))}; {advice}") from None
+        if _OF_THE_HOST in str(error):
+            raise UserError(f"{what}: out of memory: {_numbers(str(error))}; {advice}") from None
+        if any(shortage in str(error) for shortage in _OTHER_SHORTAGES):
+            raise UserError(f"{what}: out of GPU memory: {_numbers(str(error))}; {advice}") from None
+        raise
 
 
 def memory_scalars(device: torch.device, planned: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
+from megamini.machine import device_of_sums
 from megamini.training.checkpoints.checkpoint import Checkpoints
 from megamini.training.device_memory import memory_scalars
 from megamini.training.engines.engine import Engine, StepResult
@@ -192,9 +193,10 @@ def _agree(
     losses over ranks: one collective, one host read. A run may end by its clock (`adaptation.stop.seconds`), so all go
     by the same one."""
     own = [float(safe_point.stop()), float(safe_point.save()), seconds if engine.rank == 0 else 0.0]
-    wishes = torch.tensor(own, dtype=torch.float64, device=losses.device)  # fp32 has no milliseconds after some hours
+    device = device_of_sums(losses.device)
+    wishes = torch.tensor(own, dtype=torch.float64, device=device)  # fp32 has no milliseconds after some hours
     # All ranks.
-    stop, save, seconds, *sums = engine.sum_over_ranks(torch.cat([wishes, losses.double()])).tolist()
+    stop, save, seconds, *sums = engine.sum_over_ranks(torch.cat([wishes, losses.to(device).double()])).tolist()
     return stop > 0, save > 0, seconds, [total / engine.world_size for total in sums]
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 
-from megamini.adaptation import relearn
+from megamini.adaptation import relearn_setup
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.training.engines import plain_engine
 from megamini.training.engines.loss_scale import LossScale
@@ -131,5 +131,8 @@ def adapt_in_fp16(path: str) -> None:
     """The command, as if this processor were a GPU without bf16; the scale is too large at first."""
     scale = LossScale()
     scale.restore({"cur_scale": 2.0**19})
-    with mock.patch.object(relearn, "use_kernels_of"), mock.patch.object(plain_engine, "LossScale", lambda: scale):
+    with (
+        mock.patch.object(relearn_setup, "use_kernels_of"),
+        mock.patch.object(plain_engine, "LossScale", lambda: scale),
+    ):
         adapt(path)

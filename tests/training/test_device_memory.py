@@ -24,6 +24,7 @@ ON_CPU = (
             "1.25 GiB more were asked for, it has 14.58 GiB, of which 812.38 MiB are free",
         ),
         (RuntimeError(ON_CPU), "64000 bytes more were asked for"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "when calling"),
     ],
 )
 def test_one_line_says_what_did_not_fit(error, numbers):
