@@ -1,4 +1,4 @@
-"""The starts that `initialise: auto` chooses from, and how long each may be tried."""
+"""The initialisations that `initialise: auto` chooses from, and for how many updates each may be tried."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

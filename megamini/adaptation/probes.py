@@ -1,4 +1,4 @@
-"""`initialise: auto`: every start that the data allow is learned from for a few updates, and the best one goes on.
+"""`initialise: auto`: short trial runs from every initialisation that the data allow; the best one goes on.
 
 Losses before any learning rank starts wrongly, and losses after some updates much better; over a mini-model that costs
 little. What a loss does not see is transfer: where there is parallel text, lines that no start has seen decide, by how

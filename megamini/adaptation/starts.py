@@ -1,4 +1,4 @@
-"""Where the languages of a run start from: as kept with the run, as the recipe says, or as probes choose."""
+"""The initial embeddings of a run's languages: as kept with the run, as the recipe says, or as probes choose."""
 
 from typing import Any
 

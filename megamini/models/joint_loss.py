@@ -1,4 +1,4 @@
-"""The joint loss: linear cross-entropy of many rows against one matrix, whose logits never exist whole.
+"""The joint loss of all heads: cross-entropy of many rows against one matrix, whose logits never exist whole.
 
 Rows of all heads go through one call. A chunk of rows at a time is projected, its loss summed in fp32, and its
 gradients formed at once from the same logits, so nothing is recomputed in the backward pass and the memory is one

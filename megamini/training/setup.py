@@ -1,4 +1,4 @@
-"""What follows from a recipe, its data and the number of ranks, before any model is built: what every run has."""
+"""Numbers that follow from a recipe, its data and the number of ranks, before any model is built."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection

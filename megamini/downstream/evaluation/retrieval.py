@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.downstream.kinds.forward import Collator
+from megamini.downstream.metrics.measurement import Measurement, ratio
 from megamini.downstream.task_data.language_files import path_in
 from megamini.downstream.task_data.rows import bad_row, read_json_lines
 from megamini.errors import UserError
@@ -53,13 +54,17 @@ def page_vectors(
     return torch.cat(vectors)
 
 
-def retrieval_accuracy(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+def retrieval_accuracy(source: torch.Tensor, target: torch.Tensor) -> Measurement:
     """Accuracy at 1 of finding row i of the other side for row i, both ways, and their mean.
 
     source, target: unit vectors [n, d] of the same pages.
     """
     similarity = source @ target.T
     own = torch.arange(len(source))
-    to_target = (similarity.argmax(1) == own).float().mean().item()
-    to_source = (similarity.argmax(0) == own).float().mean().item()
-    return {"accuracy": (to_target + to_source) / 2, "to_target": to_target, "to_source": to_source}
+    to_target, to_source = ((similarity.argmax(side) == own).int().tolist() for side in (1, 0))
+    parts = {
+        "accuracy": [(one + other, 2) for one, other in zip(to_target, to_source, strict=True)],
+        "to_target": [(one, 1) for one in to_target],
+        "to_source": [(one, 1) for one in to_source],
+    }
+    return Measurement({name: ratio(own) for name, own in parts.items()}, parts)

@@ -196,9 +196,10 @@ def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, up
             f"{aside}: the token embeddings changed in training, which must not happen: packs would not fit"
         )
     examples = job.validation
-    values = kind_of(job.task).measure(
+    measured = kind_of(job.task).measure(
         loaded.model, loaded.tokenizer, examples, job.limits, job.section.language, batch_size=32
     )
+    values = measured.values
     result = Result(
         job.key, job.section.language, job.task.metric, values, len(examples), str(folder), None, seed,
         job.validation_split,
