@@ -64,6 +64,18 @@ USED: dict[str, tuple[Internals, ...]] = {
         Internals("torch", marks=("_parameters", "_buffers")),
     ),
     "megamini.models.pretrained": (Internals("transformers", ("transformers:PreTrainedModel._tied_weights_keys",)),),
+    "megamini.training.engines.compiled": (
+        Internals(
+            "torch",
+            (
+                "torch._dynamo.utils:counters",
+                "torch._inductor.cpp_builder:get_cpp_compiler",
+                "torch.utils._triton:has_triton",
+            ),
+            marks=("_forward_hooks",),
+        ),
+        Internals("transformers", ("transformers.utils.output_capturing:maybe_install_capturing_hooks",)),
+    ),
     "megamini.training.engines.deepspeed_engine": (
         Internals(
             "deepspeed",
@@ -79,7 +91,10 @@ USED: dict[str, tuple[Internals, ...]] = {
             ("torch.distributed.distributed_c10d:_world.pg_map", "torch.distributed.distributed_c10d:_set_pg_timeout"),
         ),
     ),
-    "megamini.training.engines.plain_engine": (Internals("torch", ("torch:_foreach_copy_",)),),
+    "megamini.training.engines.fp32_sums": (
+        Internals("deepspeed", ("deepspeed.runtime.engine:DeepSpeedEngine._do_optimizer_sanity_check",)),
+    ),
+    "megamini.training.engines.plain_engine": (Internals("torch", ("torch:_foreach_copy_", "torch:_foreach_mul_")),),
     "megamini.training.engines.zero_shards": (
         Internals(
             "deepspeed",

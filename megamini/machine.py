@@ -1,4 +1,4 @@
-"""What a process may use of its machine: its device, and how many cores."""
+"""What a process may use of its machine: its device, in which precision, and how many cores."""
 
 import os
 from typing import TYPE_CHECKING
@@ -8,14 +8,33 @@ if TYPE_CHECKING:
 
 
 def best_device() -> "torch.device":
-    """An NVIDIA or AMD GPU where there is one, else the CPU; a line says so where an Apple GPU is passed over."""
+    """An NVIDIA or AMD GPU where there is one, else an Apple GPU (mps), else the CPU."""
     import torch  # who prepares text asks for cores only, in many processes that need no torch
 
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        print("the Apple GPU (mps) is not used: it has no float64, in which losses are summed; this runs on the CPU")
-    return torch.device("cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def device_of_sums(device: "torch.device") -> "torch.device":
+    """Where losses that were computed on `device` are summed in float64: there, or on the CPU, for mps has none."""
+    import torch
+
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def gpu_has_bf16() -> bool:
+    """Whether the current GPU has units for bf16; older ones only emulate it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def gpu_has_tf32() -> bool:
+    """Whether the current GPU has units for TF32: NVIDIA's from Ampere (compute capability 8.0) on."""
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def usable_cores() -> int:
@@ -23,3 +42,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def use_deterministic_kernels() -> None:
+    """Let this process use kernels alone that add in the same order each time; a warning names those that have none.
+
+    Before the first product on a GPU: cuBLAS reads its workspace's size once.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as NVIDIA's documentation of cuBLAS asks
+    torch.use_deterministic_algorithms(True, warn_only=True)

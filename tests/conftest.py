@@ -1,10 +1,17 @@
-"""What all tests share: fast tests first, and the switch between the suite that CI runs and every combination."""
+"""What all tests share: fast tests first, the device, and what is run by CI or by `make test-all` alone."""
 
 import pytest
+
+from tests.device import choose_device
 
 
 def pytest_addoption(parser):
     parser.addoption("--all-combinations", action="store_true", help="run every combination, as `make test-all` does")
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where all tests run (default: cpu)")
+
+
+def pytest_configure(config):
+    choose_device(config.getoption("--device"))
 
 
 def pytest_collection_modifyitems(config, items):

@@ -17,6 +17,7 @@ from megamini.adaptation.candidates import Candidate, candidates, choose, probe_
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
+from megamini.data.tokenizer import encode
 from megamini.training.run import plain_engine
 from megamini.training.validation import measure
 
@@ -38,6 +39,7 @@ def best_start(
 
     compute: a start from its kind, `lexicon` and `parallel`, as `initialise` takes them.
     """
+    setup = setup.alone()  # the other ranks wait
     seen, held_out = _split(pairs)
     wanted = candidates(setup.recipe.adaptation)
     each = probe_updates(setup.schedule.updates, len(wanted))
@@ -83,7 +85,7 @@ def _probe(
         recipe.objective.loss_workspace_bytes,
         {language: setup.unplaced[language]},
     )
-    engine = plain_engine(model, setup)
+    engine = plain_engine(model, setup, alone=True)
     batches, accumulation = text.micro_batches(setup.batches, 0), setup.batches.accumulation
     for update in range(updates):
         torch.manual_seed(recipe.training.seed + update)  # dropout, alike for all starts
@@ -134,7 +136,7 @@ def _states(
     """Mean of each line's last hidden states, fp32 [lines, d]."""
     found = []
     for start in range(0, len(lines), batch):
-        some = tokenizer(lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
+        some = encode(tokenizer, lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
         longest = max(map(len, some))
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=matrix.device)

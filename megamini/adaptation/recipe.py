@@ -139,8 +139,8 @@ class AdaptationRecipe(RunRecipe):
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptationRecipe":
-        if self.adaptation.attention == "flash_attention_2" and self.training.precision == "fp32":
-            raise ValueError("adaptation.attention: flash_attention_2 needs training.precision bf16")
+        if self.adaptation.attention == "flash_attention_2" and self.training.precision in ("fp32", "tf32"):
+            raise ValueError("adaptation.attention: flash_attention_2 needs training.precision bf16 or fp16")
         for key in ("lexicon", "parallel"):
             if getattr(self.adaptation, key) is not None and len(self.data_paths) > 1:
                 raise ValueError(

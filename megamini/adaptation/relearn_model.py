@@ -62,6 +62,11 @@ class RelearnModel(nn.Module):
         return ()
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """Of the body learned over."""
+        return family_of(self.body.config).layer_list(self.body)
+
+    @property
     def clipped_together(self) -> list[list[nn.Parameter]]:
         """Each language by itself."""
         return [

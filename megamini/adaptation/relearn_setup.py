@@ -15,7 +15,8 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.parallel_text import read_parallel
-from megamini.costs.flops import BodyShape, activation_memory, training_flops
+from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
+from megamini.costs.hours import hours_in_words
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
@@ -23,11 +24,11 @@ from megamini.files import fingerprint_of, sha256_of
 from megamini.models.families import truncating
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.engines.precision import use_kernels_of
 from megamini.training.intervals import resolve_intervals
-from megamini.training.run import check_plain
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, masked_in_words, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -86,6 +87,20 @@ class RelearningSetup(RunSetup):
         flops = sum(_flops_per_update(text, masked, body, self.batches) for text in going)
         return Cost(self.tokens_per_update * len(going), flops)
 
+    def planned_memory(self, sharding: Sharding) -> int:
+        trained = sum(len(text.tokenizer) * (self.source.body.config.hidden_size + 1) for text in self.texts.values())
+        bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
+        vocabularies = [body.get_input_embeddings().weight for body in bodies]  # which are dropped
+        frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
+        precision = self.recipe.training.precision
+        states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
+        return states.total + sum(self._activations(text) for text in self.texts.values())
+
+    def alone(self) -> "RelearningSetup":
+        """The same for one process that does all of an update, whatever the number of ranks."""
+        training = self.recipe.training
+        return replace(self, batches=plan_batches(training.global_batch, training.micro_batch, 1))
+
     def identity(self) -> dict[str, Any]:
         data = fingerprint_of([text.fingerprint for text in self.texts.values()])
         free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every", "pack"]}
@@ -100,6 +115,8 @@ class RelearningSetup(RunSetup):
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         if self.starting_sha256:
             identity["adaptation"]["starting_point_sha256"] = self.starting_sha256
+        # Last, since another seed makes other rows too, and the first difference is the one that is named.
+        identity["adaptation"] = identity.pop("adaptation")
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
@@ -134,11 +151,11 @@ class RelearningSetup(RunSetup):
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
         every = self.intervals.pack
-        if every and state.update % every == 0:
+        if every and state.update % every == 0 and engine.rank == 0:
             self.save_packs(engine, state)
 
     def save_packs(self, engine: PlainEngine, state: TrainState, replace_existing: bool = True) -> None:
-        """A pack of each language as it stands, beside those of earlier updates."""
+        """A pack of each language as it stands, beside those of earlier updates. Rank 0 only."""
         for language in self.texts:
             directory = self.packs_directory / f"{language}-step-{state.update:08d}"
             if replace_existing or not directory.exists():
@@ -172,6 +189,7 @@ class RelearningSetup(RunSetup):
                 **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
+                "ranks": engine.world_size,
             },
         }
         tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
@@ -183,7 +201,8 @@ class RelearningSetup(RunSetup):
         rows = {
             "body": f"{self.source.body.config.num_hidden_layers} layers of {self.source.provenance['model']}, frozen",
             "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
-            f"{self.block_length}: {batch.accumulation} accumulation x {batch.micro_batch} blocks",
+            f"{self.block_length}: {f'{batch.world_size} ranks x ' if batch.world_size > 1 else ''}"
+            f"{batch.accumulation} accumulation x {batch.micro_batch} blocks",
             "masked": masked_in_words(self.mask_schedule.along(updates)),
         }
         for language, text in self.texts.items():
@@ -206,6 +225,7 @@ class RelearningSetup(RunSetup):
                 f"{len(wanted)} starts ({'; '.join(one.name for one in wanted)}), {each} updates from each: "
                 f"{len(wanted) * each / updates:.0%} of the run"
             )
+        rows["hours"] = hours_in_words(sum(self.flops(language, updates) for language in self.texts))
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
@@ -224,9 +244,9 @@ class RelearningSetup(RunSetup):
         ).total
 
 
-def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
-    """Check a recipe against its data and source; `UserError` where they do not fit."""
-    check_plain(recipe)
+def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetup:
+    """Check a recipe against its data, its source and the number of ranks; `UserError` where they do not fit."""
+    use_kernels_of(recipe.training)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)
     if recipe.adaptation.parallel is not None:
@@ -240,7 +260,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     if len(set(lengths.values())) > 1:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
-    batches = plan_batches(training.global_batch, training.micro_batch, 1)
+    batches = plan_batches(training.global_batch, training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * block_length
     intervals = resolve_intervals(recipe, tokens_per_update, recipe.adaptation.pack_every)
     source = load_source(recipe.adaptation, block_length)

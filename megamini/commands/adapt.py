@@ -1,12 +1,16 @@
-"""Teach a pretrained model a new language: learn token embeddings over a frozen body, in one process.
+"""Teach a pretrained model a new language: learn token embeddings over a frozen body, on a GPU, several, or a CPU.
 
     python launch/adapt.py launch/recipes/quickstart/adapt_mini.yaml               # over the mini-model of an exit
     python launch/adapt.py launch/recipes/quickstart/adapt_standard.yaml           # over the whole primary model
     python launch/adapt.py launch/recipes/my_language.yaml adaptation.source=FOLDER data.path=data/xx
     python launch/adapt.py launch/recipes/my_language.yaml adaptation.source=FOLDER "data.path=[data/xx, data/yy]"
+    torchrun --nproc_per_node 8 launch/adapt.py launch/recipes/my_language.yaml ...     # on the 8 GPUs of this machine
 
-The language pack comes to lie in RUN/packs/LANG. The same command again resumes from the newest complete checkpoint.
+The language pack comes to lie in RUN/packs/LANG. The same command again resumes from the newest complete checkpoint, on
+any number of GPUs.
 """
+
+import os
 
 from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
 from megamini.errors import run_command
@@ -23,13 +27,16 @@ def main() -> None:
     recipe = load_adaptation_recipe(arguments.recipe, arguments.overrides)
     from transformers.utils.logging import disable_progress_bar
 
-    from megamini.adaptation.relearn import adapt, build_setup
+    from megamini.adaptation.relearn import adapt
+    from megamini.adaptation.relearn_setup import build_setup
     from megamini.training.engines.precision import resolve_precision
 
     disable_progress_bar()  # the library's bars for loading say little and pass in a second
     if arguments.dry_run:
         recipe = resolve_precision(recipe)
-        print(f"{dump_recipe(recipe)}\nplan\n{build_setup(recipe).plan()}")
+        setup = build_setup(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
     else:
         adapt(recipe)
 

@@ -29,7 +29,9 @@ def main() -> None:
     deepspeed = None
     if "RANK" in os.environ or arguments.deepspeed_config:
         from megamini.downstream.finetuning.deepspeed import trainer_configuration
+        from megamini.training.engines.precision import near_fp32, resolve_precision
 
+        recipe = resolve_precision(recipe, best=near_fp32)
         deepspeed = trainer_configuration(arguments.deepspeed_config, recipe.training.precision)
     from megamini.downstream.finetuning.finetune import finetune, plan
 

@@ -18,6 +18,7 @@ from megamini.costs.shape import (
     ExitShape,
     Method,
     hidden_matrices,
+    largest_part,
     matrix_parameters,
     only_exit,
     parameter_counts,
@@ -39,6 +40,7 @@ __all__ = [
     "checkpoint_bytes",
     "head_forward_flops",
     "hidden_matrices",
+    "largest_part",
     "matrix_parameters",
     "measured_matmul_rate",
     "model_flops_utilisation",
@@ -252,7 +254,7 @@ def _wait_for(device: "torch.device") -> None:
     import torch
 
     if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)
+        torch.accelerator.synchronize(device)
 
 
 def model_flops_utilisation(flops_per_second: float, peak: float) -> float:

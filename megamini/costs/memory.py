@@ -8,7 +8,7 @@ from typing import Literal
 
 from megamini.costs.shape import BodyShape, ExitShape, Method, only_exit
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 _MASTER_BYTES = 4
 _MOMENT_BYTES = 4  # fp32; Adam has two for each parameter, Muon one
@@ -44,8 +44,8 @@ def model_states(
     too. In fp32 stage 0 has no master, nor has a single process without DeepSpeed: 4 + 4 + 8; from stage 1 on DeepSpeed
     0.19.8 keeps one of fp32 weights too. Autocast over fp32 weights holds what fp32 does.
 
-    `fp32_gradients`: DeepSpeed sums gradients in the weights' precision unless `data_types.grad_accum_dtype` is fp32;
-    they then take 4 bytes, and the low-precision ones that backward makes are taken as released at once.
+    `fp32_gradients`: micro-batches in bf16 are summed in fp32 (`data_types.grad_accum_dtype`);
+    gradients then take 4 bytes, and the low-precision ones that backward makes are taken as released at once.
 
     `muon`: how many of the trainable parameters Muon moves, whose one momentum takes 4 bytes instead of Adam's 8.
     """
@@ -155,7 +155,7 @@ def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: 
 
 
 def _bytes_per_weight(precision: Precision) -> int:
-    return {"fp32": 4, "bf16": 2, "fp16": 2}[precision]
+    return {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}[precision]
 
 
 def _share(count: int, ranks: int) -> int:

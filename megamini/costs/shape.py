@@ -197,3 +197,11 @@ def _layer_parameters(shape: BodyShape) -> int:
     inner = shape.ffn * (2 if shape.gated_ffn else 1)
     feed_forward = width * inner + shape.ffn * width + (inner + width) * shape.ffn_bias
     return attention + feed_forward + 2 * _norm_parameters(shape)
+
+
+def largest_part(counts: dict[str, int], layers: int) -> int:
+    """Elements of the largest part of a model that is made, or gathered, as one: the token matrix, or a layer.
+
+    counts: as `parameter_counts` gives them.
+    """
+    return max(counts["token_embeddings"], counts["layers"] // layers)

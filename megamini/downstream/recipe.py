@@ -106,8 +106,9 @@ class FinetuneTraining(Section):
     """Examples per update, over all ranks and accumulation steps."""
     micro_batch: Positive = 32
     """Most examples that a rank runs at once; accumulation makes up the rest."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of activations; weights and optimizer stay fp32 (under DeepSpeed bf16: master copies do)."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """Precision of activations; weights and optimizer stay fp32 (under DeepSpeed bf16: master copies do). auto: tf32
+    (fp32, with matrix products in TF32) on a GPU that has it, else fp32."""
     seeds: Seeds = (0,)
     """A model is fine-tuned for each of these: head, order of examples and dropout."""
     runs: PathName = "runs"
@@ -214,6 +215,9 @@ class EvaluationSection(Section):
 
     batch: Positive = 32
     """Examples that run at once."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Precision of activations; weights stay fp32. auto: tf32 (fp32, with matrix products in TF32) on a GPU that has
+    it, else fp32."""
     keep_scores: bool = False
     """Write `scores.jsonl` too: what each test example counts in the headline metric of each measurement. Intervals of
     differences that are paired over examples need it."""

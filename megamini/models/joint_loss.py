@@ -56,8 +56,9 @@ class _JointCrossEntropy(torch.autograd.Function):
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         # Gradients are formed per `unit`, a power of two near the largest coefficient; backward multiplies by it and by
         # fp16's loss scale together, for coefficients of 1 / rows alone are below what fp16 holds.
-        exponent = torch.frexp(coefficients.abs().max()).exponent
-        unit = torch.ldexp(torch.ones((), device=rows.device), exponent)
+        # Made of bits: the exponent one higher, and no mantissa. `frexp` is not there on every device.
+        bits = coefficients.abs().max().view(torch.int32)
+        unit = ((bits & 0x7F800000) + 0x00800000).view(torch.float32)
         losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
         rows_grad = torch.empty_like(rows) if wants_rows else None
         weight_grad = None

@@ -85,6 +85,11 @@ class PrimaryModel(nn.Module):
         )
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """As `models.trained_model.TrainedModel` wants them."""
+        return self.family.layer_list(self.model)
+
+    @property
     def clipped_together(self) -> list[list[nn.Parameter]]:
         """All that trains, by its one norm."""
         return [[parameter for parameter in self.parameters() if parameter.requires_grad]]

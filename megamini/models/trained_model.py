@@ -16,6 +16,8 @@ class TrainedModel(Protocol):
     hidden_matrices: tuple[tuple[nn.Parameter, int], ...]
     """Weights of linear maps that train, but for token matrices, each with how many matrices it holds one below the
     other (ModernBERT keeps queries, keys and values in one)."""
+    layers: nn.ModuleList
+    """The encoder layers that a batch goes through, bottom first."""
     clipped_together: list[list[nn.Parameter]]
     """Trained parameters, by the gradient norms that clip them."""
 
@@ -26,6 +28,8 @@ class TrainedModel(Protocol):
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 

@@ -307,20 +307,28 @@ class TrainingSection(Section):
     """Blocks per update, over all ranks and accumulation steps."""
     micro_batch: Positive
     """Most blocks that a rank runs at once; accumulation makes up the rest."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "bf16"
-    """Precision of weights and activations; the optimizer keeps fp32 master copies. auto, for runs of one process:
-    bf16 where the machine gains by it, measured at the start on a CPU, else fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
+    """Precision of weights and activations; the optimizer keeps fp32 master copies. tf32: fp32, with matrix products in
+    TF32 on GPUs that have it. auto, without DeepSpeed: on a GPU bf16, or fp16 where it has no bf16; on a CPU bf16 where
+    a measurement at the start shows a gain, else fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order of blocks, masks and dropout."""
     activation_checkpointing: bool = False
     """Recompute the encoder layers in the backward pass instead of keeping their activations."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile the encoder layers with torch.compile, at the first updates and validation; needs a C++ compiler, and not
+    ZeRO stage 3."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
     stop_after_nonfinite: Positive = 10
     """End the run after this many updates in a row whose loss or gradient was not finite."""
     spike: SpikeSection = SpikeSection()
+    deterministic: bool = False
+    """Kernels alone that add in the same order each time, so that a GPU too gives the same bits twice; slower. On a CPU
+    all do."""
+    profile: Positive | None = None
+    """Updates of which rank 0 writes a trace of PyTorch's profiler into the run's folder `profile`, for TensorBoard's
+    profiler plugin or ui.perfetto.dev; the first three are left out. Unset: none."""
     hang_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """End the process, with stack traces and status 75, when no update, validation or save has ended for this long;
     null: never, but for ranks that wait an hour for another. The first update has at least 30 minutes."""
@@ -383,7 +391,7 @@ class Recipe(RunRecipe):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         _check_method(self.objective, self.model)
-        if self.model.attention == "flash_attention_2" and self.training.precision == "fp32":
+        if self.model.attention == "flash_attention_2" and self.training.precision in ("fp32", "tf32"):
             raise ValueError("model.attention: flash_attention_2 needs training.precision bf16 or fp16")
         weights = self.objective.head_weights
         if weights is not None and (len(weights) != self.heads or min(weights) <= 0):

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +12,9 @@ from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.training.checkpoints.checkpoint import Checkpoints
+from megamini.training.device_memory import memory_scalars
 from megamini.training.engines.engine import Engine, StepResult
+from megamini.training.profiling import Profile
 from megamini.training.safety.safe_point import SafePoint
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
@@ -33,6 +36,8 @@ class _Window:
     applied: int = 0
     losses: list[float] = field(default_factory=list)
     gradient_norm: float = 0.0
+    waited: float = 0.0
+    """Seconds for the loader's batches."""
 
     def add(self, cost: Cost, losses: list[float], result: StepResult) -> None:
         self.tokens += cost.tokens
@@ -43,6 +48,14 @@ class _Window:
             self.gradient_norm += result.gradient_norm
 
 
+class Yardsticks(NamedTuple):
+    """What a run's numbers are held against: peak FLOP/s of all devices together, and the bytes that were planned for
+    each."""
+
+    peak_flops: float
+    planned_memory: int
+
+
 def is_over(setup: RunSetup, engine: Engine, state: TrainState) -> bool:
     """Whether nothing is left to train."""
     return state.update >= setup.schedule.updates or setup.stopping.end_run(state, engine.model.head_names)
@@ -51,25 +64,25 @@ def is_over(setup: RunSetup, engine: Engine, state: TrainState) -> bool:
 def train(
     engine: Engine,
     setup: RunSetup,
-    peak_flops: float,
+    yardsticks: Yardsticks,
     batches: Iterator[Batch],
     state: TrainState,
     checkpoints: Checkpoints,
     telemetry: Telemetry | Silence,
     safe_point: SafePoint,
     watchdog: Watchdog,
+    profile: Profile,
 ) -> None:
     """Train from `state` to the end of the run, or to the safe point where one is asked to stop. *All ranks.*
 
-    `peak_flops`: of all devices together, in FLOP/s. Raises `UserError` when `training.stop_after_nonfinite` updates in
-    a row had a loss or gradient that was not finite.
+    Raises `UserError` when `training.stop_after_nonfinite` updates in a row had a loss or gradient that was not finite.
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
     for head in state.stopped:
         engine.model.stop_head(head)
 
-    window, started, seconds_before = _Window(), time.perf_counter(), state.seconds
+    window, started, seconds_before, shown = _Window(), time.perf_counter(), state.seconds, False
     done = is_over(setup, engine, state)
     while not done:
         if forgetting and forgetting.is_due(state.update):
@@ -78,22 +91,29 @@ def train(
         _begin_mask_stage(setup, state, telemetry)
         losses = torch.zeros(len(engine.model.head_names), device=engine.device)
         for step in range(setup.batches.accumulation):
-            batch = next(batches).to(engine.device)  # before seeding: a loader's first batch draws from the generator
+            asked = time.perf_counter()
+            batch = next(batches)  # before seeding: a loader's first batch draws from the generator
+            window.waited += time.perf_counter() - asked
+            batch = batch.to(engine.device)
             _seed_dropout(recipe.training.seed, state.update, step, engine.rank)
             losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
-        asked_to_stop, time_to_save, losses = _agree(engine, losses / setup.batches.accumulation, safe_point)
+        seconds = seconds_before + time.perf_counter() - started
+        agreed = _agree(engine, losses / setup.batches.accumulation, safe_point, seconds)
+        asked_to_stop, time_to_save, state.seconds, losses = agreed
 
         state.update += 1
         cost = setup.cost(state.stopped, state.last_batch)
         state.tokens += cost.tokens
         state.flops += cost.flops
         state.optimizer_flops += cost.optimizer_flops * result.applied
-        state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
         _check_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
+        profile.after_update()
+        if recipe.training.compile and not shown:
+            shown = _say_graphs(telemetry)
         checkpoints.poll()
         watchdog.alive(f"update {state.update}")
 
@@ -102,7 +122,7 @@ def train(
         validating = done or _is_multiple(state.update, setup.intervals.validate)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
-            _log(engine, setup, peak_flops, state, window, telemetry)
+            _log(engine, setup, yardsticks, state, window, telemetry)
             window = _Window()
         paused = time.perf_counter()
         if validating:
@@ -144,6 +164,14 @@ def _is_multiple(update: int, every: int | None) -> bool:
     return every is not None and update % every == 0
 
 
+def _say_graphs(telemetry: Telemetry | Silence) -> bool:
+    """Say what the first update has compiled; that it was said."""
+    from megamini.training.engines.compiled import graphs_in_words  # seconds of imports, for those who want it
+
+    telemetry.say(graphs_in_words())
+    return True
+
+
 def _begin_mask_stage(setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> None:
     """Say so where the next batch is the first one of a stage, whose losses are others."""
     last, schedule = state.last_batch, setup.mask_schedule
@@ -157,13 +185,17 @@ def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:
     torch.manual_seed(int(random_bits(_DROPOUT, seed, update, step, rank)) >> 1)
 
 
-def _agree(engine: Engine, losses: torch.Tensor, safe_point: SafePoint) -> tuple[bool, bool, list[float]]:
-    """Whether any rank was asked to stop, whether rank 0's clock says save, and the heads' mean losses over ranks: one
-    collective, one host read."""
-    wishes = losses.new_tensor([float(safe_point.stop()), float(safe_point.save())])
+def _agree(
+    engine: Engine, losses: torch.Tensor, safe_point: SafePoint, seconds: float
+) -> tuple[bool, bool, float, list[float]]:
+    """Whether any rank was asked to stop, whether rank 0's clock says save, the seconds on it, and the heads' mean
+    losses over ranks: one collective, one host read. A run may end by its clock (`adaptation.stop.seconds`), so all go
+    by the same one."""
+    own = [float(safe_point.stop()), float(safe_point.save()), seconds if engine.rank == 0 else 0.0]
+    wishes = torch.tensor(own, dtype=torch.float64, device=losses.device)  # fp32 has no milliseconds after some hours
     # All ranks.
-    stop, save, *sums = engine.sum_over_ranks(torch.cat([wishes, losses])).tolist()
-    return stop > 0, save > 0, [total / engine.world_size for total in sums]
+    stop, save, seconds, *sums = engine.sum_over_ranks(torch.cat([wishes, losses.double()])).tolist()
+    return stop > 0, save > 0, seconds, [total / engine.world_size for total in sums]
 
 
 def _count_skipped(
@@ -223,7 +255,7 @@ def _check_for_spike(
 def _log(
     engine: Engine,
     setup: RunSetup,
-    peak_flops: float,
+    yardsticks: Yardsticks,
     state: TrainState,
     window: _Window,
     telemetry: Telemetry | Silence,
@@ -232,11 +264,13 @@ def _log(
     values = {
         "train/lr": setup.schedule.learning_rate(state.update - 1),
         "train/tokens_per_second": window.tokens / seconds,
-        "train/mfu": window.flops / seconds / peak_flops,
+        "train/mfu": window.flops / seconds / yardsticks.peak_flops,
+        "train/waiting_for_data": window.waited / seconds,
         "train/skipped_updates": state.skipped,
         "train/roll_backs": state.roll_backs,
         "compute/flops": state.flops,
         "compute/tokens": state.tokens,
+        **memory_scalars(engine.device, yardsticks.planned_memory),
     }
     heads = engine.model.head_names
     if window.applied:

@@ -6,10 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from megamini.costs.flops import (
+    ActivationMemory,
     BodyShape,
     ExitShape,
+    ModelStates,
     activation_memory,
     checkpoint_bytes,
+    largest_part,
     matrix_parameters,
     model_states,
     muon_flops,
@@ -32,7 +35,7 @@ from megamini.training.forgetting import build_forgetting
 from megamini.training.intervals import resolve_intervals
 from megamini.training.optimizers.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, masked_in_words, plan_table
 from megamini.training.text import Text, open_text
 from megamini.training.validation import measure
 
@@ -109,31 +112,57 @@ class PretrainingSetup(RunSetup):
         outline = outline_of(self.recipe, self.text.tokenizer, self.block_length)
         return optimizer_rows(outline, self.recipe.optimizer, own / (flops / ranks))
 
-    def plan(self) -> str:
-        """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
+    @property
+    def _counts(self) -> dict[str, int]:
+        """Parameters by group; MiniPost runs its mini-model alone."""
         method = self.recipe.objective.method
-        # MiniPost runs its mini-model alone.
-        counts = parameter_counts(self.shape.mini(self.exits[0]) if method == "minipost" else self.shape, "mlm")
         if method == "minijoint":
-            counts = parameter_counts(self.shape, method, self.exits)
-        total, trainable = sum(counts.values()), trainable_parameters(self.shape, method, self.exits)
-        ranks, precision = self.batches.world_size, self.recipe.training.precision
-        muon = matrix_parameters(self.shape, method, self.exits) if self.recipe.optimizer.muon_settings else 0
-        states = [
-            model_states(trainable, total - trainable, precision, stage, ranks, stage >= 2, muon).total
-            for stage in range(4)
-        ]
-        activations = activation_memory(
+            return parameter_counts(self.shape, method, self.exits)
+        return parameter_counts(self.shape.mini(self.exits[0]) if method == "minipost" else self.shape, "mlm")
+
+    @property
+    def _trainable(self) -> int:
+        return trainable_parameters(self.shape, self.recipe.objective.method, self.exits)
+
+    @property
+    def _muon_parameters(self) -> int:
+        """How many of those that train Muon moves."""
+        method = self.recipe.objective.method
+        return matrix_parameters(self.shape, method, self.exits) if self.recipe.optimizer.muon_settings else 0
+
+    def _states(self, stage: int | None) -> ModelStates:
+        """Of a rank. stage: ZeRO's; None without DeepSpeed, where every rank holds all, with masters and fp32 sums."""
+        precision, trainable = self.recipe.training.precision, self._trainable
+        in_fp32 = precision == "bf16" or (precision == "fp16" and stage is None)
+        return model_states(
+            trainable, sum(self._counts.values()) - trainable, precision, stage or 0, self.batches.world_size, in_fp32,
+            self._muon_parameters,
+        )  # fmt: skip
+
+    def _activations(self) -> ActivationMemory:
+        return activation_memory(
             self.shape,
             self.block_length,
             self.batches.micro_batch,
             self.mask_schedule.most_masked,
-            method,
+            self.recipe.objective.method,
             self.exits,
-            precision,
+            self.recipe.training.precision,
             self.recipe.training.activation_checkpointing,
             workspace_bytes=self.recipe.objective.loss_workspace_bytes,
         )
+
+    def planned_memory(self, sharding: Sharding) -> int:
+        states = self._states(sharding.stage)
+        in_host = states.optimizer * sharding.offloads_optimizer + states.weights * sharding.offloads_weights
+        return states.total - in_host + self._activations().total
+
+    def plan(self) -> str:
+        """The plan for people: batch, lengths, parameters, FLOPs, memory per rank, checkpoint size."""
+        counts, trainable, muon = self._counts, self._trainable, self._muon_parameters
+        total = sum(counts.values())
+        ranks, precision = self.batches.world_size, self.recipe.training.precision
+        states = [self._states(stage).total for stage in range(4)]
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
         stages = self.mask_schedule.along(updates)
         flops = sum(count * self.flops_per_update(masked) for count, masked in stages)
@@ -153,7 +182,9 @@ class PretrainingSetup(RunSetup):
                 "compute": f"{flops / tokens:.3g} FLOPs a token, {flops:.3g} in all",
                 **self._optimizer_rows(flops / updates),
                 "model states": f"{stage_bytes} on each rank ({precision})",
-                "activations": f"{in_bytes(activations.total)} on each rank",
+                "activations": f"{in_bytes(self._activations().total)} on each rank",
+                "building": f"{in_bytes(4 * total)} of the host's memory for each rank at ZeRO-0 to 2, which have the "
+                f"whole model in fp32 there first; {in_bytes(4 * largest_part(counts, self.shape.layers))} at ZeRO-3",
                 "checkpoint": f"{in_bytes(checkpoint_bytes(trainable, muon))}, {self.checkpoint_plan()}",
             }
         )

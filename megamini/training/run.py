@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,27 @@ from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
 from megamini.errors import UserError
 from megamini.files import write_atomically
-from megamini.machine import best_device
+from megamini.machine import best_device, device_of_sums
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
 from megamini.training.checkpoints.record import adopt_recipe, write_recipe
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.deepspeed_config import sharding_of
 from megamini.training.engines.engine import DTYPES, Engine
 from megamini.training.engines.plain_engine import PlainEngine
-from megamini.training.engines.precision import resolve_precision
-from megamini.training.loop import is_over, ledger, train
+from megamini.training.engines.precision import resolve_precision, use_kernels_of
+from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
+from megamini.training.profiling import Profile
 from megamini.training.safety.run_lock import request_of, run_lock
 from megamini.training.safety.safe_point import SafePoint
 from megamini.training.safety.signals import StopFlag
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
-from megamini.training.setup import RunSetup
+from megamini.training.setup import RunSetup, Sharding, in_bytes
 from megamini.training.state.train_state import TrainState
 from megamini.training.telemetry import Silence, Telemetry, write_ledger
 
@@ -40,24 +43,18 @@ _WAIT_FOR_OTHER_RUN = 120  # seconds
 def pretrain_plain(recipe: Recipe) -> None:
     """Pretrain in this one process, without DeepSpeed."""
     recipe = resolve_precision(recipe)
-    check_plain(recipe)
+    use_kernels_of(recipe.training)
     setup = build_setup(recipe, world_size=1)
-    with locked_run_directory(setup):
+    with within_memory(setup, Sharding()), locked_run_directory(setup):
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length)
         execute(setup, plain_engine(model, setup))
 
 
-def check_plain(recipe: RunRecipe) -> None:
-    """Raise `UserError` for what only a DeepSpeed run can do."""
-    if recipe.training.precision == "fp16":
-        raise UserError("training.precision: fp16 needs DeepSpeed and a GPU; use bf16 or fp32")
-
-
-def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
-    """The engine of a single process, on a GPU where there is one."""
+def plain_engine(model: TrainedModel, setup: RunSetup, alone: bool = False) -> PlainEngine:
+    """The engine without DeepSpeed, on a GPU where there is one. alone: of this process, whatever others there are."""
     device = best_device()
     recipe = setup.recipe
-    return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device)
+    return PlainEngine(model, recipe.optimizer, recipe.training, setup.batches.accumulation, device, alone)
 
 
 def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> None:
@@ -75,11 +72,26 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
-    with locked_run_directory(setup) if rank == 0 else nullcontext():
+    use_kernels_of(recipe.training)
+    locked = locked_run_directory(setup) if rank == 0 else nullcontext()
+    with within_memory(setup, sharding_of(config)), locked:
         partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
         model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
         with closing(DeepSpeedEngine(model, recipe, config)) as engine:
             execute(setup, engine, config)
+
+
+def within_memory(setup: RunSetup, sharding: Sharding) -> AbstractContextManager[None]:
+    """Context of all that a rank does on its device; `UserError` where its memory does not suffice."""
+    batches, planned = setup.batches, in_bytes(setup.planned_memory(sharding))
+    spread = (
+        "" if sharding.stage is None else ", then spread more (--deepspeed_config ds_configs/zero2.json or zero3.json)"
+    )
+    return enough_memory(
+        f"training.micro_batch: {batches.micro_batch} blocks of {setup.block_length} at once, planned at {planned}",
+        "lower training.micro_batch (accumulation makes up for it), then set training.activation_checkpointing: true"
+        f"{spread}",
+    )
 
 
 @contextmanager
@@ -121,10 +133,11 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         if deepspeed_config is not None:
             text = json.dumps(deepspeed_config, indent=2) + "\n"
             write_atomically(recipe.run_directory / "deepspeed.json", text)
-    peak_flops = _peak_of_all_ranks(recipe, engine)
+    sharding = sharding_of(deepspeed_config) if deepspeed_config is not None else Sharding()
+    yardsticks = Yardsticks(_peak_of_all_ranks(recipe, engine), setup.planned_memory(sharding))
     while True:
         try:
-            _session(setup, engine, checkpoints, state, peak_flops)
+            _session(setup, engine, checkpoints, state, yardsticks)
         except RollBack as back:
             before, state = state, checkpoints.resume(engine, _say(engine))
             adopt_recipe(recipe, state, over=False)
@@ -138,7 +151,9 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
             return state
 
 
-def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: TrainState, peak_flops: float) -> None:
+def _session(
+    setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: TrainState, yardsticks: Yardsticks
+) -> None:
     """Train from `state`, which moves along. All ranks. Raises `RollBack` at a loss spike."""
     recipe = setup.recipe
     loader = training_loader(
@@ -161,7 +176,8 @@ def _session(setup: RunSetup, engine: Engine, checkpoints: Checkpoints, state: T
         by_time = None if recipe.checkpoint.every else recipe.checkpoint.every_minutes
         leads = engine.rank == 0
         safe_point = SafePoint(stop, request_of(recipe.run_directory) if leads else None, by_time if leads else None)
-        train(engine, setup, peak_flops, batches, state, checkpoints, telemetry, safe_point, watchdog)
+        profile = stack.enter_context(Profile(recipe.run_directory, recipe.training.profile if leads else None))
+        train(engine, setup, yardsticks, batches, state, checkpoints, telemetry, safe_point, watchdog, profile)
 
 
 def _say(engine: Engine) -> Callable[[str], None]:
@@ -191,4 +207,4 @@ def _peak_of_all_ranks(recipe: RunRecipe, engine: Engine) -> float:
         name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
         own = peak_rate(name, precision) or measured_matmul_rate(engine.device, DTYPES[precision])
     # All ranks.
-    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=engine.device)).item()
+    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=device_of_sums(engine.device))).item()

@@ -25,6 +25,14 @@ class Cost(NamedTuple):
     optimizer_flops: int = 0
 
 
+class Sharding(NamedTuple):
+    """How a run is spread over ranks. stage: ZeRO's; None without DeepSpeed."""
+
+    stage: int | None = None
+    offloads_optimizer: bool = False
+    offloads_weights: bool = False
+
+
 @dataclass(frozen=True)
 class RunSetup(ABC):
     """A checked run: everything derived, nothing heavy. Pretraining and relearning each have their own."""
@@ -73,6 +81,10 @@ class RunSetup(ABC):
     @abstractmethod
     def cost(self, stopped: Collection[str], batch: int) -> Cost:
         """Of the update that reads global batch number `batch`, in which the heads in `stopped` take no part."""
+
+    @abstractmethod
+    def planned_memory(self, sharding: Sharding) -> int:
+        """Bytes on each rank's device by formula: states and activations, without the buffers of collectives."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_every_command_is_one_that_there_is(where, words):
     if words[0] in OTHERS:
         assert all((ROOT / word).exists() for word in words[1:] if word.startswith("launch/")), words
         return
-    assert words[0] in ("python", "deepspeed"), f"{words[0]}: neither ours nor known to be somebody's"
+    assert words[0] in ("python", "deepspeed", "torchrun"), f"{words[0]}: neither ours nor known to be somebody's"
     if words[1] == "-c":
         compile(words[2], where, "exec")
         return

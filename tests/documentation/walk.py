@@ -120,4 +120,7 @@ def _write_texts(folder: Path) -> None:
         text = "".join(json.dumps(page) + "\n" for page in pages)
         (folder / f"data/text/libreoffice-help.{language}.jsonl").write_text(text, encoding="utf-8")
     own = [f"{line} {number}" for number in range(20) for line in lines]
+    (folder / "text").mkdir()
+    for language in ("xx", "en"):
+        (folder / f"text/parallel.{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
     (folder / "my-language.txt").write_text("\n\n".join(own) + "\n", encoding="utf-8")

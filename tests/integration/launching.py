@@ -9,7 +9,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.device import ON_CPU
+
 ROOT = Path(__file__).resolve().parents[2]
+# The device of all processes of the suite: that of `pytest --device`.
+DEVICE = {"DS_ACCELERATOR": "cuda"} if os.environ.get("DS_ACCELERATOR") == "cuda" else dict(ON_CPU)
 _OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -19,8 +23,7 @@ def run_command(arguments: Sequence[str], timeout: float) -> subprocess.Complete
     All it started is killed when it ends or takes longer than `timeout` seconds, which counts as exit status 124.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
-    # One thread per rank, DeepSpeed on the CPU even where there is a GPU.
-    environment = {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**kept, "OMP_NUM_THREADS": "1", **DEVICE}
     with subprocess.Popen(
         arguments,
         cwd=ROOT,

@@ -18,12 +18,14 @@ from typing import Any, Protocol
 from unittest import mock
 
 import psutil
+import pytest
 
-from tests.integration.launching import ROOT, free_port
+from tests.device import ranks_that_fit
+from tests.integration.launching import DEVICE, ROOT, free_port
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.integration.preloaded"])
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", **DEVICE, "PYTHONPATH": str(ROOT)}
 
 
 class Running(Protocol):
@@ -43,6 +45,8 @@ class Ranks:
     """A context in which `ranks` processes run `target(*arguments)`; None is one process without a launcher."""
 
     def __init__(self, target: Callable[..., None], arguments: Sequence[Any], ranks: int | None, logs: Path) -> None:
+        if not ranks_that_fit(ranks or 1):
+            pytest.skip(f"{ranks} ranks need as many GPUs")
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
         rendezvous = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}

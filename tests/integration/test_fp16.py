@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from deepspeed.accelerator import get_accelerator
 
+from megamini.training import run
 from megamini.training.engines import deepspeed_config
 from megamini.training.engines.deepspeed_engine import DeepSpeedEngine
 from megamini.training.engines.engine import StepResult
@@ -65,6 +66,7 @@ def pretrain_in_fp16(folder: str, *arguments: str) -> None:
 
     with (
         mock.patch.object(type(get_accelerator()), "is_fp16_supported", lambda self: True),
+        mock.patch.object(run, "use_kernels_of"),
         mock.patch.object(deepspeed_config, "merge", lambda *values: merge(*values[:-1], on_cpu=False)),
         mock.patch.object(DeepSpeedEngine, "step", step_and_overdo),
         steps_recorded(Path(folder) / f"rank{os.environ['RANK']}.json"),

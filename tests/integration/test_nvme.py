@@ -36,7 +36,7 @@ pytestmark = [
 
 UPDATES, SAVE_EVERY = 8, 4
 ELEMENTS = 300_000  # in a sub-group: DeepSpeed keeps what has less than a MiB in memory
-WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
+WALL_CLOCK = ("train/tokens_per_second", "train/mfu", "train/waiting_for_data")
 
 
 class Runs:

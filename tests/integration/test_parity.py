@@ -46,6 +46,8 @@ SUBSET = [
 ]
 SUBSET_BF16 = [
     Case(stage=1, precision="bf16", accumulation=4),
+    Case(stage=1, precision="bf16", family="bert", accumulation=4, odd=True, forgetting=True, muon=True),
+    Case(stage=1, precision="bf16", accumulation=2, offload=True),
     Case(stage=2, precision="bf16", accumulation=4, muon=True),
     Case(stage=3, precision="bf16", family="modernbert", checkpointing=True),
 ]

@@ -25,6 +25,7 @@ EVERY_UPDATE = {
     "train/lr",
     "train/grad_norm",
     "train/tokens_per_second",
+    "train/waiting_for_data",
     "train/mfu",
     "compute/flops",
     "compute/tokens",

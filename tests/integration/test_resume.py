@@ -37,7 +37,7 @@ UPDATES, SAVE_EVERY = 48, 4
 # How a run is interrupted, and between which updates: long before its end, so that a slow machine cannot miss it.
 INTERRUPTIONS = {"SIGKILL": (5, 9), "SIGUSR1": (14, 18), "SIGTERM": (24, 28)}
 # What two equal runs may differ in.
-WALL_CLOCK = ("train/tokens_per_second", "train/mfu")
+WALL_CLOCK = ("train/tokens_per_second", "train/mfu", "train/waiting_for_data")
 
 MATRIX = [
     Case(stage=stage, precision=precision, accumulation=2) for stage, precision in product((1, 2, 3), ("fp32", "bf16"))

@@ -153,7 +153,7 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "training.seed": (-1, "training.seed: "),
     "training.precision": (
         "float32",
-        "training.precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', not 'float32'",
+        "training.precision: input should be 'auto', 'fp32', 'tf32', 'bf16' or 'fp16', not 'float32'",
     ),
     "training.compile": ("yes", "training.compile: input should be a valid boolean, not 'yes'"),
     "training": ([1], "training: "),

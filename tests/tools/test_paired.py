@@ -10,6 +10,7 @@ from megamini.commands.reporting import paired
 from megamini.commands.reporting.differences import differences_section
 from megamini.commands.reporting.evaluation import read_evaluation
 from megamini.commands.reporting.paired import SystemScores, paired_difference
+from megamini.commands.reporting.summary import result_in_words
 from megamini.downstream.evaluation.scores import FILE
 from megamini.downstream.results import Learned, Result
 from megamini.errors import UserError
@@ -109,7 +110,8 @@ def record(folder, scores):
     """scores: (pack, series, updates, seed, right or wrong of each example)."""
     results, lines = [], []
     for pack, series, updates, seed, right in scores:
-        learned = None if series is None else Learned(series, "mini", updates)
+        method = "standard" if series == "standard" else "mini"
+        learned = None if series is None else Learned(series, method, updates, flops=updates * 10.0)
         values = {"accuracy": sum(right) / len(right)}
         entry = Result("t", "de", "accuracy", values, len(right), f"m{seed}", pack, seed, "test", learned).entry()
         results.append(entry | {"made_from": {"model": f"{seed}", "pack": pack, "data": "d"}})
@@ -146,6 +148,24 @@ def test_a_report_compares_the_last_packs_and_the_reference_lines(tmp_path):
     # Of 60 examples on which they differ or not: 50 points, with a deviation of 50 / sqrt(60).
     assert float(low) == pytest.approx(50 - 1.96 * 50 / math.sqrt(60), abs=1.5)
     assert float(high) == pytest.approx(50 + 1.96 * 50 / math.sqrt(60), abs=1.5)
+
+
+def test_the_reports_first_sentence_has_this_interval(tmp_path):
+    half, all_right, none = [1, 0] * 30, [1] * 60, [0] * 60
+    scores = [
+        (f"{series}/de-{updates}", series, updates, seed, right)
+        for series, last in (("mini", all_right), ("standard", half))
+        for seed in (0, 1)
+        for updates, right in ((0, none), (20, last))
+    ]
+    one = record(tmp_path, scores)
+    (row,) = (line.split("|") for line in differences_section(one).splitlines() if "| t |" in line)
+    low, high = row[6].strip(), row[7].strip()
+    words = result_in_words([one])
+    assert f"the difference of 50.0 points is more than chance (95% interval: {low} to {high}).**" in words
+    assert "took 1.0 times less compute; it reaches 95%" in words
+    (tmp_path / FILE).unlink()
+    assert "the difference of 50.0 points is more than chance (60 examples: up to 12.7)" in result_in_words([one])
 
 
 def test_without_scores_there_is_no_such_section(tmp_path):

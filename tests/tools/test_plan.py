@@ -15,7 +15,7 @@ from megamini.commands.planning.subject import subject_of
 from megamini.commands.planning.time_plan import break_even, communicated_bytes, times_of
 from megamini.errors import UserError
 from megamini.recipes.sections import load_recipe
-from megamini.training.engines.deepspeed_config import check_combination, read_deepspeed_json
+from megamini.training.engines.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
 
 ROOT = Path(__file__).parents[2]
 A100 = GPUS["a100-80gb"]
@@ -63,9 +63,35 @@ def test_model_states_by_hand():
     assert size.gradients == pytest.approx(4 * count / 4)
     assert size.optimizer == pytest.approx(12 * count / 4)
     assert size.buffers == 2 * 2 * count, "buckets no larger than the model"
+    assert size.building == 4 * count, "on each rank, before anything is spread"
+    first = bytes_of(run, Cluster("", A100, 4), Layout(1, False, False, 8, 64))
+    assert (first.gradients, first.buffers) == (4 * count, 2 * 4 * count), "sums in fp32"
     offloaded = bytes_of(run, Cluster("", A100, 4), Layout(3, True, False, 8, 64))
     assert (offloaded.weights, offloaded.optimizer) == (0, 0)
     assert offloaded.host == pytest.approx(14 * count / 4, rel=1e-6)
+
+
+def test_xxl_on_paper():
+    """10.7 billion parameters, and a token matrix of more than DeepSpeed lets be whole at a time by itself."""
+    run, cluster = subject("xxl", 250_002), Cluster("", A100, 64)
+    matrix = run.parameters["token_embeddings"]
+    assert matrix > 1_000_000_000
+    below, at_3 = (bytes_of(run, cluster, Layout(stage, False, True, 1, 32)) for stage in (2, 3))
+    assert below.building == pytest.approx(43e9, rel=0.02) and at_3.building == 4 * matrix
+    zero = deepspeed_json(run, Layout(3, False, True, 1, 32))["zero_optimization"]
+    assert zero["stage3_max_live_parameters"] == matrix + 250_000_000
+    assert at_3.buffers == 2 * (2 * 200_000_000 + matrix + 250_000_000 + matrix)
+    assert "stage3_max_live_parameters" not in deepspeed_json(subject(), Layout(3, False, True, 1, 32))
+
+
+@pytest.mark.parametrize("stage, offload, name", [(1, False, "zero1"), (2, False, "zero2"), (3, False, "zero3"),
+                                                  (3, True, "zero3_offload")])  # fmt: skip
+def test_a_plan_and_the_ready_files_say_the_same(stage, offload, name):
+    own = deepspeed_json(subject("xl", 250_002), Layout(stage, offload, False, 1, 32))["zero_optimization"]
+    ready = json.loads((ROOT / f"ds_configs/{name}.json").read_text())
+    assert own == ready["zero_optimization"]
+    if name == "zero1":
+        assert ready == DEFAULT, "what a run gets without a file"
 
 
 def test_the_least_sharding_that_fits_is_taken():

@@ -39,7 +39,8 @@ class LexiconRows:
 def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str], None] = print) -> Lexicon:
     """Read lines of `target word TAB source word`; a word may have several lines, blank lines are passed over.
 
-    A file without a tab (and not called .tsv) may have white space between two words instead, as the lists of MUSE do.
+    A file with tabs in fewer than half of its lines (and not called .tsv) may have white space between two words
+    instead, as the lists of MUSE do.
     Lines of another shape are passed over, and their number said. Unless `match_case`, words also stand for themselves
     in lower, upper and title case where the list does not have that spelling itself. Raises `UserError`, naming the
     first such line, where these are half of the lines or more.
@@ -47,7 +48,7 @@ def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str]
     lines = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")
-    by_tab = Path(path).suffix.lower() == ".tsv" or any("\t" in line for _, line in lines)
+    by_tab = Path(path).suffix.lower() == ".tsv" or 2 * sum("\t" in line for _, line in lines) >= len(lines)
     lexicon: Lexicon = defaultdict(list)
     odd = []
     for number, line in lines:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -18,6 +19,10 @@ from megamini.training.engines.build_locks import stale_build_locks
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements.txt"
 # What the logs of several hosts may differ by and still be read together.
 _MOST_SKEW = 5.0  # seconds
+# How long a collective may take that is looked at, and how long ranks wait for what the others have found.
+_ANSWER, _PATIENCE = 60.0, 180.0  # seconds
+_NO_ANSWER = "no answer from the other ranks"
+_COUNT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,13 @@ def _packages() -> list[Finding]:
             continue
         if not needed.specifier.contains(installed.partition("+")[0], prereleases=True):
             wrong.append(f"{needed.name} is {installed} (tested: {_versions(needed)})")
-    remedy = "pip install -r requirements.txt" if REQUIREMENTS.is_file() else "pip install what is named"
-    says = f"{'; '.join(wrong)}; {remedy}" if wrong else "the versions that were tested together"
-    return [Finding("packages", not wrong, says)]
+    remedy, well = "pip install -r requirements.txt", "the versions that were tested together"
+    if not REQUIREMENTS.is_file():
+        remedy, well = (
+            "pip install what is named",
+            "versions that are allowed; not all were tested together",
+        )
+    return [Finding("packages", not wrong, f"{'; '.join(wrong)}; {remedy}" if wrong else well)]
 
 
 def _requirements() -> list[str]:
@@ -94,17 +103,27 @@ def _locks() -> Finding:
 
 
 def _together(found: list[Finding]) -> tuple[int, list[Finding]]:
-    """Join the ranks that the launcher started, or be alone."""
-    from megamini.training.engines.deepspeed_engine import end_process_group, on_cpu, start_process_group
+    """Join the ranks that the launcher started, or be alone. All ranks.
+
+    What one rank has found, all learn over gloo, which needs no GPU and so is not what is looked at: none of them goes
+    into a check that another has not come to, where it would wait for ever.
+    """
+    from torch import distributed
+
+    from megamini.training.engines.deepspeed_engine import on_cpu, start_process_group
+    from megamini.training.engines.process_group import end_process_group
 
     rank, ranks = start_process_group()
+    judges = distributed.new_group(backend="gloo", timeout=timedelta(seconds=_PATIENCE))
     accelerator = "CPU; for a GPU install its build of PyTorch and unset DS_ACCELERATOR" if on_cpu() else _gpu_name()
-    found = [*found, Finding("accelerator", True, accelerator)]
-    found.append(_attempt("collective", lambda: _sum_over_ranks(rank, ranks)))
-    found.append(_attempt("clocks", _skew))
-    found = _of_all_ranks(found, ranks)
-    end_process_group()
-    return rank, found
+    found = [*found, Finding("accelerator", True, accelerator), _attempt("memory of the device", _sums_alone)]
+    agreed = _of_all_ranks(found, judges)
+    for what, check in (("collective", lambda: _sum_over_ranks(rank, ranks)), ("clocks", lambda: _skew(judges))):
+        if all(one.ok for one in agreed[len(found) - 1 :]):
+            agreed += _of_all_ranks([_attempt(what, check)], judges)
+    if all(one.ok for one in agreed[len(found) - 1 :]):
+        end_process_group()  # else a rank may still wait in a collective
+    return rank, agreed
 
 
 def _gpu_name() -> str:
@@ -120,16 +139,24 @@ def _attempt(what: str, check: Callable[[], tuple[bool, str]]) -> Finding:
         return Finding(what, False, f"{str(error).splitlines()[0]}; can all hosts reach each other on every port?")
 
 
-def _sum_over_ranks(rank: int, ranks: int) -> tuple[bool, str]:
+def _sums_alone() -> tuple[bool, str]:
+    """That this rank's device computes, before others wait for it."""
+    total = _numbers(1.0).sum().item()
+    return total == _COUNT, "can be used" if total == _COUNT else f"sums {_COUNT} ones to {total}"
+
+
+def _numbers(value: float):
     import torch
     from deepspeed.accelerator import get_accelerator
-    from torch import distributed
 
-    device = get_accelerator().current_device_name()
-    values = torch.full((1_000_000,), float(rank + 1), device=device)
-    distributed.all_reduce(values)
+    return torch.full((_COUNT,), value, device=get_accelerator().current_device_name())
+
+
+def _sum_over_ranks(rank: int, ranks: int) -> tuple[bool, str]:
+    values = _numbers(float(rank + 1))
+    _all_reduce(values)
     started = time.perf_counter()
-    distributed.all_reduce(values)
+    _all_reduce(values)
     total = values[-1].item()
     seconds = time.perf_counter() - started
     right = total == ranks * ranks * (ranks + 1) / 2
@@ -138,27 +165,47 @@ def _sum_over_ranks(rank: int, ranks: int) -> tuple[bool, str]:
     )
 
 
-def _skew() -> tuple[bool, str]:
+def _all_reduce(values) -> None:
+    """All ranks. Raises RuntimeError where others do not answer: a collective of GPUs would wait for ever."""
+    from torch import distributed
+
+    work, deadline = distributed.all_reduce(values, async_op=True), time.monotonic() + _ANSWER
+    while not work.is_completed():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{_NO_ANSWER} within {_ANSWER:.0f} s")
+        time.sleep(0.0002)
+    work.wait()
+
+
+def _skew(judges) -> tuple[bool, str]:
     """Clocks of all ranks, read behind a barrier."""
     from torch import distributed
 
-    distributed.barrier()
+    distributed.barrier(judges)
     clocks = [0.0] * distributed.get_world_size()
-    distributed.all_gather_object(clocks, time.time())
+    distributed.all_gather_object(clocks, time.time(), judges)
     skew = max(clocks) - min(clocks)
     says = f"{skew:.1f} s apart"
     return skew < _MOST_SKEW, says if skew < _MOST_SKEW else f"{says}; set them by NTP, or logs cannot be compared"
 
 
-def _of_all_ranks(found: list[Finding], ranks: int) -> list[Finding]:
-    """For each check the first rank's finding that is not well, named; else rank 0's. *All ranks.*"""
+def _of_all_ranks(found: list[Finding], judges) -> list[Finding]:
+    """For each check the first rank's finding that is not well, named; else rank 0's. *All ranks.*
+
+    A rank with a fault of its own comes before those that it kept waiting.
+    """
     from torch import distributed
 
+    ranks = distributed.get_world_size()
     everyone: list[list[Finding]] = [[] for _ in range(ranks)]
-    distributed.all_gather_object(everyone, found)
+    try:
+        distributed.all_gather_object(everyone, found, judges)
+    except RuntimeError as error:
+        return [*found, Finding("ranks", False, f"one does not answer: {str(error).splitlines()[0]}")]
     chosen = []
     for row, own in enumerate(everyone[0]):
-        bad = next((rank for rank in range(ranks) if not everyone[rank][row].ok), None)
-        one = own if bad is None else everyone[bad][row]
-        chosen.append(one if not bad else Finding(one.what, one.ok, f"rank {bad}: {one.says}"))
+        of_check = [(rank, everyone[rank][row]) for rank in range(ranks)]
+        faults = sorted((pair for pair in of_check if not pair[1].ok), key=lambda pair: _NO_ANSWER in pair[1].says)
+        rank, one = faults[0] if faults else (0, own)
+        chosen.append(one if not rank else Finding(one.what, one.ok, f"rank {rank}: {one.says}"))
     return chosen

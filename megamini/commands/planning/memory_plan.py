@@ -5,15 +5,17 @@ from typing import Any
 
 from megamini.commands.planning.clusters import Cluster
 from megamini.commands.planning.subject import Subject
-from megamini.costs.flops import activation_memory, model_states
+from megamini.costs.flops import activation_memory, largest_part, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
 
-# DeepSpeed 0.19.8's defaults, in elements (runtime/zero/config.py): buckets of reduce and all-gather, and for stage 3
-# what is fetched ahead of the layer that runs. A plan's JSON sets them no larger than the model needs.
-_BUCKET = 500_000_000
+# In elements, as ds_configs/ has them; a plan's JSON sets them no larger than the model needs. Buckets of reduce and
+# all-gather, and for stage 3 what is fetched ahead of the layer that runs, and what may be whole at a time: DeepSpeed
+# 0.19.8's default there (runtime/zero/config.py), which a large token matrix alone may fill.
+_BUCKET = 200_000_000
 _PREFETCH = 50_000_000
+_MOST_LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Bytes:
-    """On one GPU. host: beside it, per GPU, in the host's memory."""
+    """On one GPU. host: beside it, per GPU, in the host's memory. building: there too, before training begins."""
 
     weights: float
     gradients: float
@@ -43,6 +45,7 @@ class Bytes:
     loss: float
     buffers: float
     host: float = 0.0
+    building: float = 0.0
 
     @property
     def total(self) -> float:
@@ -54,14 +57,20 @@ def bucket_of(subject: Subject) -> int:
     return min(_BUCKET, subject.trainable)
 
 
+def live_at_stage_3(subject: Subject) -> int:
+    """Elements that a rank may have whole at once: beside the largest part, what is fetched ahead of a layer."""
+    return max(_MOST_LIVE, _largest_gathered(subject) + _MOST_LIVE // 4)
+
+
 def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     """Model states by ZeRO (Rajbhandari et al. 2020), activations by Korthikanti et al. 2022 (`megamini.costs.memory`),
-    and DeepSpeed's buffers: a bucket to reduce and, below stage 3, one to gather; at stage 3 the prefetched parameters
-    and the largest layer or token matrix twice, gathered for use and as its gradient."""
+    and DeepSpeed's buffers: two buckets to reduce, one while the other is on its way, at stage 1 in fp32 as the sums
+    are; at stage 3 what may be whole at a time, and the gradient of the largest layer or token matrix. building: as
+    `models.build` does it, in fp32, the whole model below stage 3 and its largest part there."""
     training = subject.recipe.training
-    width = 4 if training.precision == "fp32" else 2
+    width = 4 if training.precision in ("fp32", "tf32") else 2
     frozen = sum(subject.parameters.values()) - subject.trainable
-    fp32_gradients = training.precision == "bf16" and layout.stage >= 2
+    fp32_gradients = training.precision == "bf16"
     states = model_states(
         subject.trainable,
         frozen,
@@ -76,11 +85,11 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         subject.exits, training.precision, layout.checkpointing,
         workspace_bytes=subject.recipe.objective.loss_workspace_bytes,
     )  # fmt: skip
-    bucket = 0 if cluster.gpus == 1 or layout.stage == 0 else bucket_of(subject) * width
+    in_bucket = 4 if layout.stage == 1 and fp32_gradients else width
+    buffers = 0 if cluster.gpus == 1 or layout.stage == 0 else 2 * bucket_of(subject) * in_bucket
+    total = sum(subject.parameters.values())
     if layout.stage == 3:
-        buffers = bucket + (min(_PREFETCH, subject.trainable) + 2 * _largest_gathered(subject)) * width
-    else:
-        buffers = 2 * bucket
+        buffers += (min(live_at_stage_3(subject), total) + _largest_gathered(subject)) * width
     buffers += _muon_buffers(subject, cluster)
     host = states.optimizer + states.weights if layout.offload else 0.0
     return Bytes(
@@ -91,6 +100,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         loss=activations.loss,
         buffers=buffers,
         host=host,
+        building=4 * (_largest_gathered(subject) if layout.stage == 3 else total),
     )
 
 
@@ -103,8 +113,7 @@ def _muon_buffers(subject: Subject, cluster: Cluster) -> int:
 
 
 def _largest_gathered(subject: Subject) -> int:
-    counts = subject.parameters
-    return max(counts["token_embeddings"], counts["layers"] // subject.shape.layers)
+    return largest_part(subject.parameters, subject.shape.layers)
 
 
 def layouts(subject: Subject, cluster: Cluster) -> list[Layout]:
@@ -153,6 +162,8 @@ def deepspeed_json(subject: Subject, layout: Layout) -> dict[str, Any]:
         zero["allgather_bucket_size"] = bucket_of(subject)
     if layout.stage == 3:
         zero["stage3_prefetch_bucket_size"] = min(_PREFETCH, subject.trainable)
+        if (live := live_at_stage_3(subject)) > _MOST_LIVE:
+            zero["stage3_max_live_parameters"] = live
     if layout.offload:
         zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": True} for what in ("optimizer", "param")}
     return {"zero_optimization": zero}

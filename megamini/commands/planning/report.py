@@ -43,7 +43,7 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"GB on each GPU, of which {_gb(cluster.budget)} may be filled:",
         "",
         table(
-            ["layout", "blocks at once", *_PARTS, "total", "host"],
+            ["layout", "blocks at once", *_PARTS, "total", "host", "host, building"],
             [
                 _row(layout, bytes_of(subject, cluster, layout), layout == chosen)
                 for layout in layouts(subject, cluster)
@@ -71,7 +71,12 @@ def _muon(subject: Subject, cluster: Cluster) -> list[str]:
 def _row(layout: Layout, size: Bytes, chosen: bool) -> list[str]:
     name = f"**{layout.name}**" if chosen else layout.name
     cells = [f"{getattr(size, part) / 1e9:.2f}" for part in _PARTS]
-    return [name, str(layout.micro_batch), *cells, f"{size.total / 1e9:.2f}", f"{size.host / 1e9:.2f}"]
+    return [
+        name,
+        str(layout.micro_batch),
+        *cells,
+        *(f"{count / 1e9:.2f}" for count in (size.total, size.host, size.building)),
+    ]
 
 
 def _break_even(subject: Subject) -> list[str]:

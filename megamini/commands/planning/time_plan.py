@@ -31,7 +31,7 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
     each, at stages 0 to 2 once an update; stage 2 reduces after every micro-batch, and stage 3 also gathers the weights
     for every forward and every backward pass.
     """
-    width = 4 if subject.recipe.training.precision == "fp32" else 2
+    width = 4 if subject.recipe.training.precision in ("fp32", "tf32") else 2
     model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
     # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on: at most a rank's share, or one.
     own = max(subject.largest_matrix, subject.muon_parameters / cluster.gpus)

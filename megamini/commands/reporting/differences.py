@@ -47,6 +47,18 @@ def differences_section(record: EvaluationRecord) -> str:
     )
 
 
+def difference_of(
+    record: EvaluationRecord, task: str, language: str, first: str, second: str
+) -> tuple[float, float, float] | None:
+    """(difference, low, high) of the last packs of two series, by what each test example counts; None where no scores
+    of both were kept. Raises ValueError where they are not of the same examples."""
+    systems = _systems(read_scores(record.directory)).get((task, language), {})
+    if first not in systems or second not in systems:
+        return None
+    own, theirs = systems[first], systems[second]
+    return paired_difference(_scores(own), _scores(theirs), same_seeds=_same_models(own, theirs))
+
+
 def _systems(measured: Sequence[tuple[Result, Parts]]) -> dict[tuple[str, str], dict[str, _Measured]]:
     """Task and language -> series or reference line -> what was measured of its last pack, by seed."""
     found: dict[tuple[str, str], dict[str, _Measured]] = {}
@@ -66,11 +78,15 @@ def _last(measured: _Measured) -> _Measured:
 
 def _cells(own: _Measured, theirs: _Measured) -> list[str]:
     """Difference, both ends of the interval, and how many fine-tuned models either side has."""
-    same = [result.model for result, _ in own] == [result.model for result, _ in theirs]
+    same = _same_models(own, theirs)
     numbers = paired_difference(_scores(own), _scores(theirs), same_seeds=same)
     bits = own[0][0].metric == "bits_per_byte"
     cells = [f"{number:+.3f}" if bits else f"{100 * number:+.1f}" for number in numbers]
     return [*cells, f"{len(own)}" if same else f"{len(own)} and {len(theirs)}"]
+
+
+def _same_models(own: _Measured, theirs: _Measured) -> bool:
+    return [result.model for result, _ in own] == [result.model for result, _ in theirs]
 
 
 def _scores(measured: _Measured) -> SystemScores:

@@ -13,6 +13,7 @@ from megamini.data.tokenizer import fingerprint, piece_bytes, special_ids
 from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.errors import UserError
+from megamini.machine import device_of_sums
 from megamini.models.masked_lm import PrimaryModel
 
 
@@ -53,7 +54,8 @@ def bits_per_byte_of(
             batch = batch.to(model.device)
             _, losses = primary(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
             counted = torch.stack([losses[0], bytes_of[batch.labels], torch.ones_like(batch.weights)]) * batch.weights
-            of_blocks = counted.double().view(3, len(batch.input_ids), -1).sum(2).T.tolist()
+            counted = counted.to(device_of_sums(counted.device)).double()
+            of_blocks = counted.view(3, len(batch.input_ids), -1).sum(2).T.tolist()
             parts += [(nats / math.log(2), text_bytes) for nats, text_bytes, own in of_blocks if own]
             pieces += int(sum(own for *_, own in of_blocks))
     return parts, pieces

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers.utils import logging
 
 from megamini.downstream.evaluation.measured import Measured
@@ -14,6 +15,9 @@ from megamini.errors import UserError
 from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.recipes.sections import dump_recipe
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.engine import DTYPES
+from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
 from megamini.training.safety.run_lock import run_lock
 
 _PATIENCE = 5  # seconds that one waits for an evaluation that is ending
@@ -26,10 +30,14 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     used, and where another process writes to the run directory.
     """
     device = best_device()
+    recipe = resolve_precision(recipe, "evaluation", near_fp32)
+    use_precision(precision := recipe.evaluation.precision, "evaluation.precision")
     directory = recipe.run_directory
     _refuse_another_run(directory)
     tasks, others = _looked_at(recipe)
     parts = [*(part for task in tasks for part in task.parts), *others]
+    for part in parts:
+        part.planned = [one.computed_in(precision) for one in part.planned]
     planned = [one for part in parts for one in part.planned]
     with run_lock(directory, "evaluation.runs", _PATIENCE):
         measured = Measured(directory, planned, recipe.evaluation.keep_scores)
@@ -42,9 +50,13 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
             print(f"{directory}: {known} of {len(planned)} measurements are there, kept", flush=True)
         for part in parts:
             if wanted := measured.missing(part.planned):
-                for one, result, scores in part.measure(wanted, device):
-                    measured.add(one, result, scores)
-                    print(_line(result), flush=True)
+                with (
+                    enough_memory(f"evaluation.batch: {recipe.evaluation.batch} inputs at once", "lower it"),
+                    torch.autocast(device.type, DTYPES[precision], enabled=precision in ("bf16", "fp16")),
+                ):
+                    for one, result, scores in part.measure(wanted, device):
+                        measured.add(one, result, scores)
+                        print(_line(result), flush=True)
         measured.write()
         results = measured.results()
         table = table_of(results, recipe.model.source_language)

@@ -6,7 +6,7 @@ the model's weights, the pack, the examples. `results.json` keeps those of earli
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from megamini.downstream.evaluation.scores import Scores
 from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.results import FILE, Learned, Result, write_entries
 from megamini.errors import UserError
+
+_PRECISION = "precision"  # of what was made from; without it fp32
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Planned:
     split: str | None
     learned: Learned | None
     made_from: dict[str, str]
+
+    def computed_in(self, precision: str) -> "Planned":
+        """The same in a precision, by which another one's result is not taken for it; that of no model has none."""
+        if precision == "fp32" or not self.made_from["model"]:
+            return self
+        return replace(self, made_from={**self.made_from, _PRECISION: precision})
 
     def result(self, values: dict[str, float], n: int) -> Result:
         """What was measured, on n examples."""
@@ -126,6 +134,9 @@ def _difference(entry: dict[str, Any], planned: Sequence[Planned]) -> str | None
         return None if same_folder else f"another model ({entry['model']})"
     if before["model"] not in {one.made_from["model"] for one in planned}:
         return f"other weights of {entry['model']}" if same_folder else f"another model ({entry['model']})"
+    precisions = {one.made_from.get(_PRECISION) for one in planned if one.made_from["model"] == before["model"]}
+    if before.get(_PRECISION) not in precisions:
+        return f"the same in another precision ({before.get(_PRECISION, 'fp32')})"
     data = {one.made_from["data"] for one in planned if one.language == entry["language"]}
     return "other examples" if data and before["data"] not in data else None
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import Collator
 from megamini.downstream.metrics.measurement import Measurement, ratio
 from megamini.downstream.task_data.language_files import path_in
@@ -37,7 +38,7 @@ def page_vectors(
     batch_size: int,
 ) -> torch.Tensor:  # fmt: skip
     """Unit vectors [n, d]: the mean over a text's tokens, special ones left out, of the states behind `layer`."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
+    encoded = encode(tokenizer, list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
     inputs = [
         {key: encoded[key][row] for key in ("input_ids", "attention_mask", "special_tokens_mask")}
         for row in range(len(texts))
@@ -59,7 +60,8 @@ def retrieval_accuracy(source: torch.Tensor, target: torch.Tensor) -> Measuremen
 
     source, target: unit vectors [n, d] of the same pages.
     """
-    similarity = source @ target.T
+    with torch.autocast("cpu", enabled=False):  # cosines of neighbours are nearer to each other than bf16 tells
+        similarity = source @ target.T
     own = torch.arange(len(source))
     to_target, to_source = ((similarity.argmax(side) == own).int().tolist() for side in (1, 0))
     parts = {

@@ -37,4 +37,5 @@ def trainer_configuration(path: str | None, precision: str) -> dict[str, Any]:
     sharding = dict(values.get("zero_optimization", {}))
     if zero_stage(values) == 3:
         sharding["stage3_gather_16bit_weights_on_model_save"] = True  # saved whole, as an ordinary checkpoint
-    return {**values, "zero_optimization": sharding, **_FROM_RECIPE}
+    in_fp32 = {"data_types": {"grad_accum_dtype": "fp32"}} if precision == "bf16" else {}  # as in pretraining
+    return {**in_fp32, **values, "zero_optimization": sharding, **_FROM_RECIPE}

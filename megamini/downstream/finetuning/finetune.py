@@ -34,6 +34,8 @@ from megamini.errors import UserError, writing
 from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
+from megamini.training.device_memory import enough_memory
+from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
 from megamini.training.safety.run_lock import run_lock
 
 _RESULT = "result.json"
@@ -47,10 +49,6 @@ class Ranks:
     rank: int
     world_size: int
     deepspeed: dict[str, Any] | None
-
-    @property
-    def on_cpu(self) -> bool:
-        return not torch.cuda.is_available()
 
     def wait_for_all(self) -> None:
         """All ranks."""
@@ -70,6 +68,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
+    recipe = _with_precision(recipe)
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -87,9 +86,17 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
         ranks.leave()
 
 
+def _with_precision(recipe: FinetuneRecipe) -> FinetuneRecipe:
+    """The recipe with its precision resolved, which this process then computes in."""
+    recipe = resolve_precision(recipe, best=near_fp32)
+    use_precision(recipe.training.precision, "training.precision")
+    return recipe
+
+
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
+    recipe = _with_precision(recipe)
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
@@ -150,7 +157,8 @@ def _train_one(
     aside = folder.with_name(f".{folder.name}.writing")
     title = f"{job.key} seed {seed}"
     start = time.monotonic()
-    arguments = training_arguments(recipe, seed, aside / "checkpoints", ranks.world_size, ranks.deepspeed, ranks.on_cpu)
+    checkpoints, device = aside / "checkpoints", best_device().type
+    arguments = training_arguments(recipe, seed, checkpoints, ranks.world_size, ranks.deepspeed, device)
     set_seed(seed)
     model = _task_model(recipe, primary, job)
     freeze_token_embeddings(model)
@@ -158,7 +166,11 @@ def _train_one(
         print(
             f"{title}: {len(job.training):,} examples, {len(inputs):,} inputs of up to {job.limits.max_length} tokens"
         )
-    trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
+    what = (
+        f"training.micro_batch: {arguments.per_device_train_batch_size} inputs of up to {job.limits.max_length} tokens"
+    )
+    with enough_memory(what, "lower training.micro_batch (accumulation makes up for it)"):
+        trainer = train(model, arguments, inputs, primary.tokenizer.pad_token_id, title)
     seconds = time.monotonic() - start
 
     about = describe_task(job.task.name, job.task.kind, job.section.language, seed, job.limits)

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import outputs_of
 from megamini.downstream.kinds.limits import Limits
 from megamini.downstream.metrics.classes import macro_f1
@@ -56,7 +57,7 @@ def encode_texts(
 ) -> list[dict[str, list[int]]]:
     """Token ids of each text or pair with its special tokens."""
     columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    encoded = encode(tokenizer, *columns, truncation=True, max_length=max_length)
     return [
         {key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded}
         for row in range(len(examples))

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import IGNORED, outputs_of
 from megamini.downstream.kinds.limits import Limits
 from megamini.downstream.metrics.measurement import Measurement, ratio
@@ -96,7 +97,8 @@ def encode_words(
 ) -> tuple[list[dict[str, list[int]]], list[_Words]]:
     """Token ids of the sentences, and per input its sentence and where its words begin; each word begins once."""
     tokenizer = _that_begins_words(tokenizer)
-    encoded = tokenizer(
+    encoded = encode(
+        tokenizer,
         [list(example.words) for example in examples],
         is_split_into_words=True,
         truncation=True,

@@ -17,6 +17,7 @@ _FREE = frozenset(
         "name",
         "training.runs",
         "training.hang_minutes",
+        "training.profile",
         "data.path",
         "data.workers",
         "model.from_checkpoint",

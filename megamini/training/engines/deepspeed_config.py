@@ -14,9 +14,18 @@ from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
 from megamini.recipes.sections import Recipe
 from megamini.recipes.shipped import find
+from megamini.training.setup import Sharding
 
-# What a run gets without --deepspeed_config.
-DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}
+# What a run gets without --deepspeed_config: ds_configs/zero1.json.
+DEFAULT: dict[str, Any] = {
+    "zero_optimization": {
+        "stage": 1,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 200_000_000,
+        "allgather_bucket_size": 200_000_000,
+    }
+}
 
 ALLOWED_KEYS = frozenset(
     {
@@ -118,17 +127,21 @@ def swap_folder(values: dict[str, Any]) -> Path | None:
     return Path(offload["nvme_path"]) if offload.get("device") == "nvme" else None
 
 
+def sharding_of(values: dict[str, Any]) -> Sharding:
+    """What a configuration spreads, and takes off the device."""
+    zero = values.get("zero_optimization", {})
+    away = [_section(zero, f"offload_{what}").get("device", "none") != "none" for what in ("optimizer", "param")]
+    return Sharding(zero_stage(values), *away)
+
+
 def check_combination(values: dict[str, Any], precision: str) -> None:
     """Raise `UserError` for what DeepSpeed does not train correctly, or no checkpoint would hold, on any device."""
     stage = zero_stage(values)
     if precision == "auto":
-        raise UserError("training.precision: auto is for runs of one process; with DeepSpeed say bf16, fp16 or fp32")
-    if precision != "fp32" and stage == 0:
+        raise UserError("training.precision: auto is for runs without DeepSpeed; with it say bf16, fp16, tf32 or fp32")
+    if precision in ("bf16", "fp16") and stage == 0:
         # Measured with DeepSpeed 0.19.8: the stage-0 low-precision optimizer starts with Adam's step at 1.
         raise UserError(f"training.precision: {precision} needs ZeRO stage 1 or higher; use ds_configs/zero1.json")
-    if precision == "bf16" and stage == 1 and values.get("data_types"):
-        # That combination picks an optimizer of DeepSpeed's which does not check for gradients that are not finite.
-        raise UserError("data_types with ZeRO stage 1 and bf16 is not supported; use ds_configs/zero2.json")
     zero = values.get("zero_optimization", {})
     if zero.get("round_robin_gradients"):
         # DeepSpeed 0.19.8 then lays parameters out otherwise than its table of them says, by which states are saved.
@@ -170,14 +183,18 @@ def merge(values: dict[str, Any], recipe: Recipe, plan: BatchPlan, on_cpu: bool)
     if precision == "fp16" and on_cpu:
         raise UserError("training.precision: fp16 does not run on a CPU; use bf16 or fp32")
     check_combination(values, precision)
+    if recipe.training.compile and zero_stage(values) == 3:
+        raise UserError(
+            "training.compile: not with ZeRO stage 3, which gathers and frees weights between any two operations; use "
+            "ds_configs/zero1.json or zero2.json, or leave training.compile out"
+        )
     muon = recipe.optimizer.muon_settings is not None
     if muon and values.get("zero_force_ds_cpu_optimizer"):
         raise UserError("zero_force_ds_cpu_optimizer: true leaves no room for optimizer.name: muon; leave it out")
     values = _with_own_swap_folder(values, recipe)
-    # Many small gradients are summed in fp32, but for stage 1: there it picks the optimizer that is refused above.
-    summed_in_fp32 = {"grad_accum_dtype": "fp32"} if precision == "bf16" and zero_stage(values) >= 2 else None
     return {
-        **({"data_types": summed_in_fp32} if summed_in_fp32 else {}),
+        # Many small gradients in bf16 would add up to less than they are.
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if precision == "bf16" else {}),
         **values,
         # Muon is an optimizer of our own, which works where the states lie.
         **({"zero_force_ds_cpu_optimizer": False} if muon else {}),

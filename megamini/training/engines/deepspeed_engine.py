@@ -27,8 +27,11 @@ from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Partition
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
+from megamini.training.engines.compiled import compile_layers
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines.engine import DTYPES, StepResult
+from megamini.training.engines.fp32_sums import take_sums_of_zero
+from megamini.training.engines.process_group import cannot_meet, environment_of_one, ranks_on_this_node, use_own_gpu
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
 from megamini.training.optimizers.matrix_exchange import MatrixExchange, matrices_of
@@ -61,37 +64,23 @@ _WHILE_RUNNING = timedelta(minutes=START_MINUTES + 1)
 def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     """Join the ranks that the launcher started, or be a group of one without it. Returns rank and number of ranks.
 
-    hang_minutes: of a run with a watchdog, behind which collectives must not give up. Raises UserError where rank 0
-    cannot be reached, or another run has its port.
+    Each uses the GPU of its own number from here on. hang_minutes: of a run with a watchdog, behind which collectives
+    must not give up. Raises UserError where rank 0 cannot be reached, another run has its port, or there is no GPU.
     """
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    environment_of_one()
+    take_sums_of_zero()
     if on_cpu():
         # DeepSpeed would compile an extension here for a minute, and wait for ever on the lock of a killed build.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, usable_cores() // ranks_on_this_node()))
+    else:
+        use_own_gpu()
+    if "OMP_NUM_THREADS" not in os.environ:  # also for DeepSpeed's CPU Adam, beside GPUs
+        torch.set_num_threads(max(1, usable_cores() // ranks_on_this_node()))
     try:
         deepspeed.init_distributed(timeout=max(_AT_THE_START, _behind_the_watchdog(hang_minutes)), verbose=False)
     except distributed.DistNetworkError as error:
-        port = int(os.environ["MASTER_PORT"])
-        raise UserError(
-            f"{os.environ['MASTER_ADDR']}:{port}: ranks cannot meet there: {error}; where another run has the port, "
-            f"give this one another, such as --master_port {port + 1}"
-        ) from None
+        raise cannot_meet(error) from None
     return distributed.get_rank(), distributed.get_world_size()
-
-
-def end_process_group() -> None:
-    """All ranks: leave the group while all are there; its threads must not meet the end of the process."""
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def ranks_on_this_node() -> int:
-    """As the launcher says; DeepSpeed's and torchrun's names differ."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
 def on_cpu() -> bool:
@@ -159,14 +148,14 @@ class DeepSpeedEngine:
             muon = sum(p.ds_numel for p, _ in model.hidden_matrices) if recipe.optimizer.muon_settings else 0
             needed = state_bytes(total, muon) * ranks_on_this_node() // self.world_size
             prepare_swap_folder(self._swap, self.rank, needed)
+        if recipe.training.compile:
+            compile_layers(model, torch.device(get_accelerator().device_name()))
         groups = parameter_groups(model, recipe.optimizer)
         optimizer = _build_optimizer(groups, recipe, config)
         if self._stage == 0:
             config = {**config, "gradient_clipping": 0.0}  # clipped here, where the norm is looked at
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         check_attributes("deepspeed", self._engine.optimizer, ZERO_ATTRIBUTES[self._stage])
-        if recipe.training.compile:
-            self._engine.compile()
         self.device = torch.device(self._engine.device)
         self.description = f"DeepSpeed ZeRO-{self._stage}, {self.world_size} ranks on {self.device.type}"
         self._engine.train()

@@ -11,7 +11,7 @@ from megamini.models.trained_model import TrainedModel
 from megamini.training.state.shards import Shards, Slice
 
 # Of weights and activations, by `training.precision`.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

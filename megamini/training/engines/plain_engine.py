@@ -1,11 +1,11 @@
-"""The plain PyTorch engine: one process on one GPU or the CPU, without DeepSpeed."""
+"""The plain PyTorch engine: one process or several ranks, on GPUs or the CPU, without DeepSpeed."""
 
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from megamini.data.batches import Batch
 from megamini.library_internals import check_internals
@@ -13,7 +13,8 @@ from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.engines.allocator import keep_freed_memory
-from megamini.training.engines.engine import StepResult
+from megamini.training.engines.engine import DTYPES, StepResult
+from megamini.training.engines.loss_scale import LossScale
 from megamini.training.optimizers.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.shards_of_optimizer import load_whole, tensors_of
@@ -22,14 +23,13 @@ check_internals(__name__)
 
 
 class PlainEngine:
-    """A single process of plain PyTorch, on one GPU or the CPU.
+    """Plain PyTorch, on one GPU or the CPU, or as one of several ranks that have joined a process group.
 
-    With bf16, weights and activations are bf16, and the optimizer moves fp32 master copies with fp32 gradients. What
-    does not train gets no gradient, no master and no optimizer state, and is not saved.
+    With bf16 or fp16, weights and activations are that, and the optimizer moves fp32 master copies with fp32 gradients;
+    with fp16 under a loss scale. What does not train gets no gradient, no master and no optimizer state, and is not
+    saved. Every rank holds all that trains, and moves it by the same gradient: the mean over ranks of fp32 sums.
     """
 
-    rank = 0
-    world_size = 1
     states_on_disk = False
 
     def __init__(
@@ -39,9 +39,13 @@ class PlainEngine:
         training: TrainingSection,
         accumulation: int,
         device: torch.device,
+        alone: bool = False,
     ) -> None:
         self.device = device
-        self.description = f"plain PyTorch, 1 process on {device.type}"
+        joined = distributed.is_initialized() and not alone
+        self.rank, self.world_size = (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
+        several = f"{self.world_size} ranks" if self.world_size > 1 else "1 process"
+        self.description = f"plain PyTorch, {several} on {device.type}"
         self.model = model.to(device)
         if device.type == "cpu":
             keep_freed_memory()
@@ -54,28 +58,38 @@ class PlainEngine:
         name_of = {parameter: name for name, parameter in self.model.named_parameters()}
         self._names = [name_of[parameter] for parameter in self._trained]
         self._masters = self._trained
-        if training.precision == "bf16":
+        self._scale = LossScale() if training.precision == "fp16" else None
+        if training.precision in ("bf16", "fp16"):
             self._masters = [nn.Parameter(p.detach().clone()) for p in self._trained]
             for parameter in self.model.parameters():  # buffers, such as rotary frequencies, keep their precision
-                parameter.data = parameter.data.to(torch.bfloat16)
+                parameter.data = parameter.data.to(DTYPES[training.precision])
             masters = iter(self._masters)
             groups = [{**group, "params": [next(masters) for _ in group["params"]]} for group in groups]
         master_of = dict(zip(map(id, self._trained), self._masters, strict=True))
         self._clipped = [[master_of[id(p)] for p in together] for together in self.model.clipped_together]
         self._optimizer = build_optimizer(groups, optimizer, training.precision)
-        self._forward = torch.compile(self.model) if training.compile else self.model
+        if training.compile:
+            from megamini.training.engines.compiled import compile_layers  # seconds of imports, for those who want it
+
+            compile_layers(self.model, device)
         self.model.train()
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
-        loss, losses = self._forward(batch.input_ids, batch.positions, batch.labels)
-        (loss / self._accumulation).backward()
+        loss, losses = self.model(batch.input_ids, batch.positions, batch.labels)
+        (loss * self._factor / self._accumulation).backward()
         if self._masters is not self._trained:
             self._accumulate_in_fp32()
         return losses.mean(1)
 
+    @property
+    def _factor(self) -> float:
+        """Of the loss, while its gradients are in fp16."""
+        return self._scale.value if self._scale else 1.0
+
     def step(self, learning_rate: float) -> StepResult:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        self._average_over_ranks()
         norms = torch.stack([self._norm(group) for group in self._clipped])
         values = norms.tolist()  # the one host read of an update
         finite = [math.isfinite(value) for value in values]
@@ -88,8 +102,18 @@ class PlainEngine:
         if any(finite):
             self._optimizer.step()
             self._copy_masters_to_model()
+        if self._scale:
+            self._scale.look(all(finite))
         self._optimizer.zero_grad()
         return StepResult(all(finite), math.hypot(*values))
+
+    def _average_over_ranks(self) -> None:
+        """Gradients as one process would have them. *All ranks*, each with gradients of the same parameters."""
+        gradients = [master.grad for master in self._masters if master.grad is not None]
+        for gradient in gradients if self.world_size > 1 else ():
+            distributed.all_reduce(gradient)
+        if gradients and (divisor := self._factor * self.world_size) != 1:
+            torch._foreach_mul_(gradients, 1 / divisor)
 
     def _norm(self, group: list[nn.Parameter]) -> torch.Tensor:
         """Norm of the gradients of parameters that are clipped together; 0, on the device too, where they rest."""
@@ -99,15 +123,20 @@ class PlainEngine:
     def evaluate(self, batch: Batch) -> torch.Tensor:
         self.model.eval()
         with torch.no_grad():
-            _, losses = self._forward(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
+            _, losses = self.model(batch.input_ids, batch.positions, batch.labels, batch.attention_mask)
         self.model.train()
         return losses
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        if self.world_size > 1:
+            distributed.all_reduce(values)
         return values
 
     def gather_objects(self, value: Any) -> list[Any]:
-        return [value]
+        gathered = [value] * self.world_size
+        if self.world_size > 1:
+            distributed.all_gather_object(gathered, value)
+        return gathered
 
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         master = self._masters[TOKEN_GROUP]
@@ -124,6 +153,8 @@ class PlainEngine:
         return parameter.detach().float().cpu().clone()
 
     def parts(self) -> Iterator[list[Slice]]:
+        if self.rank:  # rank 0 holds the same
+            return
         yield [
             Slice(name, 0, tensors_of(master, self._optimizer.state.get(master, {})))
             for name, master in zip(self._names, self._masters, strict=True)
@@ -135,10 +166,11 @@ class PlainEngine:
         self._copy_masters_to_model()
 
     def scaler_state(self) -> dict[str, float]:
-        return {}
+        return self._scale.state() if self._scale else {}
 
     def set_scaler_state(self, values: dict[str, float]) -> None:
-        pass  # no fp16 in a single process
+        if self._scale:
+            self._scale.restore(values)
 
     def _accumulate_in_fp32(self) -> None:
         for master, parameter in zip(self._masters, self._trained, strict=True):

@@ -115,6 +115,27 @@ def test_cases_stopped_behind_every_measurement(place: Path, primary: Path) -> N
     assert tables(values) == tables(undisturbed)
 
 
+def test_cases_another_precision_is_measured_anew_and_does_not_stand_beside_the_first(
+    place: Path, primary: Path
+) -> None:
+    values = recipe(place, primary, "de", "es", name="precise")
+    exact = run(values)
+    assert all("precision" not in entry["made_from"] for entry in exact), "as earlier versions have written"
+    values["evaluation"]["precision"] = "fp32"
+    assert added(values) == [], "what auto is on a CPU"
+    values["evaluation"]["precision"] = "bf16"
+    anew = added(values)
+    assert len(anew) == 2 * 2 * 3 + 2, "the reference lines need no model"
+    rough = json.loads((place / "runs/precise/results.json").read_text())
+    assert len(rough) == len(exact) == ALL
+    assert {entry["made_from"].get("precision") for entry in rough if entry["made_from"]["model"]} == {"bf16"}
+    assert all(abs(a[a["metric"]] - b[b["metric"]]) < 0.35 for a, b in zip(exact, rough, strict=True))
+    fewer = recipe(place, primary, "de", name="precise")
+    fewer["evaluation"]["precision"] = "fp32"
+    with pytest.raises(UserError, match=r"measured on the same in another precision \(bf16\) than now"):
+        run(fewer)
+
+
 @pytest.mark.all_combinations
 @pytest.mark.launched
 def test_cases_killed_at_ten_random_moments(place: Path, primary: Path) -> None:

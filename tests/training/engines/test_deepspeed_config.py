@@ -142,12 +142,6 @@ def test_the_recipe_decides_batch_clipping_and_precision(precision):
         ({}, "bf16", True, "bf16 needs ZeRO stage 1 or higher"),
         ({"zero_optimization": {"stage": 0}}, "fp16", False, "fp16 needs ZeRO stage 1 or higher"),
         (DEFAULT, "fp16", True, "training.precision: fp16 does not run on a CPU; use bf16 or fp32"),
-        (
-            {**DEFAULT, "data_types": {"grad_accum_dtype": "fp32"}},
-            "bf16",
-            True,
-            "data_types with ZeRO stage 1 and bf16",
-        ),
         (zero3(offload_param=NVME), "fp32", True, "offload_param.device: nvme is not supported"),
         (zero3(offload_optimizer=NVME, stage=2), "fp32", True, "offload_optimizer.device: nvme needs ZeRO stage 3"),
         (zero3(offload_optimizer={"device": "nvme"}), "fp32", True, "offload_optimizer.nvme_path: missing"),
@@ -185,12 +179,21 @@ def test_states_on_disk_lie_in_a_folder_of_the_run(tmp_path):
         (DEFAULT, "bf16", True),
         (DEFAULT, "fp16", False),
         ({**DEFAULT, "data_types": {"grad_accum_dtype": "fp32"}}, "fp32", True),
+        ({**DEFAULT, "data_types": {"grad_accum_dtype": "fp32"}}, "bf16", True),
         (zero3(offload_optimizer={"device": "cpu"}), "fp32", True),
         ({"zero_optimization": {"stage": 2}, "data_types": {"grad_accum_dtype": "fp32"}}, "bf16", True),
     ],
 )
 def test_combinations_next_to_those_are_taken(values, precision, on_cpu):
     assert merged(values, precision, on_cpu)["zero_optimization" if values else "train_batch_size"]
+
+
+@pytest.mark.parametrize("values", [DEFAULT, zero3(stage=2), zero3()])
+def test_micro_batches_in_bf16_are_summed_in_fp32(values):
+    assert merged(values)["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "data_types" not in merged(values, "fp32")
+    own = {"grad_accum_dtype": "bf16"}
+    assert merged({**values, "data_types": own})["data_types"] == own, "who says so gets it"
 
 
 def test_offloaded_muon_needs_no_cpu_adam():
