@@ -10,6 +10,7 @@ command again goes on. Loss alone misleads, so neither is shown without the othe
 
 import argparse
 import importlib.util
+import shutil
 import statistics
 import subprocess
 import sys
@@ -91,6 +92,10 @@ def _measure(
             f"schedule.duration={updates} updates", f"adaptation.pack_every={steps[1] if steps[1:] else 1} updates",
             *changes,
         )  # fmt: skip
+        kept = {f"{language}-step-{step:08d}" for step in steps}
+        for folder in (ROOT / "runs" / name / "packs").glob(f"{language}-step-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)  # packs between the steps that are measured: several gigabytes in all
         for step in steps:
             names[f"s{number}-{step}"] = (start, step)
             packs.append(f"s{number}-{step}: runs/{name}/packs/{language}-step-{step:08d}")

@@ -72,10 +72,10 @@ def initialise(
     through = choose_backend(focus_through, translations) if kind in MIXING else None
     source = replace(source, matrix=source.matrix.detach().cpu().float())
     rows = TokenRows(source, target, seed, calibrate)
+    if parallel is not None:  # before a list: sentences also say which translation is meant, and how often
+        rows.from_parallel_text(parallel)
     if lexicon is not None:
         rows.from_word_list(lexicon, match_case, parts=kind == "lexicon")
-    if parallel is not None:
-        rows.from_parallel_text(parallel)
     if kind in ("subword", "combined"):
         rows.compose()
     if kind in MIXING:

@@ -32,7 +32,8 @@ class TokenRows:
         self._shared = shared_pieces(self._source_forms, self._target_forms)
         self.ordinary = np.array([form is not None for form in self._target_forms])
         self._reference = source.matrix.numpy()[[form is not None for form in self._source_forms]]
-        self._calibrate, self._composed = calibrate, np.zeros(len(self.ordinary), bool)
+        self._calibrate = calibrate
+        self._aligned = self._composed = np.zeros(len(self.ordinary), bool)
         self.matrix = _overlap(source, self._source_forms, self._shared, seed)
         self.known = self._shared >= 0
         self.facts: dict[str, Any] = {
@@ -42,7 +43,8 @@ class TokenRows:
         }
 
     def from_word_list(self, path: str | Path, match_case: bool, parts: bool) -> None:
-        """Whole words of a list start at the mean of their translations; with `parts`, other pieces of its words too.
+        """Whole words of a list start at the mean of their translations, unless parallel text has aligned them; with
+        `parts`, other pieces of its words too.
 
         Raises `UserError` where no word of the list is one of the vocabulary's.
         """
@@ -53,19 +55,20 @@ class TokenRows:
         )
         # A whole word's translation says more than its spelling: German "Gift" is poison. A part's says less, and less
         # than the mixtures of focus.
-        chosen = listed.whole | (listed.part & ~self.known) if parts else listed.whole
-        if not chosen.any():
+        whole = listed.whole & ~self._aligned
+        chosen = whole | (listed.part & ~self.known) if parts else whole
+        if not listed.whole.any() and not chosen.any():
             raise UserError(
                 f"{path}: no word of this list is one of the vocabulary's; its lines are 'target word TAB source "
                 "word', of the language that is learned"
             )
         self._write(listed.rows, chosen, listed.mixed)
-        self.known |= listed.whole
+        self.known |= chosen & listed.whole
         self.facts |= {
             "lexicon_pieces": int(chosen.sum()),
-            "lexicon_whole_words": int(listed.whole.sum()),
+            "lexicon_whole_words": int(whole.sum()),
             "lexicon_sha256": sha256_of(path),
-            "lexicon_token_share": self._token_share(listed.whole),
+            "lexicon_token_share": self._token_share(whole),
         }
 
     def from_parallel_text(self, texts: Sequence[tuple[str, str]]) -> None:
@@ -74,7 +77,7 @@ class TokenRows:
         aligned = aligned_rows(
             texts, source.matrix, source.tokenizer, self._source_forms, target.tokenizer, self._target_forms
         )
-        chosen = aligned.aligned & ~self.known
+        chosen = self._aligned = aligned.aligned & ~self.known
         self._write(aligned.rows, chosen, aligned.mixed)
         self.known |= chosen
         self.facts |= {

@@ -107,6 +107,18 @@ def test_aligned_pieces_start_where_their_translations_are(source, target, paral
     assert "tür" in TARGET_WORDS and not torch.equal(start.matrix[new], plain.matrix[new])
 
 
+def test_what_is_aligned_comes_before_a_word_list(source, target, parallel, tmp_path):
+    """The list says otherwise of one aligned word, and something of a word that the text does not have."""
+    _, files = parallel
+    (tmp_path / "words.tsv").write_text("Haus\tgift\ntür\tred\n", encoding="utf-8")
+    options = {"parallel": read_parallel(files), "lexicon": tmp_path / "words.tsv", "match_case": True}
+    start = initialise("focus", source, target, 0, **options)
+    for german, english in (("Haus", "house"), ("tür", "red")):
+        (own,), (other,) = ids_of(target.tokenizer, f"▁{german}"), ids_of(source.tokenizer, f"▁{english}")
+        torch.testing.assert_close(start.matrix[own], source.matrix[other], rtol=0, atol=0.05)
+    assert start.facts["lexicon_whole_words"] == 1
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
