@@ -74,9 +74,13 @@ class PretrainingSetup(RunSetup):
         masked = self.mask_schedule.masked(batch)
         return Cost(self.tokens_per_update, self.flops_per_update(masked), self.optimizer_flops)
 
+    @property
+    def data_fingerprint(self) -> str:
+        """Of all texts and their weights."""
+        return fingerprint_of_all([text.train.manifest for text in self.texts], self.recipe.data.weights)
+
     def identity(self) -> dict[str, Any]:
-        manifests = [text.train.manifest for text in self.texts]
-        return identity_of(self.recipe, fingerprint_of_all(manifests, self.recipe.data.weights))
+        return identity_of(self.recipe, self.data_fingerprint)
 
     def keep_data(self) -> None:
         tokenizer, model = self.text.tokenizer, self.recipe.model
@@ -186,7 +190,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
             config.initializer_range,
         ),
         texts=texts,
-        shape=BodyShape.from_config(config),
+        shape=BodyShape.from_config(config, recipe.model.attention),
         shares=Shares(recipe.data.weights or [len(one.train) for one in texts], batches.global_batch),
     )
 

@@ -26,6 +26,7 @@ from megamini.training.loop import is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.safety.run_lock import request_of, run_lock
 from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.same_ranks import check_same_on_all_ranks
 from megamini.training.safety.signals import StopFlag
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
@@ -65,6 +66,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
+        gather_objects,
         on_cpu,
         start_process_group,
         zero3_partition,
@@ -73,6 +75,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     check_zero_section(values, source)
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
+    own = {**recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
+    check_same_on_all_ranks(own, gather_objects)
     config = merge(values, recipe, setup.batches, on_cpu())
     with locked_run_directory(setup) if rank == 0 else nullcontext():
         partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None

@@ -89,6 +89,13 @@ def end_process_group() -> None:
     distributed.destroy_process_group()
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank has, in their order. All ranks."""
+    gathered = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
 def ranks_on_this_node() -> int:
     """As the launcher says; DeepSpeed's and torchrun's names differ."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
@@ -208,9 +215,7 @@ class DeepSpeedEngine:
         return values
 
     def gather_objects(self, value: Any) -> list[Any]:
-        gathered = [None] * self.world_size
-        distributed.all_gather_object(gathered, value)
-        return gathered
+        return gather_objects(value)
 
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         parameter = self.model.token_embeddings
