@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from megamini.costs.flops import model_flops_utilisation
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import UserError
@@ -234,12 +235,14 @@ def _log(
     values = {
         "train/lr": setup.schedule.learning_rate(state.update - 1),
         "train/tokens_per_second": window.tokens / seconds,
-        "train/mfu": window.flops / seconds / peak_flops,
         "train/skipped_updates": state.skipped,
         "train/roll_backs": state.roll_backs,
         "compute/flops": state.flops,
         "compute/tokens": state.tokens,
     }
+    utilisation = model_flops_utilisation(window.flops / seconds, peak_flops)
+    if utilisation is not None:
+        values["train/mfu"] = utilisation
     heads = engine.model.head_names
     if window.applied:
         means = {
@@ -254,9 +257,10 @@ def _log(
     losses = "  ".join(
         f"{name} {values[f'train/loss_{name}']:.3f}" for name in reversed(heads) if f"train/loss_{name}" in values
     )
+    share = "peak rate unknown" if utilisation is None else f"{utilisation:.0%} of peak"
     telemetry.say(
         f"update {state.update}/{setup.schedule.updates}  {losses}  lr {values['train/lr']:.2e}  "
-        f"{values['train/tokens_per_second']:,.0f} tokens/s  {values['train/mfu']:.0%} of peak"
+        f"{values['train/tokens_per_second']:,.0f} tokens/s  {share}"
     )
 
 

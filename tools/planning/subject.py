@@ -109,7 +109,7 @@ def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
     masks = build_mask_schedule(recipe.objective, block_length, recipe.training.global_batch)
-    subject = Subject(recipe, BodyShape.from_config(config), exits, masks)
+    subject = Subject(recipe, BodyShape.from_config(config, recipe.model.attention), exits, masks)
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, subject.tokens_per_update)
     check_mask_stages(masks, schedule.updates)
     return subject
