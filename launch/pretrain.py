@@ -15,9 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import run_command
-from megamini.recipes.command_line import RecipeParser
-from megamini.recipes.sections import Recipe, dump_recipe, load_recipe
+from megamini.training.safety.signals import hold_scheduler_signal
+
+hold_scheduler_signal()  # before the imports, which take long on a cluster
+
+from megamini.errors import run_command  # noqa: E402
+from megamini.recipes.command_line import RecipeParser  # noqa: E402
+from megamini.recipes.sections import Recipe, dump_recipe, load_recipe  # noqa: E402
 
 
 def main() -> None:

@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from megamini.costs.flops import model_flops_utilisation
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
-from megamini.errors import UserError
+from megamini.errors import TryAgain, UserError
 from megamini.training.checkpoints.checkpoint import Checkpoints
 from megamini.training.engines.plain_engine import Engine, StepResult
 from megamini.training.safety.safe_point import SafePoint
@@ -62,8 +63,8 @@ def train(
 ) -> None:
     """Train from `state` to the end of the run, or to the safe point where one is asked to stop. *All ranks.*
 
-    `peak_flops`: of all devices together, in FLOP/s. Raises `UserError` when `training.stop_after_nonfinite` updates in
-    a row had a loss or gradient that was not finite.
+    `peak_flops`: of all devices together, in FLOP/s. Raises `TryAgain` where a scheduler has asked to stop, and
+    `UserError` when `training.stop_after_nonfinite` updates in a row had a loss or gradient that was not finite.
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
@@ -74,6 +75,9 @@ def train(
 
     window, started, seconds_before = _Window(), time.perf_counter(), state.seconds
     done = is_over(setup, engine, state)
+    if not done and (wishes := _agree(engine, safe_point))[0].stop:  # asked during the start: nothing to save
+        _stop(wishes[0], safe_point, state, telemetry)
+        return
     while not done:
         if forgetting and forgetting.is_due(state.update):
             engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
@@ -85,7 +89,7 @@ def train(
             _seed_dropout(recipe.training.seed, state.update, step, engine.rank)
             losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
-        asked_to_stop, time_to_save, losses = _agree(engine, losses / setup.batches.accumulation, safe_point)
+        wishes, losses = _agree(engine, safe_point, losses / setup.batches.accumulation)
 
         state.update += 1
         cost = setup.cost(state.stopped, state.last_batch)
@@ -101,7 +105,7 @@ def train(
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, save_every)
+        saving = done or wishes.stop or wishes.save or _is_multiple(state.update, save_every)
         validating = done or _is_multiple(state.update, validate_every)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
@@ -115,16 +119,14 @@ def train(
         setup.after_update(engine, state)
         if saving or done:
             telemetry.flush()
-            waiting = done or asked_to_stop or not recipe.checkpoint.in_background
+            waiting = done or wishes.stop or not recipe.checkpoint.in_background
             (checkpoints.save if waiting else checkpoints.begin)(engine, state)
             safe_point.saved()
             watchdog.alive(f"the save after update {state.update}")
             telemetry.write_ledger(ledger(engine, state))
         window.started += time.perf_counter() - paused
-        if asked_to_stop and not done:
-            telemetry.say(
-                f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here"
-            )
+        if wishes.stop and not done:
+            _stop(wishes, safe_point, state, telemetry)
             return
 
 
@@ -160,13 +162,28 @@ def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:
     torch.manual_seed(int(random_bits(_DROPOUT, seed, update, step, rank)) >> 1)
 
 
-def _agree(engine: Engine, losses: torch.Tensor, safe_point: SafePoint) -> tuple[bool, bool, list[float]]:
-    """Whether any rank was asked to stop, whether rank 0's clock says save, and the heads' mean losses over ranks: one
-    collective, one host read."""
-    wishes = losses.new_tensor([float(safe_point.stop()), float(safe_point.save())])
-    # All ranks.
-    stop, save, *sums = engine.sum_over_ranks(torch.cat([wishes, losses])).tolist()
-    return stop > 0, save > 0, [total / engine.world_size for total in sums]
+class _Wishes(NamedTuple):
+    """Of any rank: to stop, and to be started again then; of rank 0's clock: to save."""
+
+    stop: bool
+    save: bool
+    comes_back: bool
+
+
+def _agree(engine: Engine, safe_point: SafePoint, losses: torch.Tensor | None = None) -> tuple[_Wishes, list[float]]:
+    """What the ranks wish, and the heads' mean losses over ranks: one collective, one host read. *All ranks.*"""
+    losses = torch.zeros(0, device=engine.device) if losses is None else losses
+    own = [float(wish) for wish in (safe_point.stop(), safe_point.save(), safe_point.comes_back())]
+    sums = engine.sum_over_ranks(torch.cat([losses.new_tensor(own), losses])).tolist()
+    wishes = _Wishes(*(total > 0 for total in sums[: len(own)]))
+    return wishes, [total / engine.world_size for total in sums[len(own) :]]
+
+
+def _stop(wishes: _Wishes, safe_point: SafePoint, state: TrainState, telemetry: Telemetry | Silence) -> None:
+    """Say so; all that there is has been saved. Raises `TryAgain` where the scheduler has asked. *All ranks.*"""
+    telemetry.say(f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here")
+    if wishes.comes_back:
+        raise TryAgain
 
 
 def _count_skipped(

@@ -1,6 +1,7 @@
 """A pretraining run from recipe to last checkpoint: build, resume, train."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
-from megamini.errors import UserError
+from megamini.errors import TryAgain, UserError
 from megamini.files import write_atomically
 from megamini.machine import best_device
 from megamini.models.build import build_primary
@@ -66,6 +67,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
+        end_process_group,
         gather_objects,
         on_cpu,
         start_process_group,
@@ -75,14 +77,20 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     check_zero_section(values, source)
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
-    own = {**recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
+    own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
     check_same_on_all_ranks(own, gather_objects)
     config = merge(values, recipe, setup.batches, on_cpu())
-    with locked_run_directory(setup) if rank == 0 else nullcontext():
-        partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
-        with closing(DeepSpeedEngine(model, recipe, config)) as engine:
-            execute(setup, engine, config)
+    try:
+        with locked_run_directory(setup) if rank == 0 else nullcontext():
+            partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
+            model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
+            with closing(DeepSpeedEngine(model, recipe, config)) as engine:
+                execute(setup, engine, config)
+    except TryAgain:
+        # The first rank that ends with its status has the others ended by SIGTERM: then nothing may be left to do.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_process_group()
+        raise
 
 
 @contextmanager
