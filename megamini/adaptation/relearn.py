@@ -14,13 +14,15 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
 from megamini.adaptation.starting_points.lexicon import read_lexicon
-from megamini.costs.flops import BodyShape, activation_memory, training_flops
+from megamini.costs.flops import BodyShape, activation_memory, loss_workspace, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
+from megamini.machine import device_memory
 from megamini.models.lineage import same_lineage
 from megamini.recipes.sections import duration_in_updates
+from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision
@@ -68,7 +70,7 @@ def adapt(recipe: AdaptationRecipe) -> None:
             {language: (start.matrix, start.bias) for language, start in starts.items()},
             setup.trains_bias,
             setup.source.primary,
-            recipe.objective.loss_workspace_mib * 2**20,
+            loss_workspace(recipe.objective.loss_workspace_mib, device_memory()),
             {language: _unplaced(setup.source, text) for language, text in setup.texts.items()},
         )
         engine = plain_engine(model, setup)
@@ -130,7 +132,8 @@ class RelearningSetup(RunSetup):
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        return SideBySide([text.micro_batches(self.batches, rank) for text in self.texts.values()])
+        order = self.recipe.training.block_order
+        return SideBySide([text.micro_batches(self.batches, rank, order) for text in self.texts.values()])
 
     def validate(self, engine: PlainEngine) -> dict[str, float]:
         """Every language over the body, and plugged into the primary model where that is known."""
@@ -266,12 +269,13 @@ class RelearningSetup(RunSetup):
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+            workspace_bytes=loss_workspace(self.recipe.objective.loss_workspace_mib, device_memory()),
         ).total
 
 
 def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
     """Check a recipe against its data and source; `UserError` where they do not fit."""
+    recipe = resolve_block_order(recipe)
     check_plain(recipe)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)

@@ -10,6 +10,7 @@ from megamini.costs.flops import (
     ExitShape,
     activation_memory,
     checkpoint_bytes,
+    loss_workspace,
     matrix_parameters,
     model_states,
     muon_flops,
@@ -23,8 +24,10 @@ from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
+from megamini.machine import device_memory
 from megamini.models.build import model_config, outline_of
 from megamini.recipes.sections import Recipe
+from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
 from megamini.training.engines.plain_engine import Engine
 from megamini.training.finished.kept_data import keep_data
@@ -88,7 +91,8 @@ class PretrainingSetup(RunSetup):
         keep_data(self.recipe.run_directory, tokenizer, [text.train.manifest for text in self.texts], config)
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        own = [text.micro_batches(self.batches, rank) for text in self.texts]
+        order = self.recipe.training.block_order
+        own = [text.micro_batches(self.batches, rank, order) for text in self.texts]
         return own[0] if len(own) == 1 else MixedMicroBatches(own, self.shares, self.batches, rank)
 
     def validate(self, engine: Engine) -> dict[str, float]:
@@ -135,7 +139,7 @@ class PretrainingSetup(RunSetup):
             self.exits,
             precision,
             self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_mib * 2**20,
+            workspace_bytes=loss_workspace(self.recipe.objective.loss_workspace_mib, device_memory()),
         )
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
         stages = self.mask_schedule.along(updates)
@@ -164,6 +168,7 @@ class PretrainingSetup(RunSetup):
 
 def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
+    recipe = resolve_block_order(recipe)
     training = recipe.training
     texts = tuple(open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data.paths)
     text = texts[0]
