@@ -18,6 +18,13 @@ def best_device() -> "torch.device":
     return torch.device("cpu")
 
 
+def device_memory() -> int | None:
+    """Bytes of the GPU that `best_device` is; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else None
+
+
 def usable_cores() -> int:
     """Those that the process may run on where the system tells, as Linux does; else all there are."""
     if hasattr(os, "sched_getaffinity"):

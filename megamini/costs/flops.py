@@ -12,7 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megamini.costs.memory import ActivationMemory, ModelStates, activation_memory, checkpoint_bytes, model_states
+from megamini.costs.memory import (
+    ActivationMemory,
+    ModelStates,
+    activation_memory,
+    checkpoint_bytes,
+    loss_workspace,
+    model_states,
+)
 from megamini.costs.shape import (
     BodyShape,
     ExitShape,
@@ -39,6 +46,7 @@ __all__ = [
     "checkpoint_bytes",
     "head_forward_flops",
     "hidden_matrices",
+    "loss_workspace",
     "matrix_parameters",
     "measured_matmul_rate",
     "model_flops_utilisation",

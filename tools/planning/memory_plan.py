@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megamini.costs.flops import activation_memory, model_states
+from megamini.costs.flops import activation_memory, loss_workspace, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
@@ -74,7 +74,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     activations = activation_memory(
         subject.shape, subject.block_length, layout.micro_batch, subject.mask_schedule.most_masked, subject.method,
         subject.exits, training.precision, layout.checkpointing,
-        workspace_bytes=subject.recipe.objective.loss_workspace_mib * 2**20,
+        workspace_bytes=loss_workspace(subject.recipe.objective.loss_workspace_mib, cluster.gpu.memory),
     )  # fmt: skip
     bucket = 0 if cluster.gpus == 1 or layout.stage == 0 else bucket_of(subject) * width
     if layout.stage == 3:
