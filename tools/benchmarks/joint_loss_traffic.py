@@ -73,7 +73,7 @@ def page() -> str:
             "TFLOP/s). **No GPU has run this yet.** Command: `python tools/benchmarks/joint_loss_traffic.py`.",
             "",
             table(columns, rows),
-            f"Before: chunks in {BEFORE.workspace // 2**20} MiB; fp32 logits beside the bf16 ones, in eight operations;",
+            f"Before: chunks in {BEFORE.workspace // 2**20} MiB; fp32 logits beside the bf16 ones, eight operations;",
             f"{BEFORE.per_logit} bytes a logit. Now: chunks in {NOW.workspace // 2**20} MiB, by the GPU's memory; one",
             f"kernel in place; {NOW.per_logit} bytes a logit; the product adds to the fp32 gradient itself. The matrix",
             "products are the same.",
