@@ -1,38 +1,14 @@
-"""Evaluate fine-tuned models in their source language and, by language packs, in every other: zero-shot.
-
-    python launch/evaluate.py launch/recipes/quickstart/evaluate.yaml
-    python launch/evaluate.py RECIPE name=dev tasks.xnli.split=dev "tasks.xnli.languages=[en]" packs.de=runs/de/packs/de
-
-Writes results.json, as it measures, and at the end summary.json (mean and deviation over seeds) and table.md into the
-run directory. What is measured already is kept: the same command goes on, and with other packs theirs are added.
-"""
+"""Evaluate fine-tuned models in every language that there is a pack of: `python launch/evaluate.py --help` says how."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.downstream.recipe import EvaluateRecipe
+from megamini.commands.evaluate import main
 from megamini.errors import run_command
-from megamini.recipes.command_line import RecipeParser
-from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import dump_recipe
 
-
-def main() -> None:
-    parser = RecipeParser(__doc__, EvaluateRecipe)
-    arguments = parser.parse_intermixed_args()
-    if arguments.recipe is None:
-        print(parser.overview())
-        return
-    recipe = read_recipe(arguments.recipe, arguments.overrides, EvaluateRecipe)
-    from megamini.downstream.evaluation.evaluate import evaluate, plan
-
-    if arguments.dry_run:
-        print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")
-    else:
-        evaluate(recipe)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     run_command(main)

@@ -47,6 +47,9 @@ class CommandParser(argparse.ArgumentParser):
     """Command lines whose docstring is their help, and whose mistakes are one line, like any other bad input."""
 
     def __init__(self, description: str | None) -> None:
+        program = os.path.basename(sys.argv[0])  # noqa: PTH119 (no path: `megamini adapt`)
+        if description and program.startswith("megamini "):
+            description = re.sub(r"python (?:launch|tools)/([a-z]+)\w*\.py", r"megamini \1", description)
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:

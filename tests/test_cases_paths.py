@@ -10,7 +10,7 @@ from megamini.errors import CommandParser
 from megamini.recipes.options import options
 from megamini.recipes.sections import Recipe
 
-# Every key whose value is a path, as the README's tables have it.
+# Every key whose value is a path, as docs/options.md has it.
 PATHS = {
     Recipe: {"model.from_checkpoint", "data.path", "training.runs"},
     AdaptationRecipe: {

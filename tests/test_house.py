@@ -50,6 +50,7 @@ def test_imports_point_down():
         ("training",),
         ("adaptation",),
         ("downstream",),
+        ("commands",),
     )
     floor_of = {room: number for number, rooms in enumerate(floors) for room in rooms}
     climbs = {

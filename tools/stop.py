@@ -1,27 +1,14 @@
-"""Ask one run to save at its next update and end; all others go on. From any host that sees its folder.
-
-python tools/stop.py runs/quickstart-en
-
-The same command that started it goes on from there.
-"""
+"""Ask one run to save and end: `python tools/stop.py --help` says how."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import CommandParser, run_command
+from megamini.commands.stop import main
+from megamini.errors import run_command
 
-
-def main() -> None:
-    parser = CommandParser(__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run of pretraining or adaptation")
-    arguments = parser.parse_args()
-
-    from megamini.training.safety.run_lock import ask_to_stop
-
-    print(f"asked to stop at its next update: {ask_to_stop(arguments.run)}")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     run_command(main)

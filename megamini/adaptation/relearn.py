@@ -1,6 +1,6 @@
 """Learn languages over a frozen body: recipe to language packs, in one process, without DeepSpeed."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,24 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.source import SourceModel, load_source
 from megamini.adaptation.starting_points.initialise import StartingPoint, Target, initialise
 from megamini.adaptation.starting_points.lexicon import read_lexicon
-from megamini.costs.flops import BodyShape, activation_memory, loss_workspace, training_flops
+from megamini.costs.flops import BodyShape, activation_memory, training_flops
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
 from megamini.data.tokenizer import fingerprint, special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
 from megamini.machine import device_memory
+from megamini.models.families import truncating
 from megamini.models.lineage import same_lineage
-from megamini.recipes.sections import duration_in_updates
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision
+from megamini.training.intervals import resolve_intervals
 from megamini.training.loop import is_over
 from megamini.training.run import check_plain, execute, locked_run_directory, plain_engine
 from megamini.training.safety.stopping import StopRules
-from megamini.training.schedule import Schedule, build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.schedule import build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -40,8 +41,10 @@ _FEW_WORDS = 0.1
 _OTHERS = "own"  # the name that `measure` gets for the body learned over
 
 
-def adapt(recipe: AdaptationRecipe) -> None:
-    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped."""
+def adapt(recipe: AdaptationRecipe) -> list[Path]:
+    """Learn the recipe's languages and write a pack of each into the run directory; resumes where it was stopped.
+
+    Returns the folders of the packs; none where the run was stopped before its end."""
     recipe = resolve_precision(recipe)
     setup = build_setup(recipe)
     with locked_run_directory(setup):
@@ -70,18 +73,20 @@ def adapt(recipe: AdaptationRecipe) -> None:
             {language: (start.matrix, start.bias) for language, start in starts.items()},
             setup.trains_bias,
             setup.source.primary,
-            loss_workspace(recipe.objective.loss_workspace_mib, device_memory()),
+            recipe.objective.loss_workspace_bytes(device_memory()),
             {language: _unplaced(setup.source, text) for language, text in setup.texts.items()},
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every:
             setup.save_packs(engine, TrainState(), replace_existing=False)
         state = execute(setup, engine)
-        if is_over(setup, engine, state):
-            for language in setup.texts:
-                directory = setup.packs_directory / language
-                setup.pack(language, engine, state).save(directory)
-                print(f"language pack: {directory}")
+        if not is_over(setup, engine, state):
+            return []
+        directories = [setup.packs_directory / language for language in setup.texts]
+        for language, directory in zip(setup.texts, directories, strict=True):
+            setup.pack(language, engine, state).save(directory)
+            print(f"language pack: {directory}")
+        return directories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +168,7 @@ class RelearningSetup(RunSetup):
         return values
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
-        every = self.in_updates(self.recipe.adaptation.pack_every)
+        every = self.intervals.pack
         if every and state.update % every == 0:
             self.save_packs(engine, state)
 
@@ -231,7 +236,8 @@ class RelearningSetup(RunSetup):
                 "device": engine.device.type,
             },
         }
-        return LanguagePack(language, matrix, bias, self.texts[language].tokenizer, self.source.lineage, details)
+        tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -269,7 +275,7 @@ class RelearningSetup(RunSetup):
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
-            workspace_bytes=loss_workspace(self.recipe.objective.loss_workspace_mib, device_memory()),
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes(device_memory()),
         ).total
 
 
@@ -289,11 +295,14 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
     block_length = opened[0].block_length
     batches = plan_batches(training.global_batch, training.micro_batch, 1)
-    check_retention(recipe, batches.global_batch * block_length)
+    tokens_per_update = batches.global_batch * block_length
+    intervals = resolve_intervals(recipe, tokens_per_update, recipe.adaptation.pack_every)
     source = load_source(recipe.adaptation, block_length)
     if training.activation_checkpointing:
         source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    schedule, mask_schedule = _schedule(recipe, batches, opened, source), opened[0].mask_schedule
+    mask_schedule = opened[0].mask_schedule
+    affordable = _affordable(recipe.adaptation.stop.flops, batches, opened, source)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
     check_mask_stages(mask_schedule, schedule.updates)
     stop = recipe.adaptation.stop
     return RelearningSetup(
@@ -302,6 +311,7 @@ def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
         block_length=block_length,
         schedule=schedule,
         mask_schedule=mask_schedule,
+        intervals=intervals,
         stopping=StopRules(
             stop.seconds,
             stop.plateau.patience if stop.plateau else None,
@@ -320,24 +330,27 @@ def _unplaced(source: SourceModel, text: Text) -> set[int]:
     return {ours[role] for role in ours if role != "pad" and theirs[role] == theirs["pad"] and ours[role] is not None}
 
 
-def _schedule(recipe: AdaptationRecipe, batches: BatchPlan, texts: list[Text], source: SourceModel) -> Schedule:
-    """The recipe's schedule, within `adaptation.stop.flops` of the language that costs most."""
-    tokens_per_update = batches.global_batch * texts[0].block_length
-    section, most = recipe.schedule, recipe.adaptation.stop.flops
-    if most is not None:
-        dearest = max(texts, key=lambda text: len(text.tokenizer))
-        asked, affordable, left = duration_in_updates(section.duration, tokens_per_update), 0, int(most)
+def _affordable(
+    most: float | None, batches: BatchPlan, texts: list[Text], source: SourceModel
+) -> Callable[[int], int] | None:
+    """How many of the updates asked for `adaptation.stop.flops` pays for, in the language that costs most."""
+    if most is None:
+        return None
+    dearest = max(texts, key=lambda text: len(text.tokenizer))
+
+    def affordable(asked: int) -> int:
+        paid, left = 0, int(most)
         for count, masked in dearest.mask_schedule.along(asked):
             each = _flops_per_update(dearest, masked, source.body, batches)
-            paid = min(count, left // each)
-            affordable, left = affordable + paid, left - paid * each
-            if paid < count:
+            now = min(count, left // each)
+            paid, left = paid + now, left - now * each
+            if now < count:
                 break
-        if asked and not affordable:
+        if asked and not paid:
             raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
-        if affordable < asked:
-            section = section.model_copy(update={"duration": f"{affordable} updates"})
-    return build_schedule(section, recipe.optimizer.learning_rate, tokens_per_update)
+        return paid
+
+    return affordable
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

@@ -17,7 +17,6 @@ from megamini.costs.memory import (
     ModelStates,
     activation_memory,
     checkpoint_bytes,
-    loss_workspace,
     model_states,
 )
 from megamini.costs.shape import (
@@ -46,7 +45,6 @@ __all__ = [
     "checkpoint_bytes",
     "head_forward_flops",
     "hidden_matrices",
-    "loss_workspace",
     "matrix_parameters",
     "measured_matmul_rate",
     "model_flops_utilisation",

@@ -14,9 +14,6 @@ _MASTER_BYTES = 4
 _MOMENT_BYTES = 4  # fp32; Adam has two for each parameter, Muon one
 
 
-_SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 256 * 2**20, 2 * 2**30
-
-
 @dataclass(frozen=True)
 class ModelStates:
     """Bytes on one rank."""
@@ -86,16 +83,6 @@ class ActivationMemory:
     @property
     def total(self) -> int:
         return self.layers + self.heads + self.loss
-
-
-def loss_workspace(mebibytes: int | None, device_memory: float | None) -> int:
-    """Bytes for a chunk of logits: as a recipe says, or by the memory of the device in bytes (None: a CPU).
-
-    The fewer chunks, the fewer times the token matrix and its gradient are read; beyond all rows at once, more is idle.
-    """
-    if mebibytes is not None:
-        return mebibytes * 2**20
-    return int(min(_LARGEST_WORKSPACE, max(_SMALLEST_WORKSPACE, (device_memory or 0) / 32)))
 
 
 def activation_memory(

@@ -25,7 +25,7 @@ class TaskSection(Section):
     """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset: the
     one that the key names."""
     path: PathName | None = None
-    """Folder of the task's files, as released or as in the README; unset: the data set on the hub."""
+    """Folder of the task's files, as released or as in docs/tasks-and-evaluation.md; unset: the data set on the hub."""
     dataset: PathName | None = None
     """Another data set of the `datasets` library, by name or folder, with {language} in it; instead of `path`."""
     kind: Kind | None = None

@@ -7,7 +7,6 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, Pre
 from transformers.activations import ACT2FN
 from transformers.utils import is_flash_attn_2_available
 
-from megamini.costs.memory import loss_workspace
 from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.machine import device_memory
@@ -136,7 +135,7 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    workspace = loss_workspace(recipe.objective.loss_workspace_mib, device_memory())
+    workspace = recipe.objective.loss_workspace_bytes(device_memory())
     if method == "minipost":
         return PrimaryModel(model, (), recipe.head_weights, workspace, top_name=f"exit_{recipe.model.exits[0]}")
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)

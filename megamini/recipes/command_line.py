@@ -7,8 +7,7 @@ from pydantic import BaseModel
 
 from megamini.errors import CommandParser
 from megamini.recipes.options import options_text
-
-_RECIPES = Path(__file__).resolve().parents[2] / "launch" / "recipes"
+from megamini.recipes.shipped import RECIPES, ROOT
 
 
 class RecipeParser(CommandParser):
@@ -30,7 +29,7 @@ class RecipeParser(CommandParser):
         return f"{self.format_usage()}\n{self.description}\n{self._recipes()}\n\n--help lists the options of a recipe"
 
     def _recipes(self) -> str:
-        names = [f"  {path.relative_to(_RECIPES.parents[1])}" for path in recipes_of(self._kind)]
+        names = [f"  {path.relative_to(ROOT)}" for path in recipes_of(self._kind)]
         return "\n".join(["recipes that come along:", *names])
 
 
@@ -38,7 +37,7 @@ def recipes_of(kind: type[BaseModel]) -> list[Path]:
     """The recipes that come along and are of this kind: with every section that it needs and no other."""
     sections = kind.model_fields
     needed = {name for name, info in sections.items() if info.is_required()}
-    return [path for path in sorted(_RECIPES.rglob("*.yaml")) if needed <= _sections_in(path) <= sections.keys()]
+    return [path for path in sorted(RECIPES.rglob("*.yaml")) if needed <= _sections_in(path) <= sections.keys()]
 
 
 def _sections_in(path: Path) -> set[str]:

@@ -10,16 +10,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from megamini.errors import UserError, did_you_mean
+from megamini.recipes.shipped import find
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind:
-    """The recipe in `path` with the overrides applied, checked as `kind`.
+    """The recipe in `path`, or the one of that name that comes along, with the overrides applied, checked as `kind`.
 
     Raises `UserError` naming the file, or the override, and the key for what is not a valid recipe of that kind.
     """
-    values = _read_yaml(Path(path))
+    values = _read_yaml(find(path))
     in_file = copy.deepcopy(values)
     for override in overrides:
         _apply_override(values, override)

@@ -1,4 +1,4 @@
-"""Every option of a recipe with its default and meaning, from the docstrings of its sections: for --help and README."""
+"""Every option of a recipe with its default and meaning, from the docstrings of its sections: for --help and docs/."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_origin

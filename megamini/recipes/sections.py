@@ -27,6 +27,7 @@ from pydantic import (
 
 from megamini.recipes.file import as_yaml, read_recipe
 
+_SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 256 * 2**20, 2 * 2**30
 BlockOrder = Literal["runs", "blocks"]
 FamilyName = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
 """The families of encoders, by the `model_type` that the library gives them: declared here alone."""
@@ -191,6 +192,13 @@ class MaskingSection(Section):
     loss_workspace_mib: Positive | None = None
     """Memory for one chunk of logits of the joint loss, in MiB per rank. Unset: 256 on a CPU, and on a GPU a 32nd of
     its memory, between 256 and 2048."""
+
+    def loss_workspace_bytes(self, device_memory: float | None) -> int:
+        """device_memory: bytes of the GPU; None on a CPU. The fewer chunks, the fewer times the token matrix and its
+        gradient are read."""
+        if self.loss_workspace_mib is not None:
+            return self.loss_workspace_mib * 2**20
+        return int(min(_LARGEST_WORKSPACE, max(_SMALLEST_WORKSPACE, (device_memory or 0) / 32)))
 
     @model_validator(mode="after")
     def _check(self) -> "MaskingSection":

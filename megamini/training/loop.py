@@ -13,7 +13,7 @@ from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import TryAgain, UserError
 from megamini.training.checkpoints.checkpoint import Checkpoints
-from megamini.training.engines.plain_engine import Engine, StepResult
+from megamini.training.engines.engine import Engine, StepResult
 from megamini.training.safety.safe_point import SafePoint
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
@@ -68,8 +68,6 @@ def train(
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
-    validate_every = setup.in_updates(recipe.telemetry.validate_every)
-    save_every = setup.in_updates(recipe.checkpoint.every)
     for head in state.stopped:
         engine.model.stop_head(head)
 
@@ -99,14 +97,14 @@ def train(
         state.seconds = seconds_before + time.perf_counter() - started
         window.add(cost, losses, result)
         _count_skipped(state, result, losses, setup, telemetry)
-        _look_for_spike(engine, setup, state, losses, checkpoints, telemetry)
+        _check_for_spike(engine, setup, state, losses, checkpoints, telemetry)
         telemetry.advance(state.update)
         checkpoints.poll()
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or wishes.stop or wishes.save or _is_multiple(state.update, save_every)
-        validating = done or _is_multiple(state.update, validate_every)
+        saving = done or wishes.stop or wishes.save or _is_multiple(state.update, setup.intervals.save)
+        validating = done or _is_multiple(state.update, setup.intervals.validate)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
             _log(engine, setup, peak_flops, state, window, telemetry)
@@ -215,7 +213,7 @@ def _count_skipped(
         )
 
 
-def _look_for_spike(
+def _check_for_spike(
     engine: Engine,
     setup: RunSetup,
     state: TrainState,

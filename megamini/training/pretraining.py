@@ -10,7 +10,6 @@ from megamini.costs.flops import (
     ExitShape,
     activation_memory,
     checkpoint_bytes,
-    loss_workspace,
     matrix_parameters,
     model_states,
     muon_flops,
@@ -29,12 +28,13 @@ from megamini.models.build import model_config, outline_of
 from megamini.recipes.sections import Recipe
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.finished.kept_data import keep_data
 from megamini.training.forgetting import build_forgetting
+from megamini.training.intervals import resolve_intervals
 from megamini.training.optimizers.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, check_retention, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
 from megamini.training.text import Text, open_text
 from megamini.training.validation import measure
 
@@ -139,7 +139,7 @@ class PretrainingSetup(RunSetup):
             self.exits,
             precision,
             self.recipe.training.activation_checkpointing,
-            workspace_bytes=loss_workspace(self.recipe.objective.loss_workspace_mib, device_memory()),
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes(device_memory()),
         )
         updates, tokens = self.schedule.updates, self.schedule.updates * self.tokens_per_update
         stages = self.mask_schedule.along(updates)
@@ -179,13 +179,13 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
     check_mask_stages(text.mask_schedule, schedule.updates)
     config = model_config(recipe.model, text.tokenizer, text.block_length)
-    check_retention(recipe, tokens_per_update)
     return PretrainingSetup(
         recipe=recipe,
         batches=batches,
         block_length=text.block_length,
         schedule=schedule,
         mask_schedule=text.mask_schedule,
+        intervals=resolve_intervals(recipe, tokens_per_update),
         forgetting=build_forgetting(
             recipe.objective.forgetting,
             tokens_per_update,

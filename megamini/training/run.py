@@ -21,7 +21,8 @@ from megamini.recipes.sections import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
 from megamini.training.checkpoints.record import adopt_recipe, write_recipe
-from megamini.training.engines.plain_engine import DTYPES, Engine, PlainEngine
+from megamini.training.engines.engine import DTYPES, Engine
+from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision
 from megamini.training.loop import is_over, ledger, train
 from megamini.training.pretraining import build_setup
@@ -111,7 +112,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         recipe.run_directory / "checkpoints",
         recipe.checkpoint.keep_last,
         setup.identity(),
-        setup.in_updates(recipe.checkpoint.keep_every),
+        setup.intervals.keep,
         defaults_of(recipe),
     )
     state = _starting_state(recipe, engine, checkpoints)

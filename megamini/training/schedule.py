@@ -1,6 +1,7 @@
 """Learning rate and mask share as pure functions of update and batch: a resumed run needs no scheduler state."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from megamini.data.masking import MaskSchedule, MaskStage
@@ -33,9 +34,18 @@ class Schedule:
         return self.peak * (self.final_share + (1 - self.final_share) * remaining)
 
 
-def build_schedule(section: ScheduleSection, peak: float, tokens_per_update: int) -> Schedule:
-    """The schedule of a recipe; `UserError` where its stretches do not fit into the run."""
+def build_schedule(
+    section: ScheduleSection,
+    peak: float,
+    tokens_per_update: int,
+    affordable: Callable[[int], int] | None = None,
+) -> Schedule:
+    """The schedule of a recipe; `UserError` where its stretches do not fit into the run.
+
+    affordable: how many of the updates that the recipe asks for the run may have; unset, all.
+    """
     updates = duration_in_updates(section.duration, tokens_per_update)
+    updates = updates if affordable is None else affordable(updates)
     warmup = duration_in_updates(section.warmup, tokens_per_update)
     decay = duration_in_updates(section.decay, tokens_per_update) if section.decay else updates - warmup
     if updates < 1:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from megamini.data.batches import BatchPlan, MicroBatches
 from megamini.data.masking import MaskSchedule
-from megamini.errors import UserError
-from megamini.recipes.sections import RunRecipe, duration_in_updates
-from megamini.training.engines.plain_engine import Engine
+from megamini.recipes.sections import RunRecipe
+from megamini.training.engines.engine import Engine
 from megamini.training.forgetting import Forgetting
+from megamini.training.intervals import Intervals
 from megamini.training.safety.spikes import SpikeRule
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import Schedule
@@ -34,6 +34,7 @@ class RunSetup(ABC):
     block_length: int
     schedule: Schedule
     mask_schedule: MaskSchedule
+    intervals: Intervals
 
     forgetting: Forgetting | None = None
     stopping: StopRules = field(default_factory=StopRules)
@@ -42,10 +43,6 @@ class RunSetup(ABC):
     def tokens_per_update(self) -> int:
         """Of one language."""
         return self.batches.global_batch * self.block_length
-
-    def in_updates(self, duration: str | None) -> int | None:
-        """A recipe's duration in whole updates, at least 1; None stays None."""
-        return None if duration is None else max(1, duration_in_updates(duration, self.tokens_per_update))
 
     @property
     def spikes(self) -> SpikeRule:
@@ -57,8 +54,8 @@ class RunSetup(ABC):
         """When checkpoints are written, for people."""
         section = self.recipe.checkpoint
         when = "at the end and on a stop signal"
-        if section.every:
-            return f"every {self.in_updates(section.every):,} updates, {when}"
+        if self.intervals.save:
+            return f"every {self.intervals.save:,} updates, {when}"
         if section.every_minutes:
             return f"every {section.every_minutes:g} minutes (checkpoint.every_minutes), {when}"
         return f"only {when}: a kill costs all (checkpoint.every, checkpoint.every_minutes)"
@@ -93,19 +90,6 @@ class RunSetup(ABC):
 
     def after_update(self, engine: Engine, state: TrainState) -> None:  # noqa: B027 (most runs have nothing to do)
         """Called behind each update, before it is saved. *All ranks.*"""
-
-
-def check_retention(recipe: RunRecipe, tokens_per_update: int) -> None:
-    """Raise `UserError` where checkpoints to be kept for good would hardly ever be written."""
-    every, keep_every = (
-        None if duration is None else duration_in_updates(duration, tokens_per_update)
-        for duration in (recipe.checkpoint.every, recipe.checkpoint.keep_every)
-    )
-    if keep_every and (not every or keep_every % every):
-        raise UserError(
-            f"checkpoint.keep_every: {keep_every} updates is no multiple of checkpoint.every ({every or 'unset'}), so "
-            "that hardly any checkpoint would be kept"
-        )
 
 
 def plan_table(rows: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from megamini.data.batches import Batch, validation_batches
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.text import Text
 
 UNIGRAM = "unigram"

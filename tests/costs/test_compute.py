@@ -301,13 +301,6 @@ def test_measured_rate_and_utilisation():
     assert compute.model_flops_utilisation(1e15, 1e15) == 1
 
 
-def test_the_workspace_of_the_loss_follows_the_device():
-    assert compute.loss_workspace(64, 80e9) == 64 * 2**20
-    assert compute.loss_workspace(None, None) == compute.loss_workspace(None, 4e9) == 256 * 2**20
-    assert compute.loss_workspace(None, 16 * 2**30) == 512 * 2**20
-    assert compute.loss_workspace(None, 80e9) == 2 * 2**30
-
-
 def test_what_cannot_be_is_no_utilisation():
     assert compute.model_flops_utilisation(1.01e15, 1e15) is None
 

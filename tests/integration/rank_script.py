@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from megamini.recipes.sections import Recipe  # noqa: E402
 from megamini.training import run  # noqa: E402
 from megamini.training.engines.deepspeed_config import read_deepspeed_json  # noqa: E402
-from megamini.training.engines.plain_engine import Engine, PlainEngine  # noqa: E402
+from megamini.training.engines.engine import Engine  # noqa: E402
+from megamini.training.engines.plain_engine import PlainEngine  # noqa: E402
 from tests.integration.launching import free_port  # noqa: E402
 
 

@@ -22,7 +22,8 @@ from torch import nn
 from megamini.models.build import build_primary
 from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.checkpoints.manifest import MANIFEST
-from megamini.training.engines.plain_engine import PlainEngine, StepResult
+from megamini.training.engines.engine import StepResult
+from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.finished.weights import load_run
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab

@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from megamini.data.batches import Batch
 from megamini.models.masked_lm import PrimaryModel
 from megamini.training import run as run_module
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.setup import RunSetup
 from megamini.training.state.train_state import TrainState
 from tests.integration.cases import BLOCK_LENGTH, FAMILIES, Case

@@ -13,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 
 from megamini.training.engines import deepspeed_config
 from megamini.training.engines.deepspeed_engine import DeepSpeedEngine
-from megamini.training.engines.plain_engine import StepResult
+from megamini.training.engines.engine import StepResult
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars

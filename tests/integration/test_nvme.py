@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from megamini.training import run as run_module
 from megamini.training.checkpoints.checkpoint import Checkpoints
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.setup import RunSetup
 from megamini.training.state.shards import MOMENTS, WEIGHT, Shards
 from megamini.training.state.train_state import TrainState

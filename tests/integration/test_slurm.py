@@ -19,7 +19,7 @@ from tests.integration.ranks import ENVIRONMENT, last_update
 
 pytestmark = pytest.mark.launched
 
-UPDATES = 300
+UPDATES = 40
 
 
 class Job:
@@ -54,7 +54,8 @@ class Job:
             time.sleep(0.01)
 
     def started(self, times: int) -> bool:
-        return (self.state / "starts").read_text() == str(times) and (self.state / "tasks").exists()
+        starts = self.state / "starts"
+        return starts.exists() and starts.read_text() == str(times) and (self.state / "tasks").exists()
 
     def preempt(self) -> None:
         """As Slurm does it: SIGUSR1 to all processes of all tasks."""

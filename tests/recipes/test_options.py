@@ -1,15 +1,12 @@
 """The options that people read are those of the code."""
 
-from pathlib import Path
-
 import pytest
 
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.recipes.options import options, options_table
 from megamini.recipes.sections import Recipe
-
-README = Path(__file__).parents[2] / "README.md"
+from tools import options_page
 
 
 @pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
@@ -34,7 +31,9 @@ def test_choices_are_named():
 
 
 @pytest.mark.parametrize("kind", [Recipe, AdaptationRecipe, FinetuneRecipe, EvaluateRecipe])
-def test_the_readmes_table_is_the_one_of_the_code(kind):
-    assert options_table(kind) in README.read_text(encoding="utf-8"), (
-        f"README.md: replace the table of options by what megamini.recipes.options.options_table({kind.__name__}) gives"
-    )
+def test_the_page_has_the_table_of_the_code(kind):
+    assert options_table(kind) in options_page.PAGE.read_text(encoding="utf-8"), "run python tools/options_page.py"
+
+
+def test_the_page_is_the_one_that_its_command_writes():
+    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.page(), "run python tools/options_page.py"

@@ -8,11 +8,11 @@ import sys
 import pytest
 import yaml
 
+from megamini.commands import report
+from megamini.commands.debian_text.archive import Archive
+from megamini.commands.reporting.page import html_page
+from megamini.commands.reporting.plots import plot_name
 from megamini.markup import plain
-from tools import report
-from tools.debian_text.archive import Archive
-from tools.reporting.page import html_page
-from tools.reporting.plots import plot_name
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from megamini.commands.checkup import checks
 from tests.integration.launching import ROOT, free_port, run_command
-from tools.checkup import checks
 
 
 def test_this_environment_is_well(tmp_path):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from megamini.adaptation.starting_points.lexicon import read_lexicon
+from megamini.commands import fetch as fetch_text
+from megamini.commands.debian_text import archive, dictionaries, languages, paragraphs, sources
+from megamini.commands.debian_text.collection import Collection, Document, Reading
+from megamini.commands.debian_text.licence import licence_of
 from megamini.errors import UserError
-from tools import fetch_text
-from tools.debian_text import archive, dictionaries, languages, paragraphs, sources
-from tools.debian_text.collection import Collection, Document, Reading
-from tools.debian_text.licence import licence_of
 
 PAGE = """<html><body><p>navigation</p><div id="DisplayArea"><h1>Kopf &amp; Fuß</h1>
 <p>Ein <b>fetter</b>

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from megamini.commands import plan
+from megamini.commands.planning.clusters import GB, GPUS, Cluster, find_gpu
+from megamini.commands.planning.memory_plan import Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
+from megamini.commands.planning.subject import subject_of
+from megamini.commands.planning.time_plan import break_even, communicated_bytes, times_of
 from megamini.errors import UserError
 from megamini.recipes.sections import load_recipe
 from megamini.training.engines.deepspeed_config import check_combination, read_deepspeed_json
-from tools.planning.clusters import GB, GPUS, Cluster, find_gpu
-from tools.planning.memory_plan import Layout, bytes_of, deepspeed_json, layouts, smallest_that_fits
-from tools.planning.subject import subject_of
-from tools.planning.time_plan import break_even, communicated_bytes, times_of
 
 ROOT = Path(__file__).parents[2]
 A100 = GPUS["a100-80gb"]
@@ -39,10 +40,10 @@ def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_the_page_is_the_one_of_the_code():
-    page = runpy.run_path(str(ROOT / "tools/plan.py"))["page"]()
+    page = plan.page()
     assert page == (ROOT / "docs/plans.md").read_text(encoding="utf-8"), "run python tools/plan.py --page docs/plans.md"
     summary = page[page.index("| recipe") : page.index("\n\n## ")]
-    assert summary in (ROOT / "README.md").read_text(encoding="utf-8"), "README.md: replace the summary of the plans"
+    assert summary in (ROOT / "docs/clusters.md").read_text(encoding="utf-8"), "docs/clusters.md: replace the summary"
 
 
 SHAPES = [("base", 50_000, 0.125), ("large", 50_000, 0.357), ("xl", 250_002, 3.5), ("xxl", 250_002, 10.7)]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from megamini.commands.prepare import main
 from megamini.data.blocks import load_manifest
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import run_command
 from tests.data.texts import documents, write_json_lines, write_text
-from tools.prepare_data import main
 
 TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
 SMALL = ["--language", "de", "--vocab-size", "520", "--block-length", "32", "--validation-share", "0.1"]

@@ -1,13 +1,15 @@
 """Quality against compute by hand-computed cases."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from megamini.commands.reporting.evaluation import evaluation_section, interval, read_evaluation
+from megamini.commands.reporting.quality import average_speed_up, cost_to_reach, curves, reached
+from megamini.commands.reporting.speed import speed_section
+from megamini.commands.reporting.summary import result_in_words
 from megamini.downstream.results import Learned, Result, means, write_results
-from tools.reporting.evaluation import evaluation_section, interval, read_evaluation
-from tools.reporting.quality import average_speed_up, cost_to_reach, curves, reached
-from tools.reporting.speed import speed_section
 
 # Updates -> accuracy; an update over the whole model costs 100 FLOPs and 2 seconds, over the mini-model 40 and 1.
 STANDARD = {0: 0.2, 10: 0.4, 20: 0.6}
@@ -141,3 +143,45 @@ def test_sections_say_it_in_tables_and_plots(record, tmp_path):
     assert "![topics in es against compute](topics-es.png)" in section
     assert "| mini | average | 90% | " in section
     assert speed_section([], tmp_path) == ""
+
+
+def test_the_result_in_two_sentences(record):
+    """By hand: 1.96 x sqrt((0.595 x 0.405 + 0.6 x 0.4) / 200) = 9.6 points; 2,000 over 800 FLOPs; 95% of the gain is
+    at 0.58, which mini crosses at (10 + 10 x 0.08 / 0.095) x 40 FLOPs, standard at 19 x 100."""
+    assert result_in_words([record]) == (
+        "**Zero-shot accuracy on topics in the mean of de, es is 59.5% over the mini-model and 60.0% over the whole "
+        "model; the difference of 0.5 points may be chance (200 examples: up to 9.6).** Learning over the mini-model "
+        "took 2.5 times less compute; it reaches 95% of standard adaptation's best gain with 2.6 times less."
+    )
+
+
+def of(record, **values):
+    """A record whose final accuracies, by method, are others."""
+    changed = [
+        replace(one, values={"accuracy": values[one.learned.method]})
+        if one.learned and one.learned.updates == 20
+        else one
+        for one in record.results
+    ]
+    return replace(record, results=changed)
+
+
+def test_what_is_more_than_chance_and_what_is_not_reached_are_said(record):
+    words = result_in_words([of(record, mini=0.45, standard=0.7)])
+    assert "the difference of 25.0 points is more than chance (200 examples: up to 9.4)" in words
+    assert "it does not reach 95% of standard adaptation's best gain" in words
+
+
+def test_where_standard_gains_nothing_there_is_no_share_of_it(record):
+    poor = replace(record, results=[one for one in of(record, mini=0.3, standard=0.1).results if _no_middle(one)])
+    assert "standard adaptation itself gains nothing" in result_in_words([poor])
+
+
+def _no_middle(one):
+    return one.learned is None or one.learned.updates != 10
+
+
+def test_without_both_methods_nothing_is_said(record):
+    alone = [one for one in record.results if one.learned is None or one.learned.method == "mini"]
+    assert result_in_words([replace(record, results=alone)]) == ""
+    assert result_in_words([]) == ""

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from megamini.commands.reporting.quality import cost_to_reach
 from megamini.downstream.results import Learned, Result
-from tools.reporting.quality import cost_to_reach
 from tools.study.resampling import Curves, Draws, Measured, mean_of, measured_on, need, speed_up, target_of
 from tools.study.speeds import Speed, _geometric, _speed
 

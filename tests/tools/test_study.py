@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from megamini.commands.reporting.quality import Curve, curves
+from megamini.commands.reporting.runs import RunRecord
 from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
-from tools.reporting.quality import Curve, curves
-from tools.reporting.runs import RunRecord
 from tools.study.grid import cells_of, load_study
 from tools.study.ledger import Ledger, Ledgers
+from tools.study.pages import write_pages
 from tools.study.pooling import MEAN, pooled, with_mean
 from tools.study.sections import amortised, spent_once, summary
 from tools.study.speeds import speeds_on
@@ -325,3 +326,31 @@ def test_torn_ledgers_are_named(tmp_path):
     (tmp_path / "mini.jsonl").write_text('{"name": "mini-de-s0"')
     with pytest.raises(UserError, match=r"mini.jsonl: line 1: not a ledger of the study"):
         Ledgers(tmp_path).read()
+
+
+def test_the_pages_are_written_from_ledgers_alone(study, tmp_path):
+    record = RunRecord(Path("joint"), {}, {"flops": 1.0, "seconds": 60.0, "ranks": 1, "updates": 1, "tokens": 1}, [])
+    losses = {"update": 1, "validation/loss_primary": 4.0, "validation/loss_unigram": 6.0}
+    made_with = {"hardware": "one", "versions": {}, "commit": "c"}
+    scores = [
+        Result("libreoffice", "en", "accuracy", {"accuracy": 0.8 + seed / 100}, 9, "m", None, seed) for seed in (0, 2)
+    ]
+    joint = Ledger("joint", {"primary": "joint"}, replace(record, metrics=[losses]), scores, made_with)
+    cells = [
+        replace(cell(series, 0, accuracies, flops, language), run=record, made_with=made_with)
+        for language in ("de", "it")
+        for series, accuracies, flops in (
+            ("standard", {0: 0.2, 10: 0.6, 20: 0.6}, 100.0),
+            ("mini", {0: 0.2, 10: 0.4, 20: 0.6}, 10.0),
+        )
+    ]
+    write_pages(study, [joint, *cells], tmp_path / "RESULTS.md")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "<!--" not in page and len(page.splitlines()) <= 200
+    # Standard is there after 9.5 updates of 100, the mini-model after 19 of 10, in both languages.
+    assert "| mini | two | **5** [" in page and "| joint | 81.0 ± 1.4 |" in page
+    assert "| libreoffice | it |  |  | 20.0 | 60.0 ± 1.4 | 60.0 ± 1.4 |" in page
+    details = (tmp_path / "DETAILS.md").read_text()
+    assert (
+        "## Compute to reach standard's best: libreoffice" in details and (tmp_path / "plots/libreoffice.png").is_file()
+    )

@@ -11,12 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megamini.costs.flops import loss_workspace
+from megamini.commands.planning.clusters import GPUS
+from megamini.commands.planning.subject import subject_of
 from megamini.errors import CommandParser
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.sections import MaskingSection, load_recipe
 from tools.benchmarks.page import ROOT, table
-from tools.planning.clusters import GPUS
-from tools.planning.subject import subject_of
 
 # Recipe, pieces, blocks in a micro-batch (as docs/plans.md has it for 64 GPUs).
 SIZES = (("base", 50_000, 32), ("xl", 250_002, 8), ("xxl", 250_002, 4))
@@ -40,10 +39,10 @@ class Way:
 # The projection writes bf16 logits (2). Then: largest (2), minus it into fp32 (2 + 4), exponential (4 + 4), sum (4),
 # times a coefficient (4 + 4), sum for the bias (4), cast (4 + 2), and two products read them (2 + 2). The matrix is
 # read by two products (2 + 2); its gradient is written as a bf16 product (2), and added to fp32 (2 + 4 + 4).
-BEFORE = Way("before", 6, 44, 16, loss_workspace(None, None))
+BEFORE = Way("before", 6, 44, 16, MaskingSection().loss_workspace_bytes(None))
 # The projection (2), the kernel (2 + 2 + 2), sum for the bias (2), two products (2 + 2). The matrix: two products
 # (2 + 2), and one that adds to its fp32 gradient (4 + 4).
-NOW = Way("now", 2, 14, 12, loss_workspace(None, GPU.memory))
+NOW = Way("now", 2, 14, 12, MaskingSection().loss_workspace_bytes(GPU.memory))
 
 
 def main() -> None:

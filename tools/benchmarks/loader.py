@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from megamini.commands.planning.clusters import GPUS
+from megamini.commands.planning.subject import subject_of
 from megamini.data import blocks as blocks_module
 from megamini.data.batches import TrainingMicroBatches, plan_batches, training_loader
 from megamini.data.blocks import FORMAT, Blocks, BlockWriter, Frame
@@ -28,8 +30,6 @@ from megamini.errors import CommandParser
 from megamini.files import fingerprint_of, write_json
 from megamini.recipes.sections import load_recipe
 from tools.benchmarks.page import ROOT, heading, table
-from tools.planning.clusters import GPUS
-from tools.planning.subject import subject_of
 
 BLOCK_LENGTH, VOCAB, MICRO_BATCH = 512, 50_000, 32
 FRAME = Frame(BLOCK_LENGTH, VOCAB, bos=0, eos=2, pad=1)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from megamini.commands.reporting.adaptation import adaptation_section
+from megamini.commands.reporting.pretraining import pretraining_section
+from megamini.commands.reporting.runs import RunRecord, read_run
 from tools.benchmarks.page import ROOT, heading, table
-from tools.reporting.adaptation import adaptation_section
-from tools.reporting.pretraining import pretraining_section
-from tools.reporting.runs import RunRecord, read_run
 
 RECIPES = ROOT / "launch/recipes/sentence_encoder"
 # An update that changes nothing: what the run is before it begins.

@@ -4,8 +4,8 @@ import json
 import statistics
 from pathlib import Path
 
-from tools.reporting.plots import new_plot, save_plot
-from tools.reporting.tables import table
+from megamini.commands.reporting.plots import new_plot, save_plot
+from megamini.commands.reporting.tables import table
 
 HERE = Path(__file__).with_name("optimizers")
 PAGE = Path(__file__).with_name("optimizers.md")

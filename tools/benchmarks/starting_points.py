@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from megamini.commands.reporting.adaptation import adaptation_section
+from megamini.commands.reporting.evaluation import evaluation_section, read_evaluation
+from megamini.commands.reporting.runs import read_run
+from megamini.commands.reporting.speed import speed_section
 from tools.benchmarks.page import ROOT, heading
-from tools.reporting.adaptation import adaptation_section
-from tools.reporting.evaluation import evaluation_section, read_evaluation
-from tools.reporting.runs import read_run
-from tools.reporting.speed import speed_section
 
 KINDS = ("random", "unigram", "overlap", "focus")
 RECIPES = "launch/recipes/quickstart"

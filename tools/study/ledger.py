@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megamini.commands.reporting.runs import RunRecord, read_run
 from megamini.downstream.results import Result, read_results
 from megamini.errors import UserError
 from megamini.files import write_atomically
 from tools.benchmarks.page import ROOT, hardware
-from tools.reporting.runs import RunRecord, read_run
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers")
 

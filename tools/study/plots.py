@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megamini.commands.reporting.evaluation import EvaluationRecord
+from megamini.commands.reporting.plots import new_grid, save_plot
+from megamini.commands.reporting.quality import Curve, curves
 from megamini.downstream.evaluation.reference_lines import SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means
-from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.plots import new_grid, save_plot
-from tools.reporting.quality import Curve, curves
 from tools.study.grid import Study
 from tools.study.pooling import MEAN, with_mean
 from tools.study.speeds import references

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from megamini.commands.reporting.evaluation import EvaluationRecord
+from megamini.commands.reporting.quality import Curve
 from megamini.downstream.results import Result
-from tools.reporting.evaluation import EvaluationRecord
-from tools.reporting.quality import Curve
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
 

@@ -10,8 +10,8 @@ from functools import reduce
 
 import numpy as np
 
+from megamini.commands.reporting.quality import COSTS
 from megamini.downstream.results import Result
-from tools.reporting.quality import COSTS
 
 ROUNDS = 2000
 

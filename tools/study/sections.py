@@ -1,13 +1,13 @@
-"""The sections of RESULTS.md, each computed from ledgers alone."""
+"""The sections of DETAILS.md, each computed from ledgers alone."""
 
 import math
 from collections.abc import Sequence
 
+from megamini.commands.reporting.evaluation import EvaluationRecord, interval
+from megamini.commands.reporting.quality import COSTS, SHARES, Curve, curves
+from megamini.commands.reporting.tables import table
 from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, SURFACE, WORD_BY_WORD
 from megamini.downstream.results import means, spread
-from tools.reporting.evaluation import EvaluationRecord, interval
-from tools.reporting.quality import COSTS, SHARES, Curve, curves
-from tools.reporting.tables import table
 from tools.study.grid import Study
 from tools.study.ledger import Ledger
 from tools.study.pooling import best_of, with_mean

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megamini.commands.reporting.quality import COSTS, SHARES
 from megamini.downstream.results import Result
-from tools.reporting.quality import COSTS, SHARES
 from tools.study.grid import Study
 from tools.study.pooling import MEAN
 from tools.study.resampling import (

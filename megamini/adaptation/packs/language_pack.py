@@ -5,6 +5,7 @@ A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [
 """
 
 import json
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.adaptation.packs.hub import local_folder, upload
+from megamini.adaptation.packs.own_embeddings import keep, projection, token_matrix
+from megamini.adaptation.packs.pack_card import pack_card
 from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, read_description
 from megamini.adaptation.packs.reindex import reindexed, with_layout_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
@@ -81,6 +84,31 @@ class LanguagePack:
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
+        card = pack_card(self.language, self.token_embeddings.shape, self.lineage, self.details)
+        (aside / "README.md").write_text(card, encoding="utf-8", errors="replace")
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "A language pack of megamini",
+        token: str | None = None,
+    ) -> str:
+        """Upload the pack to the repository `name` of the hub, which is made if there is none; returns its address.
+
+        `revision` is a branch, made if there is none. Without `token` the login of `huggingface_hub` counts. Raises
+        `UserError` where the hub refuses, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory(prefix="megamini-") as folder:
+            self.save(Path(folder) / "pack")
+            return upload(Path(folder) / "pack", name, private, revision, message, token)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> "LanguagePack":
+        """The pack in a folder, or in the repository `name` of the hub. Raises `UserError` as `load` does."""
+        return cls.load(local_folder(name, revision))
 
     @classmethod
     def load(cls, directory: str | Path) -> "LanguagePack":
@@ -128,23 +156,25 @@ def plug(
     """Give `model` the pack's language, in place; returns the tokenizer to use from now on.
 
     `model` is any `transformers` model of the lineage: the primary, a mini-model, or a task model fine-tuned with
-    frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder. Body and task head are not
-    touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives them
-    around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the tokenizer
-    that comes back truncates at the model's positions. Raises `UserError` when the lineage is another one: other
-    embeddings (another seed, trained since) or another tokenizer.
+    frozen token embeddings; `tokenizer` is the one it speaks; `pack` may be its folder or hub name. Body and task head
+    are not touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives
+    them around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the
+    tokenizer that comes back truncates at the model's positions. The model keeps a copy of its own embeddings, for
+    `unplug`. Raises `UserError` when the lineage is another one: other embeddings (another seed, trained since) or
+    another tokenizer.
     """
     if not isinstance(pack, LanguagePack):
-        pack = LanguagePack.load(pack)
+        pack = LanguagePack.from_pretrained(pack)
     pack = fitted(model, tokenizer, pack)
-    dtype = model.get_input_embeddings().weight.dtype
+    dtype = token_matrix(model).dtype
     if not all(torch.isfinite(one.to(dtype)).all() for one in (pack.token_embeddings, pack.output_bias)):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
+    keep(model, tokenizer)
     model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(pack.token_embeddings)
-        output = model.get_output_embeddings()
-        if isinstance(output, nn.Linear) and output.bias is not None:
+        token_matrix(model).copy_(pack.token_embeddings)
+        output = projection(model)
+        if output is not None and output.bias is not None:
             output.bias.copy_(pack.output_bias)
     model.tie_weights()
     model.config.megamini = {**described(model.config), "lineage": pack.lineage, "plugged": pack.language}
@@ -156,7 +186,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
     as it is. Raises `UserError` where it does not fit."""
     _check_lineage(model, tokenizer, pack)
     pack = _with_roles_of(pack, tokenizer)
-    width = model.get_input_embeddings().weight.shape[1]
+    width = token_matrix(model).shape[1]
     if width != pack.token_embeddings.shape[1]:
         raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
     return pack
@@ -186,7 +216,7 @@ def _check_lineage(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
     """A plugged model no longer holds its source matrix, so there the declared lineage counts."""
     own = declared_lineage(model) or lineage_of(model, tokenizer)
     if not same_embeddings(own, pack.lineage):
-        half = model.get_input_embeddings().weight.dtype is torch.float16
+        half = token_matrix(model).dtype is torch.float16
         raise UserError(
             f"pack '{pack.language}' does not fit this model: it was learned beside other token embeddings (another "
             f"model, or they have been trained since{'; or the pack is old: load the model in fp32' if half else ''})"

@@ -6,11 +6,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from megamini.adaptation.packs.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint, plug
+from megamini.adaptation.packs.language_pack import DESCRIPTION, LanguagePack, fitted, pack_fingerprint
+from megamini.adaptation.packs.plugging import plugged
 from megamini.data.tokenizer import special_roles
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
@@ -130,30 +129,3 @@ def _members(series: str, pattern: str) -> dict[str, Path]:
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"packs.{series}: {pattern}: several folders named {twice}; give each run a name of its own")
     return {f"{series}/{folder.name}": folder for folder in folders}
-
-
-@contextmanager
-def plugged(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack
-) -> Iterator[PreTrainedTokenizerBase]:
-    """Within, `model` has the pack's language, read by the tokenizer that is yielded; afterwards every weight and the
-    configuration are as before, bit for bit. Raises UserError for a pack of another lineage."""
-    matrix = model.get_input_embeddings().weight.detach().clone()
-    bias = _output_bias(model)
-    bias_before = None if bias is None else bias.detach().clone()
-    described = getattr(model.config, "megamini", None)
-    try:
-        yield plug(model, tokenizer, pack)
-    finally:
-        model.resize_token_embeddings(len(matrix), mean_resizing=False)
-        with torch.no_grad():
-            model.get_input_embeddings().weight.copy_(matrix)
-            if bias_before is not None:
-                _output_bias(model).copy_(bias_before)
-        model.tie_weights()
-        model.config.megamini = described
-
-
-def _output_bias(model: PreTrainedModel) -> torch.Tensor | None:
-    output = model.get_output_embeddings()
-    return output.bias if isinstance(output, nn.Linear) else None

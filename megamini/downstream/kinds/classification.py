@@ -1,4 +1,4 @@
-"""Classes of one text or of a pair of texts."""
+"""Classification: classes of one text or of a pair of texts."""
 
 from collections.abc import Sequence
 from typing import Any

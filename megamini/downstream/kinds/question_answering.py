@@ -1,4 +1,4 @@
-"""Answers that are spans of a context (Devlin et al. 2019, section 4.2): start and end scores over sliding windows."""
+"""Question answering: spans of a context (Devlin et al. 2019, section 4.2), scored over sliding windows."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A tag for each word, read off its first piece."""
+"""Tagging: a tag for each word, read off its first piece."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a task is made of, whatever file it came from."""
+"""Examples: what a task is made of, whatever file it came from."""
 
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -1,1 +1,1 @@
-"""The tasks, one small declaration each, and the registry that finds them by name."""
+"""The tasks: a new one is a small declaration in here, and an entry in the registry, which finds them by name."""

@@ -15,7 +15,7 @@ from megamini.files import flush_directory, write_atomically
 from megamini.training.checkpoints.background_save import BackgroundSave, one_line_for_a_full_disk
 from megamini.training.checkpoints.identity import check_identity
 from megamini.training.checkpoints.manifest import first_difference, read_manifest, write_manifest
-from megamini.training.engines.plain_engine import Engine
+from megamini.training.engines.engine import Engine
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.train_state import TrainState
 

@@ -13,6 +13,7 @@ from typing import Any
 from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
 from megamini.recipes.sections import Recipe
+from megamini.recipes.shipped import find
 
 # What a run gets without --deepspeed_config.
 DEFAULT: dict[str, Any] = {"zero_optimization": {"stage": 1}}
@@ -67,8 +68,9 @@ OWNED_BY_RECIPE = {
 
 
 def read_deepspeed_json(path: str | Path) -> dict[str, Any]:
-    """The user's JSON, with every top-level key checked; `UserError` naming file and key otherwise."""
-    path = Path(path)
+    """The user's JSON, or the one of that name that comes along, with every top-level key checked; `UserError` naming
+    file and key otherwise."""
+    path = find(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except OSError as error:

@@ -28,7 +28,7 @@ from megamini.models.materialise import Partition
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
-from megamini.training.engines.plain_engine import DTYPES, StepResult
+from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
 from megamini.training.optimizers.matrix_exchange import MatrixExchange, matrices_of
@@ -179,7 +179,7 @@ class DeepSpeedEngine:
         self._engine.train()
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         flat = flat_tensors(self._stage, trained, self._engine.optimizer, self.rank)
-        self._place_matrices(flat)
+        self._set_exchanges(flat)
         self._state = state_under_zero(self._stage, trained, self._engine.optimizer, flat, self.rank, self.world_size)
         self.states_on_disk = self._state.on_disk
 
@@ -262,7 +262,7 @@ class DeepSpeedEngine:
         self._engine.step()
         return StepResult(applied, gradient_norm)
 
-    def _place_matrices(self, flat: list[FlatTensor]) -> None:
+    def _set_exchanges(self, flat: list[FlatTensor]) -> None:
         """Tell Muon where its matrices lie, once ZeRO has cut them up. All ranks."""
         counts = dict(self.model.hidden_matrices)
         for one in flat:

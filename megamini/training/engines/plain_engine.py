@@ -1,9 +1,8 @@
-"""What the loop drives: a small interface, and the plain PyTorch engine behind it (one process, no DeepSpeed)."""
+"""The plain PyTorch engine: one process on one GPU or the CPU, without DeepSpeed."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,66 +13,12 @@ from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.engines.allocator import keep_freed_memory
+from megamini.training.engines.engine import StepResult
 from megamini.training.optimizers.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.shards_of_optimizer import load_whole, tensors_of
 
 check_internals(__name__)
-
-# Of weights and activations, by `training.precision`.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Outcome of an update: whether the optimizer moved, and the global gradient norm before clipping."""
-
-    applied: bool
-    gradient_norm: float
-
-
-class Engine(Protocol):
-    """One training process among `world_size`. Methods marked *all ranks* are collectives."""
-
-    model: TrainedModel
-    device: torch.device
-    rank: int
-    world_size: int
-    description: str
-    states_on_disk: bool
-
-    def forward_backward(self, batch: Batch) -> torch.Tensor:
-        """Accumulate the gradients of one micro-batch. *All ranks.* Returns each head's mean loss, fp32 [heads]."""
-
-    def step(self, learning_rate: float) -> StepResult:
-        """Clip and update after the last micro-batch; a gradient that is not finite changes nothing. *All ranks.*"""
-
-    def evaluate(self, batch: Batch) -> torch.Tensor:
-        """Negative log-likelihoods without dropout, fp32 [heads, R]. *All ranks.*"""
-
-    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum of a small tensor. *All ranks.*"""
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        """One small Python object of every rank, in the order of ranks. *All ranks.*"""
-
-    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
-        """Overwrite the token matrix [V, d] and forget its optimizer state. *All ranks*, with the same matrix."""
-
-    def parts(self) -> Iterator[list[Slice]]:
-        """What this rank holds of all that trains, as views of its memory; the ranks together hold it once.
-
-        One part, except where states lie on disk: there each is in memory until the next is asked for.
-        """
-
-    def load(self, shards: Shards) -> None:
-        """Read back this rank's part of what the slices of all ranks held. *All ranks.*"""
-
-    def scaler_state(self) -> dict[str, float]:
-        """Where fp16's loss scale stands; empty without one."""
-
-    def set_scaler_state(self, values: dict[str, float]) -> None:
-        """The inverse of `scaler_state`."""
 
 
 class PlainEngine:

@@ -117,13 +117,13 @@ def open_run(path: Path) -> RunCheckpoint:
         raise UserError(f"{path}: neither a run directory (no recipe.yaml) nor one of its checkpoints")
     recipe = load_recipe(directory / "recipe.yaml", ["model.attention=sdpa"])  # whatever the run used, a CPU reads it
     checkpoint = _checked(path) if is_checkpoint(path) else _newest_complete(directory / "checkpoints")
-    folders, speaker = data_of(directory, recipe.data.paths)
+    folders, tokenizer_folder = data_of(directory, recipe.data.paths)
     manifests = [load_manifest(folder) for folder in folders]
     own = identity_of(recipe, fingerprint_of_all(manifests, recipe.data.weights), of_checkpoint=True)
     check_identity(own, read_manifest(checkpoint)[0]["identity"], checkpoint, defaults_of(recipe))
-    tokenizer = load_tokenizer(speaker)
+    tokenizer = load_tokenizer(tokenizer_folder)
     if fingerprint(tokenizer) != manifests[0]["tokenizer_fingerprint"]:
-        raise UserError(f"{speaker}: the tokenizer there is not the one that {directory} was trained with")
+        raise UserError(f"{tokenizer_folder}: the tokenizer there is not the one that {directory} was trained with")
     return RunCheckpoint(tokenizer, _with_source(recipe, directory), manifests, directory, checkpoint)
 
 

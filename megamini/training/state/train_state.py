@@ -1,4 +1,4 @@
-"""All that a resume needs beside weights and optimizer, in one explicit place."""
+"""Where a run stands: all that a resume needs beside weights and optimizer, in one explicit place."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any

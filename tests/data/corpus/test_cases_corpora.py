@@ -175,7 +175,7 @@ def test_a_text_that_the_tokenizer_does_not_know_at_all_is_refused(known_only, t
 
 
 def test_the_tool_says_what_was_dropped(known_only, tmp_path, monkeypatch, capsys):
-    from tools import prepare_data
+    from megamini.commands import prepare as prepare_data
 
     path = write_text(tmp_path / "text.txt", [*TEXTS, " ".join([THAI] * 100)])
     options = ["--text", str(path), "--language", "en", "--out", str(tmp_path / "data"), "--tokenizer", str(known_only)]

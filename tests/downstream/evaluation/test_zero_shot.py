@@ -8,6 +8,7 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
+from megamini.adaptation.packs.plugging import plugged
 from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.preparation.prepare import Settings, prepare
@@ -15,7 +16,7 @@ from megamini.data.tokenizer import load_tokenizer, piece_bytes
 from megamini.downstream.evaluation import bits_per_byte as module
 from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.retrieval import page_vectors, retrieval_accuracy
-from megamini.downstream.evaluation.zero_shot import Packs, plugged
+from megamini.downstream.evaluation.zero_shot import Packs
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
