@@ -4,6 +4,7 @@ They keep to what Slurm 22.05 and later do: `srun` gives a task the cores of its
 all tasks by SIGTERM when one fails, and returns a task's death by signal rather than an exit status.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -71,14 +72,14 @@ def srun(arguments: list[str]) -> int:
         tasks.append(subprocess.Popen(command, env={**os.environ, **own}, start_new_session=True))
     (state() / "cores").write_text(options.get("cpus-per-task", "1"))
     (state() / "tasks").write_text(" ".join(str(task.pid) for task in tasks))
-    ended = None
+    to_send = [signal.SIGTERM, signal.SIGKILL] if options.get("kill-on-bad-exit") == "1" else []
+    due = 0.0
     while any(task.poll() is None for task in tasks):
-        if options.get("kill-on-bad-exit") == "1" and any(task.poll() for task in tasks):
-            ended = ended or time.monotonic()
-            for task in tasks:
-                if task.poll() is None:
-                    # First SIGTERM, and SIGKILL after KillWait.
-                    os.killpg(task.pid, signal.SIGKILL if time.monotonic() - ended > 30 else signal.SIGTERM)
+        if to_send and time.monotonic() >= due and any(task.poll() for task in tasks):
+            due, number = time.monotonic() + 30, to_send.pop(0)  # KillWait lies between the two
+            for task in (task for task in tasks if task.poll() is None):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(task.pid, number)
         time.sleep(0.05)
     (state() / "tasks").unlink()
     statuses = [task.returncode for task in tasks]
@@ -87,6 +88,7 @@ def srun(arguments: list[str]) -> int:
 
 def scontrol(arguments: list[str]) -> int:
     if arguments[:2] == ["show", "hostnames"]:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in any C program: `head` may have enough before
         print("127.0.0.1\n127.0.0.2")
     else:
         assert arguments == ["requeue", JOB], arguments
