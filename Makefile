@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 docs: $(DOCS_VENV)/.installed
 	rm -rf build/site-source build/site && mkdir -p build/site-source
 	git ls-files -z '*.md' '*.svg' '*.png' '*.css' LICENSE CITATION.cff | xargs -0 cp --parents -t build/site-source
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 	@echo "the site: build/site/index.html; to read it: python -m http.server -d build/site"
 
 environment: $(INSTALLED)

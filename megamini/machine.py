@@ -1,21 +1,34 @@
-"""What a process may use of its machine: its device, and how many cores."""
+"""What a process may use of its machine: its device, in which precision, and how many cores."""
 
 import os
 from typing import TYPE_CHECKING
+
+from megamini.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 
 def best_device() -> "torch.device":
-    """An NVIDIA or AMD GPU where there is one, else the CPU; a line says so where an Apple GPU is passed over."""
+    """An NVIDIA or AMD GPU where there is one, else an Apple GPU (mps), else the CPU."""
     import torch  # who prepares text asks for cores only, in many processes that need no torch
 
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        print("the Apple GPU (mps) is not used: it has no float64, in which losses are summed; this runs on the CPU")
-    return torch.device("cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def device_of_sums(device: "torch.device") -> "torch.device":
+    """Where losses that were computed on `device` are summed in float64: there, or on the CPU, for mps has none."""
+    import torch
+
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def check_precision(precision: str) -> None:
+    """Raise `UserError` for a precision that nobody has tried on the device of this process."""
+    if precision != "fp32" and best_device().type == "mps":
+        raise UserError(f"training.precision: {precision} was never tried on an Apple GPU (mps); use fp32")
 
 
 def device_memory() -> int | None:

@@ -14,8 +14,8 @@ from megamini.recipes.sections import Recipe
 PATHS = {
     Recipe: {"model.from_checkpoint", "data.path", "training.runs"},
     AdaptationRecipe: {
-        "adaptation.source", "adaptation.primary", "adaptation.lexicon", "adaptation.pack", "data.path",
-        "training.runs",
+        "adaptation.source", "adaptation.primary", "adaptation.lexicon", "adaptation.parallel", "adaptation.pack",
+        "data.path", "training.runs",
     },
     FinetuneRecipe: {"model.primary", "tasks.NAME.path", "tasks.NAME.dataset", "training.runs"},
     EvaluateRecipe: {

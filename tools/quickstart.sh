@@ -49,4 +49,6 @@ fill_mask runs/quickstart-en/export/primary "Click the <mask> to open the dialog
 fill_mask runs/quickstart-en/export/mini "Click the <mask> to open the dialog."
 fill_mask runs/quickstart-de-mini/export "Klicken Sie auf das <mask>, um den Dialog zu öffnen."
 
+printf '\n== the result\n'
+sed -n 3p runs/quickstart-report/report.md # the two sentences under its title
 printf '\nReport: %s\nLoss curves: %s\n' runs/quickstart-report/report.html "tensorboard --logdir runs"

@@ -32,7 +32,10 @@ def load(
     """
     folder = local_folder(model, revision)
     if is_run(folder):
-        raise UserError(f"{model}: a run and no model; of one of pretraining, tools/export.py makes one")
+        raise UserError(
+            f"{model}: a run, not a model; tools/export.py makes a model of a run of pretraining, and what a run of "
+            "adaptation has learned is in its packs/"
+        )
     loaded, tokenizer = load_any_model(folder)
     return loaded, tokenizer if pack is None else plug(loaded, tokenizer, pack)
 
@@ -71,6 +74,7 @@ def adapt(
     *,
     method: Literal["standard", "mini"] = "standard",
     lexicon: str | Path | None = None,
+    parallel: tuple[str | Path, str | Path] | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
     recipe: str | Path = _RECIPE,
@@ -78,7 +82,8 @@ def adapt(
 ) -> LanguagePack:
     """Learn the language of the data directory `data` over `source`, and return its pack.
 
-    source: as `adaptation.source`. lexicon: a bilingual word list. The run is `runs`/`name`, by default the recipe's
+    source: as `adaptation.source`. lexicon: a bilingual word list. parallel: two text files whose lines
+    say the same, that of the new language first. The run is `runs`/`name`, by default the recipe's
     name; the same call goes on with a run that was stopped. `recipe` is one of `launch/adapt.py`, by its path or its
     name; `changes` are further keys of it, such as {"schedule.duration": "10M tokens"}. Raises `UserError` for bad
     input, and where the run was stopped before its end.
@@ -86,6 +91,7 @@ def adapt(
     asked = {"adaptation.source": source, "adaptation.method": method, "data.path": data, "training.runs": runs}
     asked |= {"name": name} if name is not None else {}
     asked |= {"adaptation.lexicon": lexicon} if lexicon is not None else {}
+    asked |= {"adaptation.parallel": parallel} if parallel is not None else {}
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in {**asked, **(changes or {})}.items()]
     checked = load_adaptation_recipe(recipe, overrides)
     packs = relearn.adapt(checked)

@@ -67,22 +67,32 @@ class AdaptationSection(Section):
     primary: PathName | None = None
     """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
     run, where the source is one with exits."""
-    initialise: Literal["random", "unigram", "overlap", "focus", "lexicon", "pack"] = "focus"
+    initialise: Literal["random", "unigram", "overlap", "subword", "focus", "combined", "lexicon", "auto", "pack"] = (
+        "focus"
+    )
     """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
-    copied, others drawn alike. focus: others mixed from shared ones. lexicon: from a word list. pack: from a pack."""
+    copied, others drawn alike. subword: others from the source's pieces that spell them. focus: others mixed from
+    shared ones. combined: focus, with a fifth of subword. lexicon: from a word list. auto: what is best of these after
+    a few updates. pack: from a pack."""
+    calibrate: bool | None = None
+    """Spread the rows that are mixed from others as widely as the source's own rows are; unset: yes, but for a run that
+    an earlier version has begun."""
     bias: Literal["unigram", "source"] | None = None
     """Output bias to start from: log-probabilities of the target's pieces, or the source's numbers, as published.
     Unset: source for random, else unigram."""
     train_bias: bool = True
     """Learn the output bias too; as published it stays."""
     lexicon: PathName | None = None
-    """Word list of `initialise: lexicon`, or with `focus`, to mix from its words too: lines of target word, tab,
-    source word (or white space between two words, as MUSE's)."""
+    """Word list of `initialise: lexicon`, or with `focus`, `combined` and `auto`, to mix from its words too: lines of
+    target word, tab, source word (or white space between two words, as MUSE's)."""
+    parallel: Annotated[tuple[PathName, PathName], Field(strict=False)] | None = None
+    """Parallel text for `initialise: focus`, `combined` and `auto`, to mix from the pieces that it aligns too: two
+    files whose lines say the same, that of the new language first."""
     pack: PathName | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
-    """Static embeddings of `initialise: focus`; unset: the package deepfocus where it is installed and there is no word
-    list."""
+    """Static embeddings of `initialise: focus` and `combined`; unset: the package deepfocus where it is installed and
+    there is neither word list nor parallel text."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the source's own."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -94,13 +104,20 @@ class AdaptationSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptationSection":
-        for key, kinds in (("lexicon", ("lexicon", "focus")), ("pack", ("pack",))):
+        for key, kinds in (
+            ("lexicon", ("lexicon", "focus", "combined", "auto")),
+            ("parallel", ("focus", "combined", "auto")),
+            ("pack", ("pack",)),
+        ):
             if self.initialise == key and getattr(self, key) is None:
                 raise ValueError(f"adaptation.initialise: {key} needs adaptation.{key}")
             if getattr(self, key) is not None and self.initialise not in kinds:
                 raise ValueError(f"adaptation.{key} goes with adaptation.initialise: {' or '.join(kinds)}")
-        if self.lexicon is not None and self.initialise == "focus" and self.focus_through == "deepfocus":
-            raise ValueError("adaptation.focus_through: deepfocus takes no word list; leave out one of the two")
+        if self.focus_through == "deepfocus":
+            if self.lexicon is not None:
+                raise ValueError("adaptation.focus_through: deepfocus takes no word list; leave out one of the two")
+            if self.parallel is not None:
+                raise ValueError("adaptation.focus_through: deepfocus takes no parallel text; leave out one of the two")
         if self.bias is not None and self.initialise == "pack":
             raise ValueError("adaptation.bias: with initialise: pack the bias is the pack's")
         if self.exit is not None and self.method == "standard":
@@ -124,10 +141,11 @@ class AdaptationRecipe(RunRecipe):
     def _check(self) -> "AdaptationRecipe":
         if self.adaptation.attention == "flash_attention_2" and self.training.precision == "fp32":
             raise ValueError("adaptation.attention: flash_attention_2 needs training.precision bf16")
-        if self.adaptation.lexicon is not None and len(self.data_paths) > 1:
-            raise ValueError(
-                "adaptation.lexicon is of one language, and data.path names several; learn them one by one"
-            )
+        for key in ("lexicon", "parallel"):
+            if getattr(self.adaptation, key) is not None and len(self.data_paths) > 1:
+                raise ValueError(
+                    f"adaptation.{key} is of one language, and data.path names several; learn them one by one"
+                )
         if self.training.spike.most_roll_backs and not isinstance(self.objective.mask_share, float):
             raise ValueError(  # which global batches have made a pack is not kept
                 "objective.mask_share: stages do not go with training.spike.most_roll_backs, for a language pack could "

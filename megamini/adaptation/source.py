@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.recipe import AdaptationSection
-from megamini.adaptation.starting_points.initialise import Source
+from megamini.adaptation.starting_points.vocabularies import Source
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.files import fingerprint_of

@@ -4,7 +4,8 @@
     python launch/evaluate.py RECIPE name=dev tasks.xnli.split=dev "tasks.xnli.languages=[en]" packs.de=runs/de/packs/de
 
 Writes results.json, as it measures, and at the end summary.json (mean and deviation over seeds) and table.md into the
-run directory. What is measured already is kept: the same command goes on, and with other packs theirs are added.
+run directory; with evaluation.keep_scores=true also scores.jsonl, what each test example counts. What is measured
+already is kept: the same command goes on, and with other packs theirs are added.
 """
 
 from megamini.downstream.recipe import EvaluateRecipe

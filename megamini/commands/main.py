@@ -7,12 +7,13 @@ deepspeed --num_gpus 8 --module megamini.commands.pretrain my.yaml
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from megamini.errors import UserError, did_you_mean, run_command
 
 COMMANDS = {
     "fetch": "fetch real text and word lists from Debian's packages",
+    "parallel": "two files whose lines say the same, out of fetched pages",
     "prepare": "make a data directory out of text: a tokenizer, and blocks",
     "plan": "what a recipe needs on a cluster: memory, days, communication",
     "doctor": "check this environment",
@@ -39,7 +40,7 @@ def _dispatch() -> None:
         print(overview())
         return
     if name == "--version":
-        print(version("megamini"))
+        print(_version())
         return
     if name not in COMMANDS:
         raise UserError(f"megamini {name}: no such command{did_you_mean(name, COMMANDS) or '; --help lists them'}")
@@ -54,6 +55,13 @@ def _dispatch() -> None:
         raise UserError(
             f"megamini {name}: needs the package {package}; install megamini with its extra: [{extra}]"
         ) from None
+
+
+def _version() -> str:
+    try:
+        return version("megamini")
+    except PackageNotFoundError:
+        return "a checkout, not installed"
 
 
 def overview() -> str:

@@ -20,6 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from megamini.commands.reporting.adaptation import adaptation_section
+    from megamini.commands.reporting.differences import differences_section
     from megamini.commands.reporting.evaluation import evaluation_section, is_evaluation, read_evaluation
     from megamini.commands.reporting.page import html_page
     from megamini.commands.reporting.pretraining import pretraining_section
@@ -47,7 +48,8 @@ def main() -> None:
         sections += [pretraining_section(run, out) for run in runs if not run.is_adaptation]
         if adaptations:
             sections.append(adaptation_section(adaptations, out))
-        sections += [evaluation_section(record) for record in evaluations]
+        for record in evaluations:
+            sections += [evaluation_section(record), differences_section(record)]
         sections.append(speed_section(evaluations, out))
         sections += [f"Not shown: {reason}." for reason in young]
         report = "\n\n".join(["# Report", *filter(None, sections)]) + "\n"

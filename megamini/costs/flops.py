@@ -273,7 +273,7 @@ def _wait_for(device: "torch.device") -> None:
     import torch
 
     if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)
+        torch.accelerator.synchronize(device)
 
 
 def model_flops_utilisation(flops_per_second: float, peak: float) -> float | None:

@@ -44,8 +44,10 @@ class Batch:
     attention_mask: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`, copied without waiting where the host's memory is pinned."""
-        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self._tensors()))
+        """The same batch on `device`, copied without waiting where the host's memory is pinned. Apple GPUs would read
+        memory that is given back already (github.com/pytorch/pytorch/issues/189690)."""
+        at_once = device.type != "mps"
+        return Batch(*(None if x is None else x.to(device, non_blocking=at_once) for x in self._tensors()))
 
     def pin_memory(self) -> "Batch":
         """Called by the loader's pinning thread."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megamini.data.corpus.chunks import cut_text
 from megamini.errors import UserError
@@ -24,6 +24,7 @@ from megamini.errors import UserError
 # RoBERTa's ids: its position ids start behind the pad id, so every tokenizer made here has each role at the same id.
 SPECIAL_PIECES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 BYTE_PIECES = 256
+LEAST_VOCABULARY = 400
 SENTENCE_CHARACTERS = 1_000  # at most 4,000 bytes: sentencepiece leaves out lines above 4,192
 TRAINER_THREADS = 8  # fixed, since the order of sentencepiece's sums, and so the vocabulary, depends on it
 NEVER_MATCHED = -1_000.0  # score of pieces that text must not match by spelling them: specials and bytes
@@ -93,7 +94,8 @@ def _vocabulary_advice(message: str, vocab_size: int) -> str:
     if largest := re.search(r"set it to a value <= (\d+)", message):
         return (
             f"--vocab-size {vocab_size}: the text yields no more than {largest[1]} pieces; "
-            f"ask for at most {largest[1]}, or bring more text"
+            + (f"ask for at most {largest[1]}, or " if int(largest[1]) >= LEAST_VOCABULARY else "")
+            + "bring more text"
         )
     if needed := re.search(r"(\d+) vs (\d+)", message):
         least = max(map(int, needed.groups())) + BYTE_PIECES + len(SPECIAL_PIECES)
@@ -196,6 +198,12 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     copy.no_padding()
     copy.encode_special_tokens = True
     return copy
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
+    """What the tokenizer makes of texts, of which none spells a special token: `<mask>` in a manual is text, as it is
+    in the blocks that models learn from. `options`: as the tokenizer's own."""
+    return tokenizer(*texts, split_special_tokens=True, **options)
 
 
 def is_word_by_word(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -214,6 +214,9 @@ class EvaluationSection(Section):
 
     batch: Positive = 32
     """Examples that run at once."""
+    keep_scores: bool = False
+    """Write `scores.jsonl` too: what each test example counts in the headline metric of each measurement. Intervals of
+    differences that are paired over examples need it."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
 

@@ -1,4 +1,4 @@
-"""The joint loss: linear cross-entropy of many rows against one matrix, whose logits never exist whole.
+"""The joint loss of all heads: cross-entropy of many rows against one matrix, whose logits never exist whole.
 
 Rows of all heads go through one call. A chunk of rows at a time is projected, its loss summed in fp32, and its
 gradients formed at once from the same logits, so nothing is recomputed in the backward pass and the memory is one
@@ -78,8 +78,9 @@ class _JointCrossEntropy(torch.autograd.Function):
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         # Gradients are formed per `unit`, a power of two near the largest coefficient; backward multiplies by it and by
         # fp16's loss scale together, for coefficients of 1 / rows alone are below what fp16 holds.
-        exponent = torch.frexp(coefficients.abs().max()).exponent
-        unit = torch.ldexp(torch.ones((), device=rows.device), exponent)
+        # Made of bits: the exponent one higher, and no mantissa. `frexp` is not there on every device.
+        bits = coefficients.abs().max().view(torch.int32)
+        unit = ((bits & 0x7F800000) + 0x00800000).view(torch.float32)
         losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
         rows_grad = torch.empty_like(rows) if wants_rows else None
         weight_grad = None

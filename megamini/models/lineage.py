@@ -1,4 +1,4 @@
-"""Lineage: which source embeddings and tokenizer a model speaks, so that a pack is only plugged where it fits."""
+"""Lineage: fingerprint of a model's source embeddings and tokenizer; a pack is plugged only where it is the same."""
 
 import hashlib
 from typing import Any

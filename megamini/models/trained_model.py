@@ -1,4 +1,4 @@
-"""What engines and loop ask of a model: pretraining's `PrimaryModel` answers it, and relearning's `RelearnModel`."""
+"""The protocol of a model that engines and loop train: `PrimaryModel` in pretraining, `RelearnModel` for embeddings."""
 
 from collections.abc import Iterator
 from typing import Protocol

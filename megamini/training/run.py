@@ -14,7 +14,7 @@ from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
 from megamini.errors import TryAgain, UserError
 from megamini.files import write_atomically
-from megamini.machine import best_device
+from megamini.machine import best_device, check_precision, device_of_sums
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import Recipe, RunRecipe
@@ -53,6 +53,7 @@ def check_plain(recipe: RunRecipe) -> None:
     """Raise `UserError` for what only a DeepSpeed run can do."""
     if recipe.training.precision == "fp16":
         raise UserError("training.precision: fp16 needs DeepSpeed and a GPU; use bf16 or fp32")
+    check_precision(recipe.training.precision)
 
 
 def plain_engine(model: TrainedModel, setup: RunSetup) -> PlainEngine:
@@ -115,7 +116,7 @@ def execute(setup: RunSetup, engine: Engine, deepspeed_config: dict[str, Any] | 
         setup.intervals.keep,
         defaults_of(recipe),
     )
-    state = _starting_state(recipe, engine, checkpoints)
+    state = _starting_state(setup, engine, checkpoints)
     over = is_over(setup, engine, state)
     changes = adopt_recipe(recipe, state, over)
     if engine.rank == 0:
@@ -180,13 +181,14 @@ def _say(engine: Engine) -> Callable[[str], None]:
     return partial(print, flush=True) if engine.rank == 0 else lambda _: None
 
 
-def _starting_state(recipe: RunRecipe, engine: Engine, checkpoints: Checkpoints) -> TrainState:
+def _starting_state(setup: RunSetup, engine: Engine, checkpoints: Checkpoints) -> TrainState:
     """The state of the newest complete checkpoint, loaded into the engine, or that of a new run. All ranks."""
+    recipe, new = setup.recipe, TrainState(tokens=setup.spent.tokens, flops=setup.spent.flops)
     if recipe.checkpoint.resume:
-        return checkpoints.resume(engine, _say(engine)) or TrainState()
+        return checkpoints.resume(engine, _say(engine)) or new
     if newest_first(checkpoints.directory):
         raise UserError(f"{recipe.run_directory} holds checkpoints and checkpoint.resume is false; choose another name")
-    return TrainState()
+    return new
 
 
 def _telemetry(run_directory: Path, engine: Engine, state: TrainState, updates: int) -> Telemetry | Silence:
@@ -202,4 +204,4 @@ def _peak_of_all_ranks(recipe: RunRecipe, engine: Engine) -> float:
         name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
         own = peak_rate(name, precision) or measured_matmul_rate(engine.device, DTYPES[precision])
     # All ranks.
-    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=engine.device)).item()
+    return engine.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=device_of_sums(engine.device))).item()

@@ -1,4 +1,4 @@
-"""What follows from a recipe, its data and the number of ranks, before any model is built: what every run has."""
+"""Numbers that follow from a recipe, its data and the number of ranks, before any model is built."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -43,6 +43,11 @@ class RunSetup(ABC):
     def tokens_per_update(self) -> int:
         """Of one language."""
         return self.batches.global_batch * self.block_length
+
+    @property
+    def spent(self) -> Cost:
+        """What a new run has cost before its first update."""
+        return Cost(0, 0)
 
     @property
     def spikes(self) -> SpikeRule:

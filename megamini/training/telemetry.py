@@ -1,4 +1,4 @@
-"""One line for people, JSON lines for machines, TensorBoard for eyes: the same numbers, each update once.
+"""Metrics of a run: a line on the console, JSON lines and TensorBoard, with the same numbers, each update once.
 
 After a resume, what was written behind the checkpoint is cut off: `metrics.jsonl` is truncated, and the TensorBoard
 events are written anew from it, so that no event is doubled or missing.

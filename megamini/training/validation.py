@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from megamini.data.batches import Batch, validation_batches
+from megamini.machine import device_of_sums
 from megamini.training.engines.engine import Engine
 from megamini.training.text import Text
 
@@ -19,14 +20,13 @@ class MaskedSums:
 
     def __init__(self, heads: int, piece_bytes: np.ndarray, device: torch.device) -> None:
         """piece_bytes: UTF-8 bytes of each piece, int32 [V]. device: of the losses."""
-        self.values = torch.zeros(heads + 2, dtype=torch.float64, device=device)
+        self.values = torch.zeros(heads + 2, dtype=torch.float64, device=device_of_sums(device))
         self._bytes_of = torch.from_numpy(piece_bytes).to(device)
 
     def add(self, losses: torch.Tensor, batch: Batch) -> None:
         """`losses`: negative log-likelihoods at the batch's masked positions, fp32 [heads, R]."""
-        self.values[:-2] += (losses * batch.weights).sum(1)
-        self.values[-2] += batch.weights.sum()
-        self.values[-1] += (self._bytes_of[batch.labels] * batch.weights).sum()
+        of_text = torch.stack([batch.weights.sum(), (self._bytes_of[batch.labels] * batch.weights).sum()])
+        self.values += torch.cat([(losses * batch.weights).sum(1), of_text]).to(self.values.device)
 
 
 def bits_per_byte(nats: float, text_bytes: float) -> float:

@@ -18,7 +18,7 @@ GERMAN = (
 )
 
 
-def make_primary(folder: Path) -> Path:
+def make_primary(folder: Path, length: int = LENGTH) -> Path:
     """A checkpoint of 2 layers with 400 pieces and the lineage that an export has."""
     tokenizer = train_unigram(PROSE.read_text(encoding="utf-8").splitlines(), 400, 0.9998, folder.parent / "sample.txt")
     torch.manual_seed(0)
@@ -29,7 +29,7 @@ def make_primary(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=LENGTH + 2,
+        max_position_embeddings=length + 2,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

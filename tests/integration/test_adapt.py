@@ -19,6 +19,7 @@ from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.adaptation.relearn import build_setup
 from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.starts import starting_point
 from megamini.data.batches import validation_batches
 from megamini.errors import TRY_AGAIN, UserError
 from megamini.models.mini_model import extract_mini_model
@@ -74,7 +75,7 @@ def test_a_pack_says_what_it_is_and_its_losses_are_those_of_the_plugged_models(s
 def test_nothing_but_the_pack_has_moved(shop: Workshop) -> None:
     """The body that a run has trained beside is, bit for bit, the one that it was given."""
     setup = build_setup(load_adaptation_recipe(shop.recipe("frozen", {"adaptation.method": "mini"})))
-    start = setup.starting_point("de")
+    start = starting_point(setup, "de")
     model = RelearnModel(setup.source.body, {"de": (start.matrix, start.bias)}, primary=setup.source.primary)
     before = {name: p.clone() for name, p in model.named_parameters()}
     from megamini.training.run import execute, plain_engine
@@ -259,7 +260,7 @@ def test_a_mask_share_that_changes_costs_what_its_stages_cost(shop: Workshop) ->
         most(high - 1)
 
 
-@pytest.mark.parametrize("kind", ["random", "unigram", "overlap", "focus", "lexicon", "pack"])
+@pytest.mark.parametrize("kind", ["random", "unigram", "overlap", "subword", "focus", "combined", "lexicon", "pack"])
 def test_every_starting_point_is_learned_from(shop: Workshop, kind: str) -> None:
     more = {"focus": {"adaptation__focus_through": "scikit-learn"}}
     if kind == "lexicon":

@@ -123,6 +123,27 @@ ADAPTS: Cases = {
         lambda w: w.recipe({"adaptation.lexicon": "x.tsv", "adaptation.focus_through": "deepfocus"}),
         ("adaptation.focus_through", "word list"),
     ),
+    "parallel text without its kind": (
+        lambda w: w.recipe({"adaptation.initialise": "overlap", "adaptation.parallel": ["x.de", "x.en"]}),
+        ("adaptation.parallel goes with adaptation.initialise: focus",),
+    ),
+    "parallel text of one file": (lambda w: w.recipe({"adaptation.parallel": ["x.de"]}), ("adaptation.parallel",)),
+    "parallel text of several languages": (
+        lambda w: w.recipe({"adaptation.parallel": ["x.de", "x.en"], "data.path": ["data/de", "data/it"]}),
+        ("adaptation.parallel is of one language", "data.path"),
+    ),
+    "parallel text through deepfocus": (
+        lambda w: w.recipe({"adaptation.parallel": ["x.de", "x.en"], "adaptation.focus_through": "deepfocus"}),
+        ("adaptation.focus_through", "parallel text"),
+    ),
+    "parallel text of unequal length": (
+        lambda w: w.recipe({"adaptation.parallel": [w.file("l.de", "Haus")[0], w.file("l.en", "house\ntree")[0]]}),
+        ("l.de", "ends before line 2"),
+    ),
+    "no such parallel text": (
+        lambda w: w.recipe({"adaptation.parallel": ["gone.de", "gone.en"]}),
+        ("gone.de", "two files whose lines say the same"),
+    ),
     "no such word list": (
         lambda w: w.recipe({"adaptation.initialise": "lexicon", "adaptation.lexicon": "gone.tsv"}),
         ("gone.tsv", "word list"),

@@ -39,6 +39,18 @@ def test_what_is_to_mend_is_named(tmp_path, monkeypatch):
     assert str(lock) in checks._locks().says
 
 
+def test_without_a_checkout_the_packages_own_ranges_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "REQUIREMENTS", tmp_path / "none")
+    needed = ["torch>=1,<3", 'deepspeed>=99; extra == "pretrain"', "numpy>=99"]
+    monkeypatch.setattr(checks.importlib.metadata, "requires", lambda name: needed)
+    (finding,) = checks._packages()
+    assert not finding.ok
+    assert "numpy is" in finding.says and "deepspeed" not in finding.says and "torch" not in finding.says
+    del needed[2]
+    (finding,) = checks._packages()
+    assert finding.ok and "not all were tested together" in finding.says
+
+
 @pytest.mark.launched
 def test_two_ranks_under_the_launcher(tmp_path):
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]

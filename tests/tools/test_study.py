@@ -13,7 +13,7 @@ from megamini.commands.reporting.quality import Curve, curves
 from megamini.commands.reporting.runs import RunRecord
 from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
-from tools.study.grid import cells_of, load_study
+from tools.study.grid import Cell, cells_of, load_study
 from tools.study.ledger import Ledger, Ledgers
 from tools.study.pages import write_pages
 from tools.study.pooling import MEAN, pooled, with_mean
@@ -38,6 +38,7 @@ series:
   then: {primary: joint, source: joint, method: standard, start: overlap, after: mini, about: curriculum}
   post: {primary: plain, source: bridge, method: mini, start: overlap, about: bridged}
   words: {primary: joint, source: joint-exit-2, method: mini, start: words, word_list: true, about: with a word list}
+  both: {primary: joint, source: joint, method: standard, start: both, word_list: true, parallel: 500, about: both}
 reference: standard
 cells:
   - {series: [then, post], languages: [de], seeds: [0, 1]}
@@ -169,6 +170,18 @@ def test_word_lists_are_fetched_at_once_and_handed_over(study, tmp_path):
         assert f"words-{language}" in learn.needs
         evaluate = by_name[f"words-{language}-s0"].commands[0]
         assert "tasks.libreoffice.word_lists=text/freedict.{language}.tsv" in evaluate
+
+
+def test_parallel_text_is_made_of_pages_and_handed_over(study, tmp_path):
+    cells = [Cell("both", "it", 0)]
+    by_name = {step.name: step for step in Steps(study, tmp_path, Ledgers(tmp_path), None, 2).of(cells)}
+    made, learn = by_name["parallel-500-it"], by_name["learn-both-it-s0"]
+    pages = ["text/debian-handbook.it.jsonl", "text/debian-handbook.en.jsonl"]
+    assert made.commands[0][2:] == [*pages, "--lines", "500", "--out", "text/parallel-500-it"]
+    assert made.needs == ["text-it", "text-en"] and "parallel-500-it" in learn.needs
+    files = "text/parallel-500-it.it.txt, text/parallel-500-it.en.txt"
+    assert f"adaptation.parallel=[{files}]" in learn.commands[0]
+    assert "adaptation.lexicon=text/freedict.it.tsv" in learn.commands[0]
 
 
 @pytest.mark.parametrize(

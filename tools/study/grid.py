@@ -77,6 +77,8 @@ class SeriesSection(Section):
     """Overrides of recipes/adapt.yaml."""
     word_list: bool = False
     """Whether FOCUS gets a word list (tools/fetch_text.py freedict)."""
+    parallel: Positive | None = None
+    """Lines of parallel text that the start gets (tools/parallel_text.py), from pages of the first source."""
     after: str | None = None
     """Series that it goes on from, pack by pack: a curriculum."""
     about: str
@@ -113,8 +115,9 @@ class Study(Section):
                     raise ValueError(f"series.{name}.{key}: no primary '{wanted}'")
             if series.after is not None and series.after not in self.series:
                 raise ValueError(f"series.{name}.after: no series '{series.after}'")
-            if series.word_list and series.after is not None:
-                raise ValueError(f"series.{name}.word_list: what goes on from '{series.after}' starts from its packs")
+            for key in ("word_list", "parallel"):
+                if getattr(series, key) and series.after is not None:
+                    raise ValueError(f"series.{name}.{key}: what goes on from '{series.after}' starts from its packs")
         if self.reference not in self.series:
             raise ValueError(f"reference: no series '{self.reference}'")
         for cells in self.cells:

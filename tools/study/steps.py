@@ -59,6 +59,7 @@ class Steps:
         steps = [
             *self._fetches(languages, list(dict.fromkeys(listed))),
             *(self._data(language) for language in languages),
+            *(self._parallel(one.language, count) for one in stages if (count := study.series[one.series].parallel)),
             *(step for name in names for step in self._primary(name)),
         ]
         for cell in needed:
@@ -104,6 +105,20 @@ class Steps:
 
     def _text_files(self, language: str) -> list[str]:
         return [f"text/{source}.{language}.jsonl" for source in self._study.text.sources_in(language)]
+
+    def _parallel(self, language: str, lines: int) -> Step:
+        """Two files whose lines say the same, from pages of the first source."""
+        source = self._study.text.source_language
+        pages = [f"text/{self._study.text.sources[0]}.{one}.jsonl" for one in (language, source)]
+        files = [self._work / file for file in self._parallel_files(language, lines)]
+        stem = f"text/parallel-{lines}-{language}"
+        command = _python("tools/parallel_text.py", *pages, "--lines", lines, "--out", stem)
+        needs = [f"text-{language}", f"text-{source}"]
+        return Step(f"parallel-{lines}-{language}", [command], partial(_all_there, files), needs)
+
+    def _parallel_files(self, language: str, lines: int) -> list[str]:
+        """That of the language, then that of the source language, in the work folder."""
+        return [f"text/parallel-{lines}-{language}.{one}.txt" for one in (language, self._study.text.source_language)]
 
     def _data(self, language: str) -> Step:
         text = self._study.text
@@ -176,6 +191,8 @@ class Steps:
         start = ["adaptation.initialise=pack", f"adaptation.pack=runs/{before}/packs/{language}"] if before else []
         if series.word_list:
             start = [f"adaptation.lexicon={_word_list(language)}"]
+        if series.parallel:
+            start.append(f"adaptation.parallel=[{', '.join(self._parallel_files(language, series.parallel))}]")
         adapt = self._recipe(
             "adapt", f"name={name}", f"adaptation.source=models/{series.source}", f"adaptation.method={series.method}",
             f"adaptation.primary=models/{series.primary}", f"data.path=data/{language}", f"training.seed={cell.seed}",
@@ -185,6 +202,7 @@ class Steps:
         pack = self._work / "runs" / name / "packs" / language / "pack.json"
         needs += [f"learn-{before}"] if before else []
         needs += [f"words-{language}"] if series.word_list else []
+        needs += [f"parallel-{series.parallel}-{language}"] if series.parallel else []
         return Step(f"learn-{name}", [adapt], pack.is_file, list(dict.fromkeys(needs)))
 
     def _evaluate(self, cell: Cell) -> Step:

@@ -60,8 +60,9 @@ class LanguagePack:
                     f"pack '{self.language}': its {name} hold values that are no finite numbers; learn it again"
                 )
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Write the pack; an existing one is replaced only by a whole one, and what is no pack by none: `UserError`."""
+        directory = Path(directory)
         if directory.exists() and not (directory / DESCRIPTION).is_file() and not _is_empty(directory):
             raise UserError(f"{directory}: is there already and no language pack; move it away, or choose another run")
         with writing(directory), folder_written_whole(directory, replace=True) as aside:

@@ -1,4 +1,4 @@
-"""What a model speaks before a pack is plugged in: token matrix, output bias, tokenizer; to be put back exactly."""
+"""A model's own embeddings, output bias and tokenizer, kept while a pack is plugged in, and put back exactly."""
 
 from dataclasses import dataclass
 from typing import Any, cast

@@ -1,1 +1,1 @@
-"""Where a new language's embeddings start: random, overlap, FOCUS, a word list."""
+"""How a new language's embeddings are initialised: random, overlap, FOCUS, subwords, word list, parallel text."""

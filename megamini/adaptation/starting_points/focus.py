@@ -1,8 +1,8 @@
 """FOCUS (Dobler and de Melo 2023, arXiv 2305.14481): a new piece starts as a mixture of shared pieces used alike.
 
 Through the authors' package `deepfocus` where it is installed (`pip install deepfocus`: it compiles fastText, so it
-needs g++), else, and always with a word list, the same stages here over `static_vectors`. The facts of a starting point
-say which of the two it was.
+needs g++), else, and always with a word list or parallel text, the same stages here over `static_vectors`. The facts of
+a starting point say which of the two it was.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import PreTrainedTokenizerBase
 
-from megamini.adaptation.starting_points.static_vectors import DIMENSIONS, MIN_COUNT, static_vectors
+from megamini.adaptation.starting_points.static_vectors import DIMENSIONS, MIN_COUNT, first_tokens, static_vectors
 from megamini.errors import UserError
 
 BACKENDS = ("deepfocus", "scikit-learn")
@@ -39,16 +39,19 @@ class FocusRows:
     through: str
 
 
-def choose_backend(wanted: str | None, word_list: bool = False) -> str:
-    """`wanted`; unset, deepfocus where it is installed, but never with a word list, which it cannot take.
+def choose_backend(wanted: str | None, translations: bool = False) -> str:
+    """`wanted`; unset, deepfocus where it is installed, but never with a word list or parallel text, which it cannot
+    take.
 
     Raises `UserError` where `wanted` cannot be had.
     """
     if wanted not in (None, *BACKENDS):
         raise UserError(f"focus through '{wanted}': there are {' and '.join(BACKENDS)}")
-    if word_list:
+    if translations:
         if wanted == "deepfocus":
-            raise UserError("focus through 'deepfocus' takes no word list; leave out one of the two")
+            raise UserError(
+                "focus through 'deepfocus' takes no word list and no parallel text; leave out one of the two"
+            )
         return "scikit-learn"
     installed = importlib.util.find_spec("deepfocus") is not None
     if wanted == "deepfocus" and not installed:
@@ -124,9 +127,8 @@ def deepfocus_rows(
     with tempfile.TemporaryDirectory() as folder:
         corpus, model = Path(folder) / "pieces.txt", Path(folder) / "vectors.bin"
         with corpus.open("w", encoding="utf-8") as file:
-            for document in text:
-                kept = np.asarray(document, dtype=np.int64).ravel()
-                kept = kept[ordinary[kept]]
+            for document in first_tokens(text):
+                kept = document[ordinary[document]]
                 counts += np.bincount(kept, minlength=len(ordinary))
                 # All on one line: fastText reads a line end as the word `</s>`, which the package would then take for
                 # a shared piece and mix the row of the end of a sequence into all others.

@@ -27,17 +27,20 @@ Lexicon = dict[str, list[str]]  # target word -> its source words, in the order 
 @dataclass(frozen=True)
 class LexiconRows:
     """rows: fp32 [V_t, d], zero where there is none. whole: bool [V_t], pieces that are a word of the lexicon with a
-    translation that the source can spell. part: bool [V_t], other pieces that are part of one."""
+    translation that the source can spell. part: bool [V_t], other pieces that are part of one. mixed: bool [V_t], which
+    of them are means over several source pieces."""
 
     rows: torch.Tensor
     whole: np.ndarray
     part: np.ndarray
+    mixed: np.ndarray
 
 
 def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str], None] = print) -> Lexicon:
     """Read lines of `target word TAB source word`; a word may have several lines, blank lines are passed over.
 
-    A file without a tab (and not called .tsv) may have white space between two words instead, as the lists of MUSE do.
+    A file with tabs in fewer than half of its lines (and not called .tsv) may have white space between two words
+    instead, as the lists of MUSE do.
     Lines of another shape are passed over, and their number said. Unless `match_case`, words also stand for themselves
     in lower, upper and title case where the list does not have that spelling itself. Raises `UserError`, naming the
     first such line, where these are half of the lines or more.
@@ -45,7 +48,7 @@ def read_lexicon(path: str | Path, match_case: bool = False, say: Callable[[str]
     lines = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: an empty word list; expected lines of 'target word TAB source word'")
-    by_tab = Path(path).suffix.lower() == ".tsv" or any("\t" in line for _, line in lines)
+    by_tab = Path(path).suffix.lower() == ".tsv" or 2 * sum("\t" in line for _, line in lines) >= len(lines)
     lexicon: Lexicon = defaultdict(list)
     odd = []
     for number, line in lines:
@@ -117,6 +120,7 @@ def lexicon_rows(
 
     matrix = source_matrix.double().numpy()
     rows = np.zeros((len(target_forms), matrix.shape[1]))
+    mixed = np.zeros(len(target_forms), bool)
     has = {}
     for kind in ("whole", "part"):
         spelled = [pieces if (len(pieces) == 1) == (kind == "whole") else [] for pieces in target_pieces]
@@ -124,8 +128,10 @@ def lexicon_rows(
         weights = of_piece @ counts
         has[kind] = weights > 0 if kind == "whole" else (weights > 0) & ~has["whole"]
         mine = np.flatnonzero(has[kind])
-        rows[mine] = (of_piece[mine] @ means) @ matrix / weights[mine, None]
-    return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"])
+        shares = (of_piece[mine] @ means).tocsr()
+        rows[mine] = shares @ matrix / weights[mine, None]
+        mixed[mine] = np.diff(shares.indptr) > 1
+    return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"], mixed)
 
 
 def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:

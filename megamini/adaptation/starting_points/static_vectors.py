@@ -38,20 +38,27 @@ def static_vectors(text: Iterable[np.ndarray], ordinary: np.ndarray, seed: int) 
     return vectors
 
 
+def first_tokens(text: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    """The documents of token ids, flat, until they have `MOST_TOKENS`."""
+    total = 0
+    for document in text:
+        flat = np.asarray(document, dtype=np.int64).ravel()
+        yield flat
+        total += len(flat)
+        if total >= MOST_TOKENS:
+            return
+
+
 def _chunks(text: Iterable[np.ndarray], ordinary: np.ndarray) -> Iterable[np.ndarray]:
     """Long runs of ids, -1 for special pieces and `WINDOW` times -1 between documents; at most `MOST_TOKENS` in all."""
     gap = np.full(WINDOW, -1, np.int64)
-    held, size, total = [], 0, 0
-    for document in text:
-        document = np.asarray(document, dtype=np.int64).ravel()
+    held, size = [], 0
+    for document in first_tokens(text):
         held += [np.where(ordinary[document], document, -1), gap]
         size += len(document)
-        total += len(document)
-        if size >= _CHUNK_TOKENS or total >= MOST_TOKENS:
+        if size >= _CHUNK_TOKENS:
             yield np.concatenate(held)
             held, size = [], 0
-        if total >= MOST_TOKENS:
-            return
     if held:
         yield np.concatenate(held)
 

@@ -54,9 +54,13 @@ def _packages() -> list[Finding]:
             continue
         if not needed.specifier.contains(installed.partition("+")[0], prereleases=True):
             wrong.append(f"{needed.name} is {installed} (tested: {_versions(needed)})")
-    remedy = "pip install -r requirements.txt" if REQUIREMENTS.is_file() else "pip install what is named"
-    says = f"{'; '.join(wrong)}; {remedy}" if wrong else "the versions that were tested together"
-    return [Finding("packages", not wrong, says)]
+    remedy, well = "pip install -r requirements.txt", "the versions that were tested together"
+    if not REQUIREMENTS.is_file():
+        remedy, well = (
+            "pip install what is named",
+            "versions that are allowed; not all were tested together",
+        )
+    return [Finding("packages", not wrong, f"{'; '.join(wrong)}; {remedy}" if wrong else well)]
 
 
 def _requirements() -> list[str]:

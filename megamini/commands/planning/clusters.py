@@ -72,6 +72,8 @@ class Cluster:
 def find_gpu(name: str) -> Gpu:
     """Raises UserError naming the nearest known one."""
     if name not in GPUS:
-        known = f"; there are {', '.join(GPUS)}"
-        raise UserError(f"--gpu {name}: not known{did_you_mean(name, GPUS) or known}")
+        raise UserError(
+            f"--gpu {name}: not known{did_you_mean(name, GPUS)}; there are {', '.join(GPUS)}; for another, "
+            "leave --gpu out and give --gpu-memory, --peak-tflops and --link"
+        )
     return GPUS[name]

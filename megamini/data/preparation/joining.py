@@ -122,9 +122,9 @@ def _split_facts(split: str, shards: list[dict[str, Any]], tally: Tally) -> dict
 def _refuse_too_small(splits: dict[str, Any], job: Job, facts: list[dict[str, Any]]) -> None:
     train, validation = splits["train"], splits["validation"]
     documents, lines = train["documents"] + validation["documents"], sum(fact["lines"] for fact in facts)
-    if not (train["blocks"] and validation["blocks"]) and (
-        dropped := train["dropped_blocks"] or validation["dropped_blocks"]
-    ):
+    count = "one document" if documents == 1 else f"{documents:,} documents"
+    dropped = train["dropped_blocks"] + validation["dropped_blocks"]
+    if not (train["blocks"] and validation["blocks"]) and dropped > train["blocks"] + validation["blocks"]:
         raise UserError(
             f"the tokenizer knows next to nothing of the text: {dropped} of its blocks hold hardly a token that can be "
             "predicted, and too little is left; train a tokenizer on it (without --tokenizer)"
@@ -132,20 +132,21 @@ def _refuse_too_small(splits: dict[str, Any], job: Job, facts: list[dict[str, An
     few = not train["blocks"] or not validation["documents"]
     if few and job.layout.documents == "blank-line" and lines >= _LINES_OF_A_LAYOUT * max(1, documents):
         raise UserError(
-            f"the text is {'one document' if documents == 1 else f'{documents} documents'} of {lines:,} lines, too few "
-            "for two splits: blank lines separate documents; did you mean --documents line? Give "
-            "that, and --overwrite"
+            f"the text is {count} of {lines:,} lines, too few for two splits: blank lines separate documents; did you "
+            "mean --documents line? Give that, and --overwrite"
         )
+    if not train["documents"] and documents:
+        alike = "" if documents == 1 else ", as those of one id or of one text do"
+        raise UserError(f"the text is {count}, and nothing but validation{alike}; bring more documents")
     if not train["blocks"]:
         raise UserError(
-            f"the text is too small: {documents} documents of "
-            f"{train['tokens'] + validation['tokens']} tokens leave no training block of {job.frame.block_length}; "
-            "bring more text, or a smaller --block-length"
+            f"the text is too small: {count} of {train['tokens'] + validation['tokens']} tokens leave no training "
+            f"block of {job.frame.block_length}; bring more text, or a smaller --block-length"
         )
     if not validation["documents"]:
         raise UserError(
-            f"none of the {train['documents']} documents fell to validation, whose share is {job.validation_share}; "
-            "raise --validation-share, or bring more documents"
+            f"none of the {documents:,} document{'s' * (documents != 1)} fell to validation, whose share is "
+            f"{job.validation_share}; raise --validation-share, or bring more documents"
         )
 
 

@@ -29,6 +29,7 @@ from megamini.data.corpus.hub import spool_units, stream_records
 from megamini.data.preparation import units
 from megamini.data.preparation.joining import join_units
 from megamini.data.tokenizer import (
+    LEAST_VOCABULARY,
     encoder,
     is_word_by_word,
     load_tokenizer,
@@ -66,7 +67,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_code(self.language, "--language")
-        for name, least in {"vocab_size": 400, "block_length": 8, "tokenizer_sample": 1}.items():
+        for name, least in {"vocab_size": LEAST_VOCABULARY, "block_length": 8, "tokenizer_sample": 1}.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         for name in ("validation_share", "character_coverage"):

@@ -32,7 +32,7 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
     parts = [*(part for task in tasks for part in task.parts), *others]
     planned = [one for part in parts for one in part.planned]
     with run_lock(directory, "evaluation.runs", _PATIENCE):
-        measured = Measured(directory, planned)
+        measured = Measured(directory, planned, recipe.evaluation.keep_scores)
         write_atomically(directory / "recipe.yaml", dump_recipe(recipe))
         missing = measured.missing(planned)
         if missing:
@@ -42,8 +42,8 @@ def evaluate(recipe: EvaluateRecipe) -> list[Result]:
             print(f"{directory}: {known} of {len(planned)} measurements are there, kept", flush=True)
         for part in parts:
             if wanted := measured.missing(part.planned):
-                for one, result in part.measure(wanted, device):
-                    measured.add(one, result)
+                for one, result, scores in part.measure(wanted, device):
+                    measured.add(one, result, scores)
                     print(_line(result), flush=True)
         measured.write()
         results = measured.results()

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
+from megamini.downstream.evaluation.entries import MADE_FROM, content_of, key_of, resolved
+from megamini.downstream.evaluation.scores import Scores
+from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.results import FILE, Learned, Result, write_entries
 from megamini.errors import UserError
-
-_MADE_FROM = "made_from"
 
 
 @dataclass(frozen=True)
@@ -39,51 +40,66 @@ class Planned:
         )
 
 
+# What was planned, what came out, and what each example counts in its headline metric.
+Outcome = tuple[Planned, Result, Parts]
+
+
 class Part(Protocol):
     """Measurements that are made together, such as all of one model."""
 
     planned: list[Planned]
 
-    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         """Those of `planned` that are wanted, one by one."""
 
 
 class Measured:
     """The results of a run directory."""
 
-    def __init__(self, directory: Path, planned: Sequence[Planned]) -> None:
-        """Raises UserError where the directory holds results of other weights or data that would stand beside these."""
+    def __init__(self, directory: Path, planned: Sequence[Planned], keep_scores: bool = False) -> None:
+        """keep_scores: what each example counts is kept too, and a measurement without it is missing.
+
+        Raises UserError where the directory holds results of other weights or data that would stand beside these.
+        """
         self._directory, self._planned = directory, planned
         entries = _read(directory)
-        known = {_content(entry): entry for entry in entries if _MADE_FROM in entry}
+        known = {content_of(entry): entry for entry in entries if MADE_FROM in entry}
         self._found: dict[tuple, dict[str, Any]] = {}
         for one in planned:
-            if (entry := known.get(_content(_entry(one)))) is not None:
-                self._found[_key(_entry(one))] = {**entry, "model": one.model}
-        keys, contents = ({kind(_entry(one)) for one in planned} for kind in (_key, _content))
-        self._others = [one for one in entries if _key(one) not in keys and _content(one) not in contents]
+            if (entry := known.get(content_of(_entry(one)))) is not None:
+                self._found[key_of(_entry(one))] = {**entry, "model": one.model}
+        keys, contents = ({kind(_entry(one)) for one in planned} for kind in (key_of, content_of))
+        self._others = [one for one in entries if key_of(one) not in keys and content_of(one) not in contents]
         self._refuse_others_of_other_make()
+        self._scores = Scores(directory, self._entries()) if keep_scores else None
 
     def missing(self, planned: Sequence[Planned]) -> list[Planned]:
         """Of `planned`, what has not been measured yet."""
-        return [one for one in planned if _key(_entry(one)) not in self._found]
+        return [one for one in planned if not self._has(_entry(one))]
 
-    def add(self, planned: Planned, result: Result) -> None:
+    def add(self, planned: Planned, result: Result, parts: Parts) -> None:
         """Write a result down, at once."""
-        entry = {**result.entry(), _MADE_FROM: planned.made_from}
-        self._found[_key(entry)] = entry
-        self.write()
+        entry = {**result.entry(), MADE_FROM: planned.made_from}
+        self._found[key_of(entry)] = entry
+        write_entries(self._directory, self._entries())
+        if self._scores is not None:  # last, so that they are of the very result that the other file holds
+            self._scores.add(entry, parts)
 
     def write(self) -> None:
-        """`results.json`: in the order of the plan; then what earlier evaluations have left."""
+        """Both files in the order of the plan; then what earlier evaluations have left."""
         write_entries(self._directory, self._entries())
+        if self._scores is not None:
+            self._scores.write(self._entries())
 
     def results(self) -> list[Result]:
         """All that the file holds."""
         return [Result.from_entry(entry) for entry in self._entries()]
 
+    def _has(self, entry: dict[str, Any]) -> bool:
+        return key_of(entry) in self._found and (self._scores is None or entry in self._scores)
+
     def _entries(self) -> list[dict[str, Any]]:
-        keys = [_key(_entry(one)) for one in self._planned]
+        keys = [key_of(_entry(one)) for one in self._planned]
         return [*(self._found[key] for key in keys if key in self._found), *self._others]
 
     def _refuse_others_of_other_make(self) -> None:
@@ -104,8 +120,8 @@ def _difference(entry: dict[str, Any], planned: Sequence[Planned]) -> str | None
     """What makes an earlier entry another thing than all that is planned of its task."""
     if (entry["split"], entry["metric"]) not in {(one.split, one.metric) for one in planned}:
         return f"another split ({entry['split']}) or by another metric ({entry['metric']})"
-    same_folder = _resolved(entry["model"]) in {_resolved(one.model) for one in planned}
-    before = entry.get(_MADE_FROM)
+    same_folder = resolved(entry["model"]) in {resolved(one.model) for one in planned}
+    before = entry.get(MADE_FROM)
     if before is None:  # of an earlier version
         return None if same_folder else f"another model ({entry['model']})"
     if before["model"] not in {one.made_from["model"] for one in planned}:
@@ -120,7 +136,7 @@ def _read(directory: Path) -> list[dict[str, Any]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         for entry in entries:
             Result.from_entry(entry)
-            _content(entry)
+            content_of(entry)
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -129,21 +145,4 @@ def _read(directory: Path) -> list[dict[str, Any]]:
 
 
 def _entry(planned: Planned) -> dict[str, Any]:
-    return {**planned.result({}, 0).entry(), _MADE_FROM: planned.made_from}
-
-
-def _key(entry: dict[str, Any]) -> tuple:
-    return (*_what(entry), _resolved(entry["model"]))
-
-
-def _content(entry: dict[str, Any]) -> tuple:
-    return (*_what(entry), *sorted(entry.get(_MADE_FROM, {}).items()))
-
-
-def _what(entry: dict[str, Any]) -> tuple:
-    return tuple(entry[name] for name in ("task", "language", "metric", "pack", "seed", "split"))
-
-
-def _resolved(model: str) -> str:
-    """One spelling of a folder."""
-    return str(Path(model).resolve())
+    return {**planned.result({}, 0).entry(), MADE_FROM: planned.made_from}

@@ -1,4 +1,4 @@
-"""What needs no language model at all, as lines to hold a transfer against.
+"""Baselines without a language model, against which a transfer is held (`reference_lines` in recipes).
 
 `surface` is trained in the source language and applied as it is, so it knows the words that both languages write
 alike; a transfer should beat it. `word-by-word` is the same on words that a bilingual list has translated; what starts
@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from megamini.adaptation.starting_points.lexicon import Lexicon
+from megamini.downstream.kinds.classification import measure_classes
 from megamini.downstream.kinds.tagging import measure_tags
-from megamini.downstream.metrics.classes import accuracy, macro_f1
+from megamini.downstream.metrics.measurement import Measurement, Parts
 from megamini.downstream.results import Result
 from megamini.downstream.task_data.examples import Example, TaggedExample, TextExample
 from megamini.downstream.tasks.declaration import Kind
@@ -34,7 +35,7 @@ class _Line(Protocol):
 
     def __init__(self, training: Sequence[Any]) -> None: ...
 
-    def measure(self, gold: Sequence[Any], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[Any], lexicon: Lexicon | None = None) -> Measurement:
         """Metrics on the examples, with a lexicon on their words as that translates them."""
 
 
@@ -48,13 +49,11 @@ class _ClassLine:
         model = make_pipeline(features, LogisticRegression(C=_REGULARISATION, max_iter=2000))
         self._model = model.fit([_text(example) for example in training], [example.label for example in training])
 
-    def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[TextExample], lexicon: Lexicon | None = None) -> Measurement:
         texts = [_text(example) for example in gold]
         if lexicon:
             texts = list(map(_word_list(lexicon).text, texts))
-        predicted = list(self._model.predict(texts))
-        labels = [example.label for example in gold]
-        return {"accuracy": accuracy(labels, predicted), "macro_f1": macro_f1(labels, predicted)}
+        return measure_classes([example.label for example in gold], list(self._model.predict(texts)))
 
 
 class _TagLine:
@@ -73,7 +72,7 @@ class _TagLine:
         self._unknown = every.most_common(1)[0][0]
         self._known = {word: tags.most_common(1)[0][0] for word, tags in of_word.items()}
 
-    def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> dict[str, float]:
+    def measure(self, gold: Sequence[TaggedExample], lexicon: Lexicon | None = None) -> Measurement:
         translation = _word_list(lexicon).word if lexicon else str
 
         def tag(word: str) -> str:
@@ -95,9 +94,9 @@ def reference_lines(
     examples: dict[str, Sequence[Example]],
     source: str,
     word_lists: dict[str, Lexicon],
-) -> Iterator[Result]:
-    """A result for each language but the source; `in-language` where there are training data in it, `word-by-word`
-    where there is a word list.
+) -> Iterator[tuple[Result, Parts]]:
+    """A result, and what each example counts in it, for each language but the source; `in-language` where there are
+    training data in it, `word-by-word` where there is a word list.
 
     kind: classification or tagging. training, examples, word_lists: language -> what is trained on, what is measured,
     and its words in the source's.
@@ -112,7 +111,8 @@ def reference_lines(
         if language in training:
             values[IN_LANGUAGE] = LINES[kind](training[language]).measure(gold)
         for line, measured in values.items():
-            yield Result(task, language, metric, measured, len(gold), surface.name, line, None, split)
+            result = Result(task, language, metric, measured.values, len(gold), surface.name, line, None, split)
+            yield result, measured.parts[metric]
 
 
 def word_by_word(text: str, lexicon: Lexicon) -> str:

@@ -10,7 +10,9 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import Collator
+from megamini.downstream.metrics.measurement import Measurement, ratio
 from megamini.downstream.task_data.language_files import path_in
 from megamini.downstream.task_data.rows import bad_row, read_json_lines
 from megamini.errors import UserError
@@ -36,7 +38,7 @@ def page_vectors(
     batch_size: int,
 ) -> torch.Tensor:  # fmt: skip
     """Unit vectors [n, d]: the mean over a text's tokens, special ones left out, of the states behind `layer`."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
+    encoded = encode(tokenizer, list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
     inputs = [
         {key: encoded[key][row] for key in ("input_ids", "attention_mask", "special_tokens_mask")}
         for row in range(len(texts))
@@ -53,13 +55,17 @@ def page_vectors(
     return torch.cat(vectors)
 
 
-def retrieval_accuracy(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+def retrieval_accuracy(source: torch.Tensor, target: torch.Tensor) -> Measurement:
     """Accuracy at 1 of finding row i of the other side for row i, both ways, and their mean.
 
     source, target: unit vectors [n, d] of the same pages.
     """
     similarity = source @ target.T
     own = torch.arange(len(source))
-    to_target = (similarity.argmax(1) == own).float().mean().item()
-    to_source = (similarity.argmax(0) == own).float().mean().item()
-    return {"accuracy": (to_target + to_source) / 2, "to_target": to_target, "to_source": to_source}
+    to_target, to_source = ((similarity.argmax(side) == own).int().tolist() for side in (1, 0))
+    parts = {
+        "accuracy": [(one + other, 2) for one, other in zip(to_target, to_source, strict=True)],
+        "to_target": [(one, 1) for one in to_target],
+        "to_source": [(one, 1) for one in to_source],
+    }
+    return Measurement({name: ratio(own) for name, own in parts.items()}, parts)

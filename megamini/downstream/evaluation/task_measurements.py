@@ -10,12 +10,11 @@ import torch
 
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.tokenizer import fingerprint, load_tokenizer
-from megamini.downstream.evaluation.measured import Part, Planned
+from megamini.downstream.evaluation.measured import Outcome, Part, Planned
 from megamini.downstream.evaluation.reference_lines import IN_LANGUAGE, LINES, SURFACE, WORD_BY_WORD, reference_lines
 from megamini.downstream.evaluation.zero_shot import Lineages, Packs
 from megamini.downstream.kinds.by_name import KINDS, kind_of
 from megamini.downstream.recipe import EvaluateRecipe, EvaluateTask
-from megamini.downstream.results import Result
 from megamini.downstream.task_data.examples import Example
 from megamini.downstream.task_data.language_files import path_in
 from megamini.downstream.task_model import load_task_model, read_task
@@ -85,15 +84,15 @@ class _Model:
             for language, name in task.languages_and_packs
         ]  # fmt: skip
 
-    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         one, task = load_task_model(self._folder, device), self._task
         for planned in wanted:
             examples = task.examples[planned.language]
             with task.packs.swapped_in(one.model, one.tokenizer, planned.pack) as tokenizer:
-                values = kind_of(task.task).measure(
+                measured = kind_of(task.task).measure(
                     one.model, tokenizer, examples, one.limits, planned.language, task.batch
                 )
-            yield planned, planned.result(values, len(examples))
+            yield planned, planned.result(measured.values, len(examples)), measured.parts[planned.metric]
 
     def _check(self, kind: str, known: set[str]) -> None:
         key, folder = self._task.key, self._folder
@@ -133,16 +132,16 @@ class _Reference:
             model, split = LINES[task.task.kind].name, task.section.split
             yield Planned(task.key, language, task.task.metric, model, line, None, split, None, made_from)
 
-    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         task, languages = self._task, {one.language for one in wanted}
         by_language = {(one.language, one.pack): one for one in wanted}
         examples = {language: task.examples[language] for language in task.examples if language in languages}
-        for result in reference_lines(
+        for result, parts in reference_lines(
             task.key, task.task.kind, task.task.metric, task.section.split, self._training, examples, task.source,
             self._word_lists,
         ):  # fmt: skip
             if (planned := by_language.get((result.language, result.pack))) is not None:
-                yield planned, result
+                yield planned, result, parts
 
 
 def _fingerprint(content: object) -> str:

@@ -11,12 +11,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
-from megamini.downstream.evaluation.measured import Part, Planned
+from megamini.downstream.evaluation.measured import Outcome, Part, Planned
 from megamini.downstream.evaluation.retrieval import page_vectors, read_pages, retrieval_accuracy
 from megamini.downstream.evaluation.zero_shot import LanguageAndPack, Lineages, Packs
 from megamini.downstream.kinds.limits import longest_input
+from megamini.downstream.metrics.measurement import ratio
 from megamini.downstream.recipe import EvaluateRecipe
-from megamini.downstream.results import Result
 from megamini.errors import UserError
 from megamini.files import fingerprint_of
 from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
@@ -81,14 +81,14 @@ class _Bits:
     def describe(self) -> str:
         return f"  bits_per_byte of {self._primary.name}: {', '.join(one.pack or one.language for one in self.planned)}"
 
-    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         primary, section = self._primary, self._section
         model = primary.model.to(device)
         for one in wanted:
             with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
                 data = section.data[one.language]
-                value, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
-            yield one, one.result({"bits_per_byte": value}, pieces)
+                parts, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
+            yield one, one.result({"bits_per_byte": ratio(parts)}, pieces), parts
 
 
 class _Retrieval:
@@ -117,7 +117,7 @@ class _Retrieval:
     def describe(self) -> str:
         return f"  retrieval of {self._primary.name}: {', '.join(one.pack for one in self.planned)}"
 
-    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[tuple[Planned, Result]]:
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         primary = self._primary
         model, longest = primary.model.to(device), longest_input(primary.config)
 
@@ -128,5 +128,5 @@ class _Retrieval:
         reference = vectors(self._source, primary.tokenizer)
         for one in wanted:
             with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
-                values = retrieval_accuracy(reference, vectors(one.language, own))
-            yield one, one.result(values, len(self._texts[one.language]))
+                found = retrieval_accuracy(reference, vectors(one.language, own))
+            yield one, one.result(found.values, len(self._texts[one.language])), found.parts[one.metric]

@@ -32,7 +32,7 @@ from megamini.downstream.results import Result, means, table_of, write_results
 from megamini.downstream.task_model import describe_task, load_task_model
 from megamini.errors import UserError, writing
 from megamini.files import write_atomically
-from megamini.machine import best_device
+from megamini.machine import best_device, check_precision
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.safety.run_lock import run_lock
 
@@ -47,10 +47,6 @@ class Ranks:
     rank: int
     world_size: int
     deepspeed: dict[str, Any] | None
-
-    @property
-    def on_cpu(self) -> bool:
-        return not torch.cuda.is_available()
 
     def wait_for_all(self) -> None:
         """All ranks."""
@@ -70,6 +66,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
+    check_precision(recipe.training.precision)
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -90,6 +87,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
+    check_precision(recipe.training.precision)
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
@@ -150,7 +148,8 @@ def _train_one(
     aside = folder.with_name(f".{folder.name}.writing")
     title = f"{job.key} seed {seed}"
     start = time.monotonic()
-    arguments = training_arguments(recipe, seed, aside / "checkpoints", ranks.world_size, ranks.deepspeed, ranks.on_cpu)
+    checkpoints, device = aside / "checkpoints", best_device().type
+    arguments = training_arguments(recipe, seed, checkpoints, ranks.world_size, ranks.deepspeed, device)
     set_seed(seed)
     model = _task_model(recipe, primary, job)
     freeze_token_embeddings(model)
@@ -196,9 +195,10 @@ def _finish(primary: Primary, job: Job, seed: int, aside: Path, folder: Path, up
             f"{aside}: the token embeddings changed in training, which must not happen: packs would not fit"
         )
     examples = job.validation
-    values = kind_of(job.task).measure(
+    measured = kind_of(job.task).measure(
         loaded.model, loaded.tokenizer, examples, job.limits, job.section.language, batch_size=32
     )
+    values = measured.values
     result = Result(
         job.key, job.section.language, job.task.metric, values, len(examples), str(folder), None, seed,
         job.validation_split,

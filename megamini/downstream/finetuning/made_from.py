@@ -1,4 +1,4 @@
-"""Whose models a fine-tuning's run directory holds: those of one recipe, primary model and data."""
+"""Provenance of a fine-tuning's run directory: it belongs to one recipe, primary model and data."""
 
 import hashlib
 import json

@@ -24,9 +24,10 @@ check_internals(__name__)
 
 
 def training_arguments(
-    recipe: FinetuneRecipe, seed: int, folder: Path, world_size: int, deepspeed: dict[str, Any] | None, on_cpu: bool
+    recipe: FinetuneRecipe, seed: int, folder: Path, world_size: int, deepspeed: dict[str, Any] | None, device: str
 ) -> TrainingArguments:
-    """The recipe as the library's arguments. With `deepspeed` they must exist before the model does (ZeRO-3)."""
+    """The recipe as the library's arguments, for a `device` of one of PyTorch's types. With `deepspeed` they must exist
+    before the model does (ZeRO-3)."""
     plan = plan_batches(recipe.training.global_batch, recipe.training.micro_batch, world_size)
     optimizer, schedule = recipe.optimizer, recipe.schedule
     arguments = TrainingArguments(
@@ -46,7 +47,7 @@ def training_arguments(
         bf16=recipe.training.precision == "bf16",
         seed=seed,
         data_seed=seed,
-        use_cpu=on_cpu,
+        use_cpu=device == "cpu",
         deepspeed=deepspeed,
         save_strategy="epoch" if recipe.checkpoint.every_epoch else "no",
         save_total_limit=1,
@@ -56,7 +57,7 @@ def training_arguments(
         log_level_replica="error",
         disable_tqdm=True,  # `Progress` shows it
         remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
+        dataloader_pin_memory=device == "cuda",
         report_to="none",
     )
     if arguments.n_gpu > 1:  # one process uses one GPU; the library would spread, and multiply, the batch over all

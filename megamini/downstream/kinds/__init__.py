@@ -1,1 +1,1 @@
-"""The three kinds of task: how examples become inputs, and outputs a score."""
+"""The three kinds of task (classes, tags, questions): how examples become inputs, and outputs a score."""

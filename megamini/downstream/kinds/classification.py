@@ -5,9 +5,11 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import outputs_of
 from megamini.downstream.kinds.limits import Limits
-from megamini.downstream.metrics.classes import accuracy, macro_f1
+from megamini.downstream.metrics.classes import macro_f1
+from megamini.downstream.metrics.measurement import Measurement, ratio
 from megamini.downstream.task_data.examples import TextExample
 
 
@@ -37,12 +39,17 @@ class Classification:
         limits: Limits,
         language: str,
         batch_size: int,
-    ) -> dict[str, float]:
+    ) -> Measurement:
         inputs = encode_texts(examples, tokenizer, limits.max_length)
         logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
         predicted = [model.config.id2label[int(scores.argmax())] for (scores,) in logits]
-        gold = [example.label for example in examples]
-        return {"accuracy": accuracy(gold, predicted), "macro_f1": macro_f1(gold, predicted)}
+        return measure_classes([example.label for example in examples], predicted)
+
+
+def measure_classes(gold: Sequence[str], predicted: Sequence[str]) -> Measurement:
+    """Accuracy and macro-F1."""
+    right = [(int(one == other), 1) for one, other in zip(gold, predicted, strict=True)]
+    return Measurement({"accuracy": ratio(right), "macro_f1": macro_f1(gold, predicted)}, {"accuracy": right})
 
 
 def encode_texts(
@@ -50,7 +57,7 @@ def encode_texts(
 ) -> list[dict[str, list[int]]]:
     """Token ids of each text or pair with its special tokens."""
     columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    encoded = encode(tokenizer, *columns, truncation=True, max_length=max_length)
     return [
         {key: encoded[key][row] for key in tokenizer.model_input_names if key in encoded}
         for row in range(len(examples))

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.downstream.kinds.limits import Limits
+from megamini.downstream.metrics.measurement import Measurement
 from megamini.downstream.task_data.examples import Example
 
 
@@ -35,5 +36,5 @@ class Kind(Protocol):
         limits: Limits,
         language: str,
         batch_size: int,
-    ) -> dict[str, float]:
-        """Metric -> value of the model on the examples, as fractions. `language` decides how answers are compared."""
+    ) -> Measurement:
+        """The model on the examples. `language` decides how answers are compared."""

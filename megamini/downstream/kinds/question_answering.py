@@ -11,6 +11,7 @@ from megamini.downstream.kinds.forward import outputs_of
 from megamini.downstream.kinds.limits import Limits
 from megamini.downstream.kinds.windows import Window, cut_windows
 from megamini.downstream.metrics.answers import Normalization, answer_f1, best_over_gold, exact_match, normalize
+from megamini.downstream.metrics.measurement import Measurement, ratio
 from megamini.downstream.task_data.examples import Answer, QuestionExample
 
 _BEST = 20  # starts and ends of a window that are combined
@@ -52,7 +53,7 @@ class QuestionAnswering:
         limits: Limits,
         language: str,
         batch_size: int,
-    ) -> dict[str, float]:
+    ) -> Measurement:
         windows = cut_windows(examples, tokenizer, limits)
         scores = outputs_of(model, [window.inputs for window in windows], tokenizer.pad_token_id, batch_size, language)
         predicted = best_answers(examples, windows, scores, limits)
@@ -61,14 +62,15 @@ class QuestionAnswering:
 
 def measure_answers(
     examples: Sequence[QuestionExample], predicted: Sequence[str], language: str, form: Normalization = normalize
-) -> dict[str, float]:
+) -> Measurement:
     """Means of F1 and exact match, each the best over a question's gold answers."""
     gold = [[answer.text for answer in example.answers] for example in examples]
     pairs = list(zip(predicted, gold, strict=True))
-    return {
-        name: sum(best_over_gold(score, one, several, language, form) for one, several in pairs) / len(pairs)
+    parts = {
+        name: [(best_over_gold(score, one, several, language, form), 1) for one, several in pairs]
         for name, score in (("f1", answer_f1), ("exact_match", exact_match))
     }
+    return Measurement({name: ratio(own) for name, own in parts.items()}, parts)
 
 
 def best_answers(

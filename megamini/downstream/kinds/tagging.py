@@ -8,10 +8,11 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.forward import IGNORED, outputs_of
 from megamini.downstream.kinds.limits import Limits
-from megamini.downstream.metrics.classes import accuracy
-from megamini.downstream.metrics.tag_schemes import entity_f1, scheme_of
+from megamini.downstream.metrics.measurement import Measurement, ratio
+from megamini.downstream.metrics.tag_schemes import entity_counts, entity_f1, scheme_of
 from megamini.downstream.task_data.examples import TaggedExample
 from megamini.errors import UserError
 
@@ -60,7 +61,7 @@ class Tagging:
         limits: Limits,
         language: str,
         batch_size: int,
-    ) -> dict[str, float]:
+    ) -> Measurement:
         inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
         logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
         predicted = [[_OUTSIDE] * len(example.words) for example in examples]
@@ -72,20 +73,23 @@ class Tagging:
 
 def measure_tags(
     gold: Sequence[Sequence[str | None]], predicted: Sequence[Sequence[str]], labels: Iterable[str] = ()
-) -> dict[str, float]:
-    """Accuracy over all words with a tag and, where the tags are those of entities, precision, recall and F1 of them.
+) -> Measurement:
+    """Accuracy over all words with a tag and, where the tags are those of entities, precision, recall and F1 of them;
+    what counts in accuracy and F1, by sentence.
 
     labels: what could have been predicted, beside what was; it tells the tags' scheme.
     """
     pairs = [
         [pair for pair in zip(*both, strict=True) if pair[0] is not None] for both in zip(gold, predicted, strict=True)
     ]
-    gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs if sentence] for side in (0, 1))
-    flat = [[tag for tags in side for tag in tags] for side in (gold, predicted)]
-    values = {"accuracy": accuracy(*flat)}
-    if scheme := scheme_of({*labels, *flat[0], *flat[1]}, gold):
-        values |= dict(zip(("precision", "recall", "f1"), entity_f1(gold, predicted, scheme), strict=True))
-    return values
+    gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
+    right = [(sum(one == other for one, other in sentence), len(sentence)) for sentence in pairs]
+    values, parts = {"accuracy": ratio(right)}, {"accuracy": right}
+    if scheme := scheme_of({*labels, *(tag for sentence in pairs for pair in sentence for tag in pair)}, gold):
+        counts = entity_counts(gold, predicted, scheme)
+        values |= dict(zip(("precision", "recall", "f1"), entity_f1(counts), strict=True))
+        parts["f1"] = [(2 * both, ours + theirs) for both, ours, theirs in counts]
+    return Measurement(values, parts)
 
 
 def encode_words(
@@ -93,7 +97,8 @@ def encode_words(
 ) -> tuple[list[dict[str, list[int]]], list[_Words]]:
     """Token ids of the sentences, and per input its sentence and where its words begin; each word begins once."""
     tokenizer = _that_begins_words(tokenizer)
-    encoded = tokenizer(
+    encoded = encode(
+        tokenizer,
         [list(example.words) for example in examples],
         is_split_into_words=True,
         truncation=True,

@@ -8,6 +8,7 @@ from functools import lru_cache
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from megamini.data.tokenizer import encode
 from megamini.downstream.kinds.limits import Limits
 from megamini.downstream.task_data.examples import QuestionExample
 
@@ -47,7 +48,8 @@ def cut_windows(
     longest = min(_QUESTION_TOKENS, int(limits.max_length * _QUESTION_SHARE))
     questions = [_shortened(example.question, tokenizer, longest) for example in examples]
     room = limits.max_length - longest - tokenizer.num_special_tokens_to_add(pair=True)
-    encoded = tokenizer(
+    encoded = encode(
+        tokenizer,
         questions,
         [example.context for example in examples],
         truncation="only_second",
@@ -75,7 +77,8 @@ def _context_spans(parts: list[int | None], offsets: list[tuple[int, int]]) -> l
 
 def _shortened(question: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
     """The question up to its first `tokens` tokens."""
-    spans = tokenizer(question.strip(), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    encoded = encode(tokenizer, question.strip(), add_special_tokens=False, return_offsets_mapping=True)
+    spans = encoded["offset_mapping"]
     return question.strip() if len(spans) <= tokens else question.strip()[: spans[tokens - 1][1]]
 
 

@@ -1,12 +1,7 @@
-"""Accuracy and F1 of classes and tags, as fractions."""
+"""Macro-F1 of classes, as a fraction."""
 
 from collections import Counter
 from collections.abc import Sequence
-
-
-def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """Share of predictions that are right."""
-    return sum(one == other for one, other in zip(gold, predicted, strict=True)) / len(gold)
 
 
 def macro_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:

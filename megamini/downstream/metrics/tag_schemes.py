@@ -21,21 +21,30 @@ def scheme_of(tags: Iterable[str], gold: Tags) -> str | None:
     return None
 
 
-def entity_f1(gold: Tags, predicted: Tags, scheme: str) -> tuple[float, float, float]:
-    """(precision, recall, F1) of entities over all sentences, by `seqeval` in its strict mode: an entity is right when
-    span and type are, and is one only if its tags are as the scheme has them. 0 where undefined."""
-    import seqeval.scheme  # slow to import, and only entities need it
-    from seqeval.metrics.v1 import precision_recall_fscore_support
+def entity_counts(gold: Tags, predicted: Tags, scheme: str) -> list[tuple[int, int, int]]:
+    """Per sentence, how many entities are in gold and predicted, in predicted, and in gold.
 
-    values = precision_recall_fscore_support(
-        [list(tags) for tags in gold],
-        [list(tags) for tags in predicted],
-        average="micro",
-        scheme=getattr(seqeval.scheme, scheme),
-        zero_division=0,
+    They are those of `seqeval` in its strict mode: an entity is right when span and type are, and is one only if its
+    tags are as the scheme has them.
+    """
+    import seqeval.scheme  # slow to import, and only entities need it
+
+    kind = getattr(seqeval.scheme, scheme)
+    ours, theirs = (
+        [
+            {one.to_tuple() for one in own}
+            for own in seqeval.scheme.Entities([list(tags) for tags in side], kind).entities
+        ]
+        for side in (predicted, gold)
     )
-    precision, recall, f1, _ = map(float, values)
-    return precision, recall, f1
+    return [(len(one & other), len(one), len(other)) for one, other in zip(ours, theirs, strict=True)]
+
+
+def entity_f1(counts: Sequence[tuple[int, int, int]]) -> tuple[float, float, float]:
+    """(precision, recall, F1) over all sentences, by their `entity_counts`; 0 where undefined."""
+    both, predicted, gold = (sum(column) for column in zip(*counts, strict=True))
+    quotients = (both, predicted), (both, gold), (2 * both, predicted + gold)
+    return tuple(right / total if total else 0.0 for right, total in quotients)
 
 
 def _split(tag: str) -> tuple[str, str]:

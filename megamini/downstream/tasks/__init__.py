@@ -1,1 +1,1 @@
-"""The tasks: a new one is a small declaration in here, and an entry in the registry, which finds them by name."""
+"""Tasks by name: a new one is a declaration in a file of its format, and an entry in registry.py."""

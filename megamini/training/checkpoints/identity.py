@@ -1,4 +1,4 @@
-"""What decides whether a checkpoint is resumed: the run's identity. One with another identity is another run's."""
+"""What decides a resume: the run's identity, settings and data that must be equal to those of the checkpoint."""
 
 import json
 from pathlib import Path

@@ -8,6 +8,7 @@ import yaml
 
 from megamini.costs.flops import measured_matmul_rate
 from megamini.errors import UserError
+from megamini.machine import best_device
 from megamini.recipes.sections import RunRecipe
 
 # How much faster bf16's matrix products must be on a CPU: its casts, norms and the optimizer's copies take some back.
@@ -19,8 +20,8 @@ AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
 def resolve_precision(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe with a precision in place of `auto`, and a line that says which and why; for runs of one process.
 
-    A run that has begun keeps its own. A GPU gets bf16 where it has it; a CPU where a measurement of matrix products
-    shows a gain; else fp32.
+    A run that has begun keeps its own. A GPU gets bf16 where it has it, but for Apple's; a CPU where a measurement of
+    matrix products shows a gain; else fp32.
     """
     if recipe.training.precision != "auto":
         return recipe
@@ -30,6 +31,8 @@ def resolve_precision(recipe: AnyRecipe) -> AnyRecipe:
     elif torch.cuda.is_available():
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
         reason = torch.cuda.get_device_name()
+    elif best_device().type == "mps":
+        precision, reason = "fp32", "an Apple GPU"
     else:
         gain = measured_matmul_rate("cpu", torch.bfloat16) / measured_matmul_rate("cpu", torch.float32)
         precision = "bf16" if gain >= _GAIN else "fp32"

@@ -1,1 +1,1 @@
-"""What moves the parameters: AdamW and Muon, alike in one process and at every ZeRO stage."""
+"""Optimizers: AdamW and Muon, alike in one process and at every ZeRO stage."""

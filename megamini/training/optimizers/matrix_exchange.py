@@ -1,4 +1,4 @@
-"""Matrices that lie in parts on several ranks are orthogonalised whole, each by one rank: one exchange there, one back.
+"""Muon under ZeRO: each matrix goes to one rank, which orthogonalises it, and its shares go back: two all-to-alls.
 
 Each rank sends what it holds of a matrix to the rank that owns it for this purpose, and gets its part of the result. So
 a rank sends and receives no more than its own share of all matrices, or one matrix, twice, which is little beside the

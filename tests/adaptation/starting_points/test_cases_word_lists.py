@@ -36,6 +36,12 @@ def test_odd_lines_are_counted_and_said(odd, tmp_path):
     assert len(said) == 1 and "2 of 8 lines are passed over, the first is line 7" in said[0] and odd.strip() in said[0]
 
 
+@pytest.mark.parametrize("between", ["\t", " \t", "\t\t"])
+def test_a_few_tabs_among_spaces_are_white_space(between, tmp_path):
+    path = written(tmp_path, [*(" ".join(pair) for pair in PAIRS), f"Weg{between}way"])
+    assert read_lexicon(path, match_case=True) == {target: [source] for target, source in [*PAIRS, ("Weg", "way")]}
+
+
 @pytest.mark.parametrize("odd", ["Haus", "Haus\t", "\thouse", "Haus house", "Haus\thouse\tN", "\t"])
 def test_odd_lines_of_a_list_with_tabs(odd, tmp_path, capsys):
     path = written(tmp_path, [*("\t".join(pair) for pair in PAIRS), "guten Tag\tgood day", odd])

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from megamini.adaptation.starting_points import focus
 from megamini.adaptation.starting_points.focus import sparsemax
-from megamini.adaptation.starting_points.initialise import KINDS, Source, Target, initialise
+from megamini.adaptation.starting_points.initialise import KINDS, initialise
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.piece_forms import Form, piece_forms, shared_pieces
+from megamini.adaptation.starting_points.vocabularies import Source, Target
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import encoder, special_roles
 from megamini.errors import UserError

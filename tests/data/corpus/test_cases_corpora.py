@@ -13,6 +13,7 @@ from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks, load_manifest
 from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
 from megamini.data.preparation.prepare import Settings, prepare
+from megamini.data.preparation.units import is_validation
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import UserError
 from megamini.files import fingerprint_of
@@ -273,6 +274,36 @@ def test_one_sentence_a_line_is_known_for_what_it_is(name, end, tmp_path):
         prepare([str(path)], tmp_path / "other", Settings("en", 520, block_length=32, validation_share=0.5, seed=1), 1)
     settings = Settings("en", 520, block_length=LENGTH, documents="line", validation_share=0.2)
     assert prepare([str(path)], tmp_path / "data", settings, 1, overwrite=True)["documents"] == len(lines)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+@pytest.mark.parametrize("kind", ["one line", "lines of carriage returns", "one id", "one text"])
+def test_documents_that_all_fall_to_one_split_are_said_to(kind, validation, tmp_path):
+    """Neither the tokenizer nor the size of the text is to blame."""
+    path = tmp_path / ("x.jsonl" if kind.startswith("one ") and kind != "one line" else "x.txt")
+    texts = [" ".join(TEXTS)] * 3 if kind == "one text" else TEXTS
+    if path.suffix == ".txt":
+        path.write_bytes((" " if kind == "one line" else "\r").join(text.replace("\n", " ") for text in TEXTS).encode())
+    else:
+        identity = {"id": "7"} if kind == "one id" else {}
+        path.write_text("".join(json.dumps({"text": text, **identity}) + "\n" for text in texts), encoding="utf-8")
+    number = {"one id": "300 documents", "one text": "3 documents"}.get(kind, "one document")
+    seeds = (seed for seed in range(20) if is_validation_of(path, seed) == validation)
+    words = f"is {number}, and nothing but validation" if validation else "fell to validation, whose share is 0.2"
+    with pytest.raises(UserError, match=words):
+        prepared(tmp_path, path, vocab_size=520, seed=next(seeds))
+
+
+def is_validation_of(path, seed):
+    """Whether the first document of a file falls to validation."""
+    piece = next(read_chunks(plan_units([path], Layout())[0], Layout()))
+    return is_validation(piece.key, seed, 0.2)
+
+
+def test_a_text_too_small_for_any_vocabulary_is_told_to_grow_alone(tmp_path):
+    """357 pieces are all there are, and fewer than 400 may not be asked for."""
+    with pytest.raises(UserError, match=r"yields no more than \d{3} pieces; bring more text$"):
+        prepared(tmp_path, ["The cat sat on the mat.", "A dog ran."] * 30, vocab_size=600)
 
 
 # --- manifests from elsewhere ---------------------------------------------------------------------------------------

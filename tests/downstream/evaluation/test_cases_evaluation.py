@@ -79,9 +79,9 @@ def added(values: dict) -> list[dict]:
     """The entries that an evaluation measures anew."""
     new, add = [], Measured.add
 
-    def watched(self: Measured, planned, result) -> None:
+    def watched(self: Measured, planned, result, parts) -> None:
         new.append(result.entry())
-        add(self, planned, result)
+        add(self, planned, result, parts)
 
     with mock.patch.object(Measured, "add", watched):
         run(values)
@@ -96,8 +96,8 @@ def test_cases_stopped_behind_every_measurement(place: Path, primary: Path) -> N
     values = recipe(place, primary, "de", "es", name="stopped")
     add, rounds = Measured.add, []
 
-    def stop(self: Measured, planned, result) -> None:
-        add(self, planned, result)
+    def stop(self: Measured, planned, result, parts) -> None:
+        add(self, planned, result, parts)
         rounds.append((planned.task, planned.language, planned.model, planned.pack))
         raise KeyboardInterrupt
 
@@ -145,8 +145,8 @@ def test_cases_killed_at_ten_random_moments(place: Path, primary: Path) -> None:
 def evaluate_slowly(path: str) -> None:
     add = Measured.add
 
-    def slow(self: Measured, planned, result) -> None:
-        add(self, planned, result)
+    def slow(self: Measured, planned, result, parts) -> None:
+        add(self, planned, result, parts)
         time.sleep(0.1)
 
     with mock.patch.object(Measured, "add", slow):

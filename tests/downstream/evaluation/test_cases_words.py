@@ -105,7 +105,7 @@ def test_the_line_of_a_complete_list_is_right_in_scripts_without_spaces():
     found = reference_lines(
         "topics", "classification", "accuracy", "test", training, {"th": examples(thai)}, "en", {"th": words_of}
     )
-    accuracies = {one.pack: one.values["accuracy"] for one in found}
+    accuracies = {one.pack: one.values["accuracy"] for one, _ in found}
     assert accuracies == {"surface": 0.5, "word-by-word": 1}
 
 
@@ -115,4 +115,4 @@ def test_the_line_of_tags_finds_words_in_another_spelling():
     found = reference_lines(
         "pos", "tagging", "accuracy", "test", training, measured, "en", {"xx": {"don't": ["not"], "পানি": ["water"]}}
     )
-    assert {one.pack: one.values["accuracy"] for one in found}["word-by-word"] == 1
+    assert {one.pack: one.values["accuracy"] for one, _ in found}["word-by-word"] == 1

@@ -18,7 +18,10 @@ def test_each_line_knows_what_it_is_given():
     training = {"en": examples(ENGLISH), "de": examples(GERMAN)}
     measured = {"en": examples(ENGLISH), "de": examples(GERMAN), "it": examples({"food": "pane", "travel": "treno"})}
     lists = {"de": WORDS}
-    found = list(reference_lines("topics", "classification", "accuracy", "test", training, measured, "en", lists))
+    found = [
+        one
+        for one, _ in reference_lines("topics", "classification", "accuracy", "test", training, measured, "en", lists)
+    ]
     accuracies = {(one.language, one.pack): one.values["accuracy"] for one in found}
     assert accuracies["de", "word-by-word"] == accuracies["de", "in-language"] == 1
     assert accuracies["de", "surface"] == accuracies["it", "surface"] == 0.5, "no word in common: always one class"
@@ -41,7 +44,7 @@ def test_a_word_has_its_commonest_tag():
         "de": [tagged("Das/DET Wasser/NOUN fliesst/VERB weit/ADV in/ADP Runs/VERB ./PUNCT")],
     }
     lists = {"de": {"Das": ["the"], "fliesst": ["running water", "runs"]}}
-    found = list(reference_lines("pos", "tagging", "accuracy", "test", training, measured, "en", lists))
+    found = [one for one, _ in reference_lines("pos", "tagging", "accuracy", "test", training, measured, "en", lists)]
     # Unknown words are nouns in English, and of three that come once each, determiners in German.
     accuracies = {one.pack: one.values["accuracy"] for one in found}
     assert accuracies == pytest.approx({"surface": 4 / 7, "word-by-word": 6 / 7, "in-language": 3 / 7})

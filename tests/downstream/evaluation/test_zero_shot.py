@@ -17,6 +17,7 @@ from megamini.downstream.evaluation import bits_per_byte as module
 from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.retrieval import page_vectors, retrieval_accuracy
 from megamini.downstream.evaluation.zero_shot import Packs
+from megamini.downstream.metrics.measurement import ratio
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.downstream.results import Learned
 from megamini.errors import UserError
@@ -113,7 +114,7 @@ def test_bits_per_byte_is_that_of_naive_logits(primary, tmp_path):
     section = BitsPerByteSection(data={}, blocks=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "validation_batches", spy)
-        value, pieces = bits_per_byte_of(model, tokenizer, str(tmp_path / "data"), section, 3)
+        parts, pieces = bits_per_byte_of(model, tokenizer, str(tmp_path / "data"), section, 3)
     nats = sizes = count = 0.0
     for batch in validation_batches(Blocks(tmp_path / "data", "validation"), rules[0], 7, 7, 0, 1):
         logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)[batch.positions]
@@ -122,7 +123,8 @@ def test_bits_per_byte_is_that_of_naive_logits(primary, tmp_path):
         sizes += (torch.from_numpy(piece_bytes(tokenizer))[batch.labels] * batch.weights).sum().item()
         count += batch.weights.sum().item()
     assert pieces == count > 0
-    assert value == pytest.approx(nats / 0.6931471805599453 / sizes, rel=1e-5)
+    assert len(parts) == 7
+    assert ratio(parts) == pytest.approx(nats / 0.6931471805599453 / sizes, rel=1e-5)
 
 
 def test_bits_per_byte_needs_the_packs_tokenizer(primary, pack, tmp_path):
@@ -134,13 +136,15 @@ def test_bits_per_byte_needs_the_packs_tokenizer(primary, pack, tmp_path):
 
 def test_retrieval_by_hand():
     source = torch.eye(3)
-    assert retrieval_accuracy(source, source) == {"accuracy": 1, "to_target": 1, "to_source": 1}
+    assert retrieval_accuracy(source, source).values == {"accuracy": 1, "to_target": 1, "to_source": 1}
     # Page 1 of the target looks like page 0: from the source only page 0 and 2 are found, backwards as well.
     target = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0.4], [0, 0, 1.0]])
-    values = retrieval_accuracy(source, functional.normalize(target, dim=1))
+    found = retrieval_accuracy(source, functional.normalize(target, dim=1))
+    values = found.values
     assert values["to_target"] == 1
     assert values["to_source"] == pytest.approx(2 / 3)
     assert values["accuracy"] == pytest.approx(5 / 6)
+    assert found.parts["accuracy"] == [(2, 2), (1, 2), (2, 2)]
 
 
 def test_page_vectors_are_means_over_the_pages_own_tokens(primary):

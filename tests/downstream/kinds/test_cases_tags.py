@@ -46,7 +46,7 @@ SCHEMES = {
 def test_entities_are_those_of_their_scheme(case):
     gold, predicted, scheme, precision, recall, f1 = SCHEMES[case]
     gold, predicted = [gold.split()], [predicted.split()]
-    values = measure_tags(gold, predicted)
+    values = measure_tags(gold, predicted).values
     assert (values["precision"], values["recall"], values["f1"]) == pytest.approx((precision, recall, f1))
     report = classification_report(gold, predicted, mode="strict", scheme=scheme, output_dict=True, zero_division=0)
     assert values["f1"] == pytest.approx(report["micro avg"]["f1-score"])
@@ -74,11 +74,11 @@ def test_entities_are_those_of_their_scheme(case):
 )
 def test_the_scheme_is_known_or_there_is_no_f1(tags, gold, scheme):
     assert scheme_of(tags.split(), [gold.split()]) == scheme
-    assert ("f1" in measure_tags([gold.split()], [gold.split()], tags.split())) == (scheme is not None)
+    assert ("f1" in measure_tags([gold.split()], [gold.split()], tags.split()).values) == (scheme is not None)
 
 
 def test_entities_have_an_f1_even_where_a_test_has_none():
-    values = measure_tags([("O", "O")], [("O", "O")], TASKS["panx"].labels)
+    values = measure_tags([("O", "O")], [("O", "O")], TASKS["panx"].labels).values
     assert values == {"accuracy": 1, "precision": 0, "recall": 0, "f1": 0}
 
 
@@ -138,15 +138,15 @@ def test_a_word_without_a_tag_is_context_and_not_scored(tmp_path, primary):
     (one,) = Tagging().training_inputs([read], tokenizer, Limits(64), {"PROPN": 5})
     assert [label for label in one["labels"] if label != IGNORED] == [5]
     assert len(one["input_ids"]) == len(tokenizer("zu dem Rhein")["input_ids"]), "the others are still read"
-    assert measure_tags([read.tags], [("X", "X", "PROPN")]) == {"accuracy": 1}
-    assert measure_tags([read.tags], [("PROPN", "PROPN", "X")]) == {"accuracy": 0}
+    assert measure_tags([read.tags], [("X", "X", "PROPN")]).values == {"accuracy": 1}
+    assert measure_tags([read.tags], [("PROPN", "PROPN", "X")]).values == {"accuracy": 0}
     model = AutoModelForTokenClassification.from_pretrained(primary, id2label={0: "PROPN", 1: "X"})
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([1.0, 0.0]))
-    assert Tagging().measure(model, tokenizer, [read], Limits(64), "de", 2) == {"accuracy": 1}
+    assert Tagging().measure(model, tokenizer, [read], Limits(64), "de", 2).values == {"accuracy": 1}
     training = {"en": [TaggedExample(("a", "Rhein"), (None, "PROPN"))]}
-    (line,) = reference_lines("pos", "tagging", "accuracy", "test", training, {"de": [read]}, "en", {})
+    ((line, _),) = reference_lines("pos", "tagging", "accuracy", "test", training, {"de": [read]}, "en", {})
     assert line.values == {"accuracy": 1}
 
 

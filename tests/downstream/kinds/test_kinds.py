@@ -20,6 +20,7 @@ from megamini.downstream.kinds.limits import Limits, fitting_length
 from megamini.downstream.kinds.question_answering import QuestionAnswering, best_answers, measure_answers
 from megamini.downstream.kinds.tagging import Tagging, encode_words, measure_tags
 from megamini.downstream.kinds.windows import Window, cut_windows
+from megamini.downstream.metrics.measurement import Measurement
 from megamini.downstream.task_data.examples import Answer, QuestionExample, TaggedExample, TextExample
 from megamini.errors import UserError
 
@@ -139,7 +140,7 @@ def test_a_window_without_context_gives_no_answer():
     window = Window({"input_ids": [0, 5, 2]}, 0, [None, None, None])
     scores = (np.zeros(3), np.zeros(3))
     assert best_answers([example], [window], [scores], Limits(64)) == [""]
-    assert measure_answers([example], [""], "en") == {"f1": 1, "exact_match": 1}
+    assert measure_answers([example], [""], "en").values == {"f1": 1, "exact_match": 1}
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------
@@ -177,9 +178,10 @@ def test_a_model_that_says_one_tag_scores_its_share(primary, tokenizer):
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([1.0, 0.0]))
     examples = [TaggedExample(("Bread", "rises", "now"), ("NOUN", "VERB", "NOUN"))] * 3
-    values = Tagging().measure(model, tokenizer, examples, Limits(64), "en", batch_size=2)
-    assert values == {"accuracy": pytest.approx(2 / 3)}
-    assert measure_tags([("B-PER", "O")], [("B-PER", "O")]) == {"accuracy": 1, "precision": 1, "recall": 1, "f1": 1}
+    measured = Tagging().measure(model, tokenizer, examples, Limits(64), "en", batch_size=2)
+    assert measured == Measurement({"accuracy": pytest.approx(2 / 3)}, {"accuracy": [(2, 3)] * 3})
+    entity = measure_tags([("B-PER", "O")], [("B-PER", "O")])
+    assert entity.values == {"accuracy": 1, "precision": 1, "recall": 1, "f1": 1}
 
 
 # --- classes --------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_each_set_is_scored_by_its_own_script():
     scores = {}
     for task in (TASKS["squad"], TASKS["xquad"], TASKS["tydiqa"], TASKS["mlqa"], own):
         assert kind_of(task)._form is task.answer_form
-        scores[task.name] = measure_answers([example], ["die Stadt Köln"], "de", task.answer_form)["f1"]
+        scores[task.name] = measure_answers([example], ["die Stadt Köln"], "de", task.answer_form).values["f1"]
     by_squad, by_mlqa = pytest.approx(1 / 2), pytest.approx(2 / 3)
     assert scores == {"squad": by_squad, "xquad": by_squad, "tydiqa": by_squad, "mlqa": by_mlqa, "mine": by_mlqa}
 
@@ -57,7 +57,8 @@ def test_each_set_is_scored_by_its_own_script():
 def test_a_question_that_has_no_answer_is_right_without_one():
     example = QuestionExample("1", "Wo?", "Köln", ())
     for predicted, value in (("", 1), ("the", 1), ("Köln", 0)):
-        assert measure_answers([example], [predicted], "de", normalize_squad) == {"f1": value, "exact_match": value}
+        measured = measure_answers([example], [predicted], "de", normalize_squad)
+        assert measured.values == {"f1": value, "exact_match": value}
 
 
 # Task, split, language, questions, F1 and exact match of the official script for the predictions below.
@@ -90,7 +91,7 @@ def test_real_files_as_the_official_scripts(task, split, language, count, f1, ex
     examples = TASKS[task].read(DATA / task, split, language)
     assert len(examples) == count
     predicted = [prediction(n, one.context, one.answers[0]) for n, one in enumerate(examples)]
-    values = measure_answers(examples, predicted, language, TASKS[task].answer_form)
+    values = measure_answers(examples, predicted, language, TASKS[task].answer_form).values
     assert (round(values["f1"], 6), round(values["exact_match"], 6)) == (f1, exact)
 
 

@@ -7,8 +7,8 @@ from seqeval import metrics as seqeval
 from seqeval.scheme import IOB2
 from sklearn import metrics as sklearn
 
-from megamini.downstream.metrics.classes import accuracy, macro_f1
-from megamini.downstream.metrics.tag_schemes import entity_f1
+from megamini.downstream.kinds.classification import measure_classes
+from megamini.downstream.metrics.tag_schemes import entity_counts, entity_f1
 
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
 
@@ -18,10 +18,9 @@ def test_classes_agree_with_scikit_learn(seed):
     draw = random.Random(seed)
     gold, predicted = ([draw.choice("abcd"[: 2 + seed % 3]) for _ in range(50)] for _ in range(2))
     predicted[0] = "only predicted"
-    assert accuracy(gold, predicted) == pytest.approx(sklearn.accuracy_score(gold, predicted))
-    assert macro_f1(gold, predicted) == pytest.approx(
-        sklearn.f1_score(gold, predicted, average="macro", zero_division=0)
-    )
+    values = measure_classes(gold, predicted).values
+    assert values["accuracy"] == pytest.approx(sklearn.accuracy_score(gold, predicted))
+    assert values["macro_f1"] == pytest.approx(sklearn.f1_score(gold, predicted, average="macro", zero_division=0))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -30,7 +29,7 @@ def test_entities_agree_with_seqeval(seed):
     gold = [[draw.choice(TAGS) for _ in range(draw.randint(1, 12))] for _ in range(20)]
     # Mostly right, so that there are entities that agree.
     predicted = [[tag if draw.random() < 0.8 else draw.choice(TAGS) for tag in tags] for tags in gold]
-    ours = entity_f1(gold, predicted, "IOB2")
+    ours = entity_f1(entity_counts(gold, predicted, "IOB2"))
     theirs = [
         score(gold, predicted, mode="strict", scheme=IOB2)
         for score in (seqeval.precision_score, seqeval.recall_score, seqeval.f1_score)
@@ -43,5 +42,5 @@ def test_entities_by_hand():
     # An I- that continues nothing is no entity: of the gold ones PER, LOC; of the predicted PER, ORG.
     gold = [["B-PER", "I-PER", "O", "I-LOC", "B-LOC", "I-ORG"]]
     predicted = [["B-PER", "I-PER", "O", "O", "B-ORG", "O"]]
-    assert entity_f1(gold, predicted, "IOB2") == (0.5, 0.5, 0.5)
-    assert entity_f1([["O"]], [["O"]], "IOB2") == (0, 0, 0)
+    assert entity_f1(entity_counts(gold, predicted, "IOB2")) == (0.5, 0.5, 0.5)
+    assert entity_f1(entity_counts([["O"]], [["O"]], "IOB2")) == (0, 0, 0)

@@ -1,0 +1,311 @@
+"""A checked recipe of `launch/adapt.py`: source and texts, and what the run that follows from it costs and gives."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from megamini.adaptation.candidates import candidates, probe_updates
+from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
+from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.source import SourceModel, load_source
+from megamini.adaptation.starting_points.lexicon import read_lexicon
+from megamini.adaptation.starting_points.parallel_text import read_parallel
+from megamini.costs.flops import BodyShape, activation_memory, training_flops
+from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
+from megamini.data.tokenizer import special_roles
+from megamini.errors import UserError
+from megamini.files import fingerprint_of, sha256_of
+from megamini.machine import device_memory
+from megamini.models.families import truncating
+from megamini.training.checkpoints.begun_order import resolve_block_order
+from megamini.training.checkpoints.identity import describe_identity
+from megamini.training.engines.plain_engine import PlainEngine
+from megamini.training.intervals import resolve_intervals
+from megamini.training.run import check_plain
+from megamini.training.safety.stopping import StopRules
+from megamini.training.schedule import build_schedule, check_mask_stages
+from megamini.training.setup import Cost, RunSetup, in_bytes, masked_in_words, plan_table
+from megamini.training.state.train_state import TrainState
+from megamini.training.text import Text, open_text
+from megamini.training.validation import UNIGRAM, measure
+
+_OTHERS = "own"  # the name that `measure` gets for the body learned over
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelearningSetup(RunSetup):
+    """A checked recipe of `launch/adapt.py`, with the source model read."""
+
+    recipe: AdaptationRecipe
+    texts: dict[str, Text]
+    source: SourceModel
+    starting_facts: dict[str, dict[str, Any]]
+    starting_biases: dict[str, torch.Tensor]
+    starting_sha256: dict[str, str]
+
+    @property
+    def packs_directory(self) -> Path:
+        return self.recipe.run_directory / "packs"
+
+    @property
+    def trains_bias(self) -> bool:
+        """A model whose projection has no bias could not take one along."""
+        return self.recipe.adaptation.train_bias and self.source.vocabulary.output_bias is not None
+
+    @property
+    def head_weights(self) -> tuple[float, ...]:
+        return (1 / len(self.texts),) * len(self.texts)
+
+    @property
+    def unplaced(self) -> dict[str, set[int]]:
+        """Of each language, the ids that are to be where the source has its pad, if that has another role as well."""
+        theirs = special_roles(self.source.tokenizer)
+        elsewhere = [role for role in theirs if role != "pad" and theirs[role] == theirs["pad"]]
+        roles = {language: special_roles(text.tokenizer) for language, text in self.texts.items()}
+        return {
+            language: {ours[role] for role in elsewhere if ours[role] is not None} for language, ours in roles.items()
+        }
+
+    def flops(self, language: str, updates: int, body: PreTrainedModel | None = None) -> int:
+        """Of the first updates of one language over `body`, by default the one that is learned over."""
+        text, body = self.texts[language], body or self.source.body
+        stages = self.mask_schedule.along(updates)
+        return sum(count * _flops_per_update(text, masked, body, self.batches) for count, masked in stages)
+
+    @property
+    def spent(self) -> Cost:
+        found = [facts["probes"] for facts in self.starting_facts.values() if "probes" in facts]
+        return Cost(sum(one["tokens"] for one in found), sum(one["flops"] for one in found))
+
+    def cost(self, stopped: Collection[str], batch: int) -> Cost:
+        going = [text for language, text in self.texts.items() if language not in stopped]
+        masked, body = self.mask_schedule.masked(batch), self.source.body
+        flops = sum(_flops_per_update(text, masked, body, self.batches) for text in going)
+        return Cost(self.tokens_per_update * len(going), flops)
+
+    def identity(self) -> dict[str, Any]:
+        data = fingerprint_of([text.fingerprint for text in self.texts.values()])
+        free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every", "pack"]}
+        identity = describe_identity(self.recipe, data, self.source.fingerprint, free)
+        section = self.recipe.adaptation
+        # What list and pack say counts, and not where they lie.
+        if section.lexicon is not None:
+            identity["adaptation"]["lexicon"] = f"sha256 {sha256_of(section.lexicon)}"
+        if section.parallel is not None:
+            identity["adaptation"]["parallel"] = [f"sha256 {sha256_of(path)}" for path in section.parallel]
+        if section.pack is not None:
+            identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
+        if self.starting_sha256:
+            identity["adaptation"]["starting_point_sha256"] = self.starting_sha256
+        # Last, since another seed makes other rows too, and the first difference is the one that is named.
+        identity["adaptation"] = identity.pop("adaptation")
+        return identity
+
+    def micro_batches(self, rank: int) -> MicroBatches:
+        order = self.recipe.training.block_order
+        return SideBySide([text.micro_batches(self.batches, rank, order) for text in self.texts.values()])
+
+    def validate(self, engine: PlainEngine) -> dict[str, float]:
+        """Every language over the body, and plugged into the primary model where that is known."""
+        model: RelearnModel = engine.model
+        model.eval()
+        values = {}
+        with torch.no_grad():
+            for language, text in self.texts.items():
+                bodies = {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
+
+                def evaluate(batch, language=language, bodies=bodies):
+                    return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
+
+                found = measure(
+                    engine,
+                    text,
+                    list(bodies),
+                    evaluate,
+                    self.recipe.telemetry.validation_blocks,
+                    self.batches.micro_batch,
+                )
+                for head in (*bodies, UNIGRAM):
+                    suffix = "" if head == _OTHERS else f"_{head}"
+                    for kind in ("loss", "bits_per_byte"):
+                        values[f"validation/{kind}_{language}{suffix}"] = found[f"{kind}_{head}"]
+        model.train()
+        return values
+
+    def after_update(self, engine: PlainEngine, state: TrainState) -> None:
+        every = self.intervals.pack
+        if every and state.update % every == 0:
+            self.save_packs(engine, state)
+
+    def save_packs(self, engine: PlainEngine, state: TrainState, replace_existing: bool = True) -> None:
+        """A pack of each language as it stands, beside those of earlier updates."""
+        for language in self.texts:
+            directory = self.packs_directory / f"{language}-step-{state.update:08d}"
+            if replace_existing or not directory.exists():
+                self.pack(language, engine, state).save(directory)
+
+    def pack(self, language: str, engine: PlainEngine, state: TrainState) -> LanguagePack:
+        """The pack of a language as it stands."""
+        model: RelearnModel = engine.model
+        matrix, bias = (
+            engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
+        )
+        if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
+            bias = self.starting_biases[language]
+        updates = state.stopped.get(language, state.update)
+        facts = self.starting_facts[language]
+        earlier = facts.get("ledger") or facts.get("probes", {})  # of the pack that this one goes on from, or of probes
+        costs = {
+            "updates": updates,
+            "tokens": updates * self.tokens_per_update,
+            "flops": self.flops(language, updates),
+            "seconds": round(state.seconds / len(self.texts), 3),  # a share of the run's, as tokens and FLOPs are
+        }
+        details = {
+            "method": self.recipe.adaptation.method,
+            "body": self.source.provenance,
+            "starting_point": facts,
+            "settings": state.recipe or self.recipe.model_dump(mode="json"),
+            "settings_changed": state.changes,
+            "text": self.texts[language].train.manifest["sources"],
+            "ledger": {
+                **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
+                "languages_side_by_side": len(self.texts),
+                "device": engine.device.type,
+            },
+        }
+        tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
+
+    def plan(self) -> str:
+        """What will be learned, over what, and what it costs."""
+        updates, batch = self.schedule.updates, self.batches
+        rows = {
+            "body": f"{self.source.body.config.num_hidden_layers} layers of {self.source.provenance['model']}, frozen",
+            "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
+            f"{self.block_length}: {batch.accumulation} accumulation x {batch.micro_batch} blocks",
+            "masked": masked_in_words(self.mask_schedule.along(updates)),
+        }
+        for language, text in self.texts.items():
+            vocab, width = len(text.tokenizer), self.source.body.config.hidden_size
+            flops = self.flops(language, updates)
+            passes = updates * batch.global_batch / len(text.train)
+            rows[language] = (
+                f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
+                f"{vocab * width + vocab * self.trains_bias:,} parameters ({vocab:,} pieces); "
+                f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
+            )
+            if self.source.primary is not None:
+                full = self.flops(language, updates, self.source.primary)
+                layers = self.source.primary.config.num_hidden_layers
+                rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
+        if self.recipe.adaptation.initialise == "auto":
+            wanted = candidates(self.recipe.adaptation)
+            each = probe_updates(updates, len(wanted))
+            rows["probes"] = (
+                f"{len(wanted)} starts ({'; '.join(one.name for one in wanted)}), {each} updates from each: "
+                f"{len(wanted) * each / updates:.0%} of the run"
+            )
+        rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
+        rows["checkpoint"] = self.checkpoint_plan()
+        return plan_table(rows)
+
+    def _activations(self, text: Text) -> int:
+        shape = _shape(text, self.source.body)
+        return activation_memory(
+            shape,
+            self.block_length,
+            self.batches.micro_batch,
+            self.mask_schedule.most_masked,
+            "standard",
+            precision=self.recipe.training.precision,
+            checkpointing=self.recipe.training.activation_checkpointing,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes(device_memory()),
+        ).total
+
+
+def build_setup(recipe: AdaptationRecipe) -> RelearningSetup:
+    """Check a recipe against its data and source; `UserError` where they do not fit."""
+    recipe = resolve_block_order(recipe)
+    check_plain(recipe)
+    if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
+        read_lexicon(recipe.adaptation.lexicon)
+    if recipe.adaptation.parallel is not None:
+        read_parallel(recipe.adaptation.parallel)
+    training = recipe.training
+    opened = [open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data_paths]
+    texts = {text.language: text for text in opened}
+    if len(texts) < len(opened):
+        raise UserError(f"data.path: two of {', '.join(recipe.data_paths)} hold the same language")
+    lengths = {text.path: text.block_length for text in opened}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"data.path: languages side by side need blocks of one length, these have {lengths}")
+    block_length = opened[0].block_length
+    batches = plan_batches(training.global_batch, training.micro_batch, 1)
+    tokens_per_update = batches.global_batch * block_length
+    intervals = resolve_intervals(recipe, tokens_per_update, recipe.adaptation.pack_every)
+    source = load_source(recipe.adaptation, block_length)
+    if training.activation_checkpointing:
+        source.body.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    mask_schedule = opened[0].mask_schedule
+    affordable = _affordable(recipe.adaptation.stop.flops, batches, opened, source)
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
+    check_mask_stages(mask_schedule, schedule.updates)
+    if recipe.adaptation.initialise == "auto":
+        probe_updates(schedule.updates, len(candidates(recipe.adaptation)))  # says so where the run is too short
+    stop = recipe.adaptation.stop
+    return RelearningSetup(
+        recipe=recipe,
+        batches=batches,
+        block_length=block_length,
+        schedule=schedule,
+        mask_schedule=mask_schedule,
+        intervals=intervals,
+        stopping=StopRules(
+            stop.seconds,
+            stop.plateau.patience if stop.plateau else None,
+            stop.plateau.least_gain if stop.plateau else 0.0,
+        ),
+        texts=texts,
+        source=source,
+        starting_facts={},
+        starting_biases={},
+        starting_sha256={},
+    )
+
+
+def _affordable(
+    most: float | None, batches: BatchPlan, texts: list[Text], source: SourceModel
+) -> Callable[[int], int] | None:
+    """How many of the updates asked for `adaptation.stop.flops` pays for, in the language that costs most."""
+    if most is None:
+        return None
+    dearest = max(texts, key=lambda text: len(text.tokenizer))
+
+    def affordable(asked: int) -> int:
+        paid, left = 0, int(most)
+        for count, masked in dearest.mask_schedule.along(asked):
+            each = _flops_per_update(dearest, masked, source.body, batches)
+            now = min(count, left // each)
+            paid, left = paid + now, left - now * each
+            if now < count:
+                break
+        if asked and not paid:
+            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
+        return paid
+
+    return affordable
+
+
+def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:
+    return batches.global_batch * training_flops(_shape(text, body), text.block_length, masked, "standard")
+
+
+def _shape(text: Text, body: PreTrainedModel) -> BodyShape:
+    """That of the body with the language's vocabulary; a mini-model is a whole body here."""
+    return replace(BodyShape.from_config(body.config), vocab=len(text.tokenizer))
