@@ -5,8 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.commands.pretrain import main
-from megamini.errors import run_command
+from megamini.training.safety.signals import hold_scheduler_signal
+
+hold_scheduler_signal()  # before the imports, which take long on a cluster
+
+from megamini.commands.pretrain import main  # noqa: E402
+from megamini.errors import run_command  # noqa: E402
 
 __all__ = ["main"]
 

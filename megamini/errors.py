@@ -31,6 +31,14 @@ _REMEDIES = {
 }
 
 
+# As in sysexits.h: a temporary failure, which a scheduler may requeue.
+TRY_AGAIN = 75
+
+
+class TryAgain(Exception):
+    """The run has stopped where its scheduler asked for it; the same command goes on. Exit status `TRY_AGAIN`."""
+
+
 class UserError(Exception):
     """Something the user can mend. The message names the file, key or row, and says what to do."""
 
@@ -100,6 +108,8 @@ def run_command(main: Callable[[], None]) -> None:
             _exit(0)
     except UserError as error:
         _exit_with_line(str(error), status=2)
+    except TryAgain:
+        _exit(TRY_AGAIN)
     except KeyboardInterrupt:
         _exit_with_line("interrupted", status=130)
     except BrokenPipeError:

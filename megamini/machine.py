@@ -37,6 +37,13 @@ def gpu_has_tf32() -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
 
 
+def device_memory() -> int | None:
+    """Bytes of the GPU that `best_device` is; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else None
+
+
 def usable_cores() -> int:
     """Those that the process may run on where the system tells, as Linux does; else all there are."""
     if hasattr(os, "sched_getaffinity"):

@@ -44,7 +44,7 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_imports_point_down():
     """Launch and tools use adaptation and downstream, they use training, it uses models and data."""
     floors = (
-        ("errors", "files", "library_internals", "machine", "markup", "languages"),
+        ("errors", "files", "library_internals", "lock_file", "machine", "markup", "languages"),
         ("recipes", "costs", "data"),
         ("models",),
         ("training",),

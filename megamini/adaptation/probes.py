@@ -18,6 +18,7 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
 from megamini.data.tokenizer import encode
+from megamini.machine import device_memory
 from megamini.training.run import plain_engine
 from megamini.training.validation import measure
 
@@ -82,11 +83,14 @@ def _probe(
         {language: (start.matrix.clone(), start.bias.clone())},
         setup.trains_bias,
         None,
-        recipe.objective.loss_workspace_bytes,
+        recipe.objective.loss_workspace_bytes(device_memory()),
         {language: setup.unplaced[language]},
     )
     engine = plain_engine(model, setup, alone=True)
-    batches, accumulation = text.micro_batches(setup.batches, 0), setup.batches.accumulation
+    batches, accumulation = (
+        text.micro_batches(setup.batches, 0, setup.recipe.training.block_order),
+        setup.batches.accumulation,
+    )
     for update in range(updates):
         torch.manual_seed(recipe.training.seed + update)  # dropout, alike for all starts
         for step in range(accumulation):

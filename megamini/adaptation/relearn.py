@@ -10,6 +10,7 @@ from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import build_setup
 from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starts import in_words, starting_points
+from megamini.machine import device_memory
 from megamini.training.engines.precision import resolve_precision
 from megamini.training.engines.process_group import end_process_group, from_rank_0, join_ranks
 from megamini.training.loop import is_over
@@ -49,7 +50,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
             {language: (start.matrix, start.bias) for language, start in starts.items()},
             setup.trains_bias,
             setup.source.primary,
-            recipe.objective.loss_workspace_bytes,
+            recipe.objective.loss_workspace_bytes(device_memory()),
             setup.unplaced,
         )
         engine = plain_engine(model, setup)

@@ -21,7 +21,9 @@ from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batc
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
+from megamini.machine import device_memory
 from megamini.models.families import truncating
+from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import use_kernels_of
@@ -120,7 +122,8 @@ class RelearningSetup(RunSetup):
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        return SideBySide([text.micro_batches(self.batches, rank) for text in self.texts.values()])
+        order = self.recipe.training.block_order
+        return SideBySide([text.micro_batches(self.batches, rank, order) for text in self.texts.values()])
 
     def validate(self, engine: PlainEngine) -> dict[str, float]:
         """Every language over the body, and plugged into the primary model where that is known."""
@@ -240,12 +243,13 @@ class RelearningSetup(RunSetup):
             "standard",
             precision=self.recipe.training.precision,
             checkpointing=self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_bytes,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes(device_memory()),
         ).total
 
 
 def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetup:
     """Check a recipe against its data, its source and the number of ranks; `UserError` where they do not fit."""
+    recipe = resolve_block_order(recipe)
     use_kernels_of(recipe.training)
     if recipe.adaptation.lexicon is not None:  # read again where it is used; what is wrong with it is said at once
         read_lexicon(recipe.adaptation.lexicon)

@@ -16,9 +16,11 @@ from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
 from megamini.errors import run_command
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.sections import dump_recipe
+from megamini.training.safety.signals import hold_scheduler_signal
 
 
 def main() -> None:
+    hold_scheduler_signal()
     parser = RecipeParser(__doc__, AdaptationRecipe)
     arguments = parser.parse_intermixed_args()
     if arguments.recipe is None:

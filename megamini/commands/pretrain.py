@@ -14,9 +14,11 @@ import os
 from megamini.errors import run_command
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.sections import Recipe, dump_recipe, load_recipe
+from megamini.training.safety.signals import hold_scheduler_signal
 
 
 def main() -> None:
+    hold_scheduler_signal()
     parser = RecipeParser(__doc__, Recipe)
     parser.add_argument("--deepspeed_config", metavar="JSON", help="sharding, offload, communication (default: ZeRO-1)")
     parser.add_argument("--ranks", type=int, metavar="N", help="number of ranks to plan for (with --dry-run)")

@@ -63,8 +63,10 @@ class BodyShape:
     masks it, and PyTorch's FLOP counter counts the square."""
 
     @classmethod
-    def from_config(cls, config: Any) -> "BodyShape":
+    def from_config(cls, config: Any, attention: str | None = None) -> "BodyShape":
         """The shape of a `transformers` config of one of our families.
+
+        attention: the implementation that the model will run; None for the config's, which it has of a built model.
 
         Raises:
             UserError: the config is of another family.
@@ -80,7 +82,7 @@ class BodyShape:
             "vocab": config.vocab_size,
         }
         if config.model_type == "modernbert":
-            return cls(**sizes, **_modernbert_details(config))
+            return cls(**sizes, **_modernbert_details(config, attention))
         is_xl = config.model_type == "xlm-roberta-xl"
         return cls(
             **sizes,
@@ -98,9 +100,9 @@ class BodyShape:
         return replace(self, layers=exit_shape.depth, spans=self.spans[: exit_shape.depth])
 
 
-def _modernbert_details(config: Any) -> dict[str, Any]:
+def _modernbert_details(config: Any, attention: str | None) -> dict[str, Any]:
     is_sliding = [kind == "sliding_attention" for kind in config.layer_types]
-    implementation = getattr(config, "_attn_implementation", None) or ""
+    implementation = attention or getattr(config, "_attn_implementation", None) or ""
     return {
         "gated_ffn": True,
         "pre_norm": True,

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule, MaskSchedule, mask_blocks
-from megamini.data.order import blocks_at
+from megamini.data.order import RunOrder, blocks_at
+from megamini.data.run_reader import RunReader
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
 
@@ -94,12 +95,21 @@ class MicroBatches(Dataset):
 
 
 class TrainingMicroBatches(MicroBatches):
-    """Those of one text. `schedule`: the share that is masked, by global batch; without one, always the rule's."""
+    """Those of one text. `schedule`: the share that is masked, by global batch; without one, always the rule's.
+    `order`: of runs; without one, of single blocks."""
 
     def __init__(
-        self, blocks: Blocks, rule: MaskingRule, plan: BatchPlan, rank: int, schedule: MaskSchedule | None = None
+        self,
+        blocks: Blocks,
+        rule: MaskingRule,
+        plan: BatchPlan,
+        rank: int,
+        schedule: MaskSchedule | None = None,
+        order: RunOrder | None = None,
     ) -> None:
         self.blocks, self.rule, self.plan, self.rank, self.schedule = blocks, rule, plan, rank, schedule
+        self._blocks_at = order.blocks_at if order else blocks_at
+        self._read = RunReader(blocks, order).read if order else blocks.read
 
     def __getitem__(self, number: int) -> Batch:
         update, step = divmod(number, self.plan.accumulation)
@@ -108,9 +118,9 @@ class TrainingMicroBatches(MicroBatches):
 
     def at(self, positions: np.ndarray, number: int) -> Batch:
         """The blocks at any positions, int64, of the endless order, masked as those of global batch `number`."""
-        epochs, numbers = blocks_at(positions, len(self.blocks), self.rule.seed)
+        epochs, numbers = self._blocks_at(positions, len(self.blocks), self.rule.seed)
         rule = self.rule if self.schedule is None else replace(self.rule, share=self.schedule.share(number))
-        return _make_batch(self.blocks.read(numbers), numbers, epochs, rule)
+        return _make_batch(self._read(numbers), numbers, epochs, rule)
 
 
 class SideBySide(MicroBatches):

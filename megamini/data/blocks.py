@@ -252,6 +252,19 @@ class Blocks:
             out[row] = indexed.read(local, self._file(shard, indexed.path))
         return out
 
+    def read_run(self, start: int, end: int) -> np.ndarray:
+        """The neighbouring blocks start..end-1 -> ids [end - start, L] of the stored type, with one read of a file
+        where they lie in one record batch, as nearly all do."""
+        parts = []
+        while start < end:
+            shard = int(np.searchsorted(self._ends, start, side="right"))
+            local = start - int(self._ends[shard]) + self._shards[shard]["blocks"]
+            indexed = self._index(shard)
+            count = min(end - start, int(self._ends[shard]) - start)
+            parts.append(indexed.read_run(local, count, self._file(shard, indexed.path)))
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def lengths(self, indices: np.ndarray) -> np.ndarray:
         """How many ids of blocks `indices` [n] are no padding, int64 [n]; the padded blocks are the last of a split."""
         lengths = np.full(len(indices), self.block_length, np.int64)
@@ -325,17 +338,22 @@ class _IndexedShard:
             raise UserError(
                 f"{path}: holds {counts[-1]} blocks, the manifest says {shard['blocks']}; make the data again"
             )
-        self._starts, self._offsets = counts[:-1], np.array(offsets, np.int64)
+        self._starts, self._ends, self._offsets = counts[:-1], counts[1:], np.array(offsets, np.int64)
 
     def read(self, number: int, file: io.FileIO) -> np.ndarray:
         """Ids [L] of a block of this shard, from its open `file`."""
+        return self.read_run(number, 1, file)[0]
+
+    def read_run(self, number: int, count: int, file: io.FileIO) -> np.ndarray:
+        """Ids [n, L] of `count` blocks from one on, or of as many of them as its record batch has."""
         batch = int(np.searchsorted(self._starts, number, side="right")) - 1
         size = self._block_length * self._dtype.itemsize
+        count = min(count, int(self._ends[batch]) - number)
         start = int(self._offsets[batch]) + (number - int(self._starts[batch])) * size
-        content = os.pread(file.fileno(), size, start)
-        if len(content) < size:
+        content = os.pread(file.fileno(), count * size, start)
+        if len(content) < count * size:
             raise UserError(f"{self.path}: ends early, truncated while it was read; make the data again")
-        return np.frombuffer(content, self._dtype)
+        return np.frombuffer(content, self._dtype).reshape(count, self._block_length)
 
 
 def _address(column: pa.FixedSizeListArray) -> int:

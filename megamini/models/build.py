@@ -9,6 +9,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
+from megamini.machine import device_memory
 from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
 from megamini.models.materialise import Partition, Weights, materialise
@@ -134,7 +135,7 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     if recipe.training.activation_checkpointing:
         # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    workspace = recipe.objective.loss_workspace_bytes
+    workspace = recipe.objective.loss_workspace_bytes(device_memory())
     if method == "minipost":
         return PrimaryModel(model, (), recipe.head_weights, workspace, top_name=f"exit_{recipe.model.exits[0]}")
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)

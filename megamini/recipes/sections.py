@@ -27,6 +27,8 @@ from pydantic import (
 
 from megamini.recipes.file import as_yaml, read_recipe
 
+_SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 256 * 2**20, 2 * 2**30
+BlockOrder = Literal["runs", "blocks"]
 FamilyName = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
 """The families of encoders, by the `model_type` that the library gives them: declared here alone."""
 
@@ -187,12 +189,16 @@ class MaskingSection(Section):
     """Share of the predicted positions that show the mask token."""
     replace_with_random: Share = 0.1
     """Share of the predicted positions that show a random token; the rest keep their own."""
-    loss_workspace_mib: Positive = 256
-    """Memory for one chunk of logits of the joint loss, in MiB per rank."""
+    loss_workspace_mib: Positive | None = None
+    """Memory for one chunk of logits of the joint loss, in MiB per rank. Unset: 256 on a CPU, and on a GPU a 32nd of
+    its memory, between 256 and 2048."""
 
-    @property
-    def loss_workspace_bytes(self) -> int:
-        return self.loss_workspace_mib * 2**20
+    def loss_workspace_bytes(self, device_memory: float | None) -> int:
+        """device_memory: bytes of the GPU; None on a CPU. The fewer chunks, the fewer times the token matrix and its
+        gradient are read."""
+        if self.loss_workspace_mib is not None:
+            return self.loss_workspace_mib * 2**20
+        return int(min(_LARGEST_WORKSPACE, max(_SMALLEST_WORKSPACE, (device_memory or 0) / 32)))
 
     @model_validator(mode="after")
     def _check(self) -> "MaskingSection":
@@ -329,6 +335,10 @@ class TrainingSection(Section):
     profile: Positive | None = None
     """Updates of which rank 0 writes a trace of PyTorch's profiler into the run's folder `profile`, for TensorBoard's
     profiler plugin or ui.perfetto.dev; the first three are left out. Unset: none."""
+    block_order: BlockOrder | None = None
+    """runs: of neighbouring blocks, which are read as one, in random order; every block of a batch is of another place.
+    blocks: single blocks in random order, each of which is read alone, as in earlier versions; slow on a network file
+    system. Unset: as the run began, and runs for a new one. They differ from about 64 MB of blocks on."""
     hang_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """End the process, with stack traces and status 75, when no update, validation or save has ended for this long;
     null: never, but for ranks that wait an hour for another. The first update has at least 30 minutes."""

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from megamini.costs.flops import model_flops_utilisation
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
-from megamini.errors import UserError
+from megamini.errors import TryAgain, UserError
 from megamini.machine import device_of_sums
 from megamini.training.checkpoints.checkpoint import Checkpoints
 from megamini.training.device_memory import memory_scalars
@@ -76,7 +77,8 @@ def train(
 ) -> None:
     """Train from `state` to the end of the run, or to the safe point where one is asked to stop. *All ranks.*
 
-    Raises `UserError` when `training.stop_after_nonfinite` updates in a row had a loss or gradient that was not finite.
+    Raises `TryAgain` where a scheduler has asked to stop, and `UserError` when `training.stop_after_nonfinite` updates
+    in a row had a loss or gradient that was not finite.
     """
     recipe, schedule, forgetting = setup.recipe, setup.schedule, setup.forgetting
     log_every = recipe.telemetry.every
@@ -85,6 +87,11 @@ def train(
 
     window, started, seconds_before, shown = _Window(), time.perf_counter(), state.seconds, False
     done = is_over(setup, engine, state)
+    if not done:
+        wishes, _ = _agree(engine, safe_point, seconds_before)
+        if wishes.stop:  # asked during the start: nothing to save
+            _stop(wishes, safe_point, state, telemetry)
+            return
     while not done:
         if forgetting and forgetting.is_due(state.update):
             engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
@@ -100,8 +107,8 @@ def train(
             losses += engine.forward_backward(batch)
         result = engine.step(schedule.learning_rate(state.update))
         seconds = seconds_before + time.perf_counter() - started
-        agreed = _agree(engine, losses / setup.batches.accumulation, safe_point, seconds)
-        asked_to_stop, time_to_save, state.seconds, losses = agreed
+        wishes, losses = _agree(engine, safe_point, seconds, losses / setup.batches.accumulation)
+        state.seconds = wishes.seconds
 
         state.update += 1
         cost = setup.cost(state.stopped, state.last_batch)
@@ -119,7 +126,7 @@ def train(
         watchdog.alive(f"update {state.update}")
 
         done = is_over(setup, engine, state)
-        saving = done or asked_to_stop or time_to_save or _is_multiple(state.update, setup.intervals.save)
+        saving = done or wishes.stop or wishes.save or _is_multiple(state.update, setup.intervals.save)
         validating = done or _is_multiple(state.update, setup.intervals.validate)
         if saving or _is_multiple(state.update, log_every):
             # A save ends a line of the log too: what a resumed run writes then begins where this one ended.
@@ -133,16 +140,14 @@ def train(
         setup.after_update(engine, state)
         if saving or done:
             telemetry.flush()
-            waiting = done or asked_to_stop or not recipe.checkpoint.in_background
+            waiting = done or wishes.stop or not recipe.checkpoint.in_background
             (checkpoints.save if waiting else checkpoints.begin)(engine, state)
             safe_point.saved()
             watchdog.alive(f"the save after update {state.update}")
             telemetry.write_ledger(ledger(engine, state))
         window.started += time.perf_counter() - paused
-        if asked_to_stop and not done:
-            telemetry.say(
-                f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here"
-            )
+        if wishes.stop and not done:
+            _stop(wishes, safe_point, state, telemetry)
             return
 
 
@@ -186,18 +191,36 @@ def _seed_dropout(seed: int, update: int, step: int, rank: int) -> None:
     torch.manual_seed(int(random_bits(_DROPOUT, seed, update, step, rank)) >> 1)
 
 
+class _Wishes(NamedTuple):
+    """Of any rank: to stop, and to be started again then; of rank 0's clock: to save, and the seconds on it."""
+
+    stop: bool
+    save: bool
+    comes_back: bool
+    seconds: float
+
+
 def _agree(
-    engine: Engine, losses: torch.Tensor, safe_point: SafePoint, seconds: float
-) -> tuple[bool, bool, float, list[float]]:
-    """Whether any rank was asked to stop, whether rank 0's clock says save, the seconds on it, and the heads' mean
-    losses over ranks: one collective, one host read. A run may end by its clock (`adaptation.stop.seconds`), so all go
-    by the same one."""
-    own = [float(safe_point.stop()), float(safe_point.save()), seconds if engine.rank == 0 else 0.0]
+    engine: Engine, safe_point: SafePoint, seconds: float, losses: torch.Tensor | None = None
+) -> tuple[_Wishes, list[float]]:
+    """What the ranks wish, and the heads' mean losses over ranks: one collective, one host read. A run may end by its
+    clock (`adaptation.stop.seconds`), so all go by the same one. *All ranks.*"""
+    losses = torch.zeros(0, device=engine.device) if losses is None else losses
+    own = [float(wish) for wish in (safe_point.stop(), safe_point.save(), safe_point.comes_back())]
+    own.append(seconds if engine.rank == 0 else 0.0)
     device = device_of_sums(losses.device)
-    wishes = torch.tensor(own, dtype=torch.float64, device=device)  # fp32 has no milliseconds after some hours
-    # All ranks.
-    stop, save, seconds, *sums = engine.sum_over_ranks(torch.cat([wishes, losses.to(device).double()])).tolist()
-    return stop > 0, save > 0, seconds, [total / engine.world_size for total in sums]
+    shares = torch.tensor(own, dtype=torch.float64, device=device)  # fp32 has no milliseconds after some hours
+    stop, save, comes_back, seconds, *sums = engine.sum_over_ranks(
+        torch.cat([shares, losses.to(device).double()])
+    ).tolist()
+    return _Wishes(stop > 0, save > 0, comes_back > 0, seconds), [total / engine.world_size for total in sums]
+
+
+def _stop(wishes: _Wishes, safe_point: SafePoint, state: TrainState, telemetry: Telemetry | Silence) -> None:
+    """Say so; all that there is has been saved. Raises `TryAgain` where the scheduler has asked. *All ranks.*"""
+    telemetry.say(f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here")
+    if wishes.comes_back:
+        raise TryAgain
 
 
 def _count_skipped(
@@ -266,7 +289,6 @@ def _log(
     values = {
         "train/lr": setup.schedule.learning_rate(state.update - 1),
         "train/tokens_per_second": window.tokens / seconds,
-        "train/mfu": window.flops / seconds / yardsticks.peak_flops,
         "train/waiting_for_data": window.waited / seconds,
         "train/skipped_updates": state.skipped,
         "train/roll_backs": state.roll_backs,
@@ -274,6 +296,9 @@ def _log(
         "compute/tokens": state.tokens,
         **memory_scalars(engine.device, yardsticks.planned_memory),
     }
+    utilisation = model_flops_utilisation(window.flops / seconds, yardsticks.peak_flops)
+    if utilisation is not None:
+        values["train/mfu"] = utilisation
     heads = engine.model.head_names
     if window.applied:
         means = {
@@ -288,9 +313,10 @@ def _log(
     losses = "  ".join(
         f"{name} {values[f'train/loss_{name}']:.3f}" for name in reversed(heads) if f"train/loss_{name}" in values
     )
+    share = "peak rate unknown" if utilisation is None else f"{utilisation:.0%} of peak"
     telemetry.say(
         f"update {state.update}/{setup.schedule.updates}  {losses}  lr {values['train/lr']:.2e}  "
-        f"{values['train/tokens_per_second']:,.0f} tokens/s  {values['train/mfu']:.0%} of peak"
+        f"{values['train/tokens_per_second']:,.0f} tokens/s  {share}"
     )
 
 

@@ -26,8 +26,10 @@ from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
+from megamini.machine import device_memory
 from megamini.models.build import model_config, outline_of
 from megamini.recipes.sections import Recipe
+from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
 from megamini.training.engines.engine import Engine
 from megamini.training.finished.kept_data import keep_data
@@ -78,9 +80,13 @@ class PretrainingSetup(RunSetup):
         masked = self.mask_schedule.masked(batch)
         return Cost(self.tokens_per_update, self.flops_per_update(masked), self.optimizer_flops)
 
+    @property
+    def data_fingerprint(self) -> str:
+        """Of all texts and their weights."""
+        return fingerprint_of_all([text.train.manifest for text in self.texts], self.recipe.data.weights)
+
     def identity(self) -> dict[str, Any]:
-        manifests = [text.train.manifest for text in self.texts]
-        return identity_of(self.recipe, fingerprint_of_all(manifests, self.recipe.data.weights))
+        return identity_of(self.recipe, self.data_fingerprint)
 
     def keep_data(self) -> None:
         tokenizer, model = self.text.tokenizer, self.recipe.model
@@ -88,7 +94,8 @@ class PretrainingSetup(RunSetup):
         keep_data(self.recipe.run_directory, tokenizer, [text.train.manifest for text in self.texts], config)
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        own = [text.micro_batches(self.batches, rank) for text in self.texts]
+        order = self.recipe.training.block_order
+        own = [text.micro_batches(self.batches, rank, order) for text in self.texts]
         return own[0] if len(own) == 1 else MixedMicroBatches(own, self.shares, self.batches, rank)
 
     def validate(self, engine: Engine) -> dict[str, float]:
@@ -149,7 +156,7 @@ class PretrainingSetup(RunSetup):
             self.exits,
             self.recipe.training.precision,
             self.recipe.training.activation_checkpointing,
-            workspace_bytes=self.recipe.objective.loss_workspace_bytes,
+            workspace_bytes=self.recipe.objective.loss_workspace_bytes(device_memory()),
         )
 
     def planned_memory(self, sharding: Sharding) -> int:
@@ -192,6 +199,7 @@ class PretrainingSetup(RunSetup):
 
 def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
+    recipe = resolve_block_order(recipe)
     training = recipe.training
     texts = tuple(open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data.paths)
     text = texts[0]
@@ -218,7 +226,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
             config.initializer_range,
         ),
         texts=texts,
-        shape=BodyShape.from_config(config),
+        shape=BodyShape.from_config(config, recipe.model.attention),
         shares=Shares(recipe.data.weights or [len(one.train) for one in texts], batches.global_batch),
     )
 

@@ -1,6 +1,7 @@
 """A pretraining run from recipe to last checkpoint: build, resume, train."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 from megamini.costs.flops import measured_matmul_rate, peak_rate
 from megamini.data.batches import training_loader
-from megamini.errors import UserError
+from megamini.errors import TryAgain, UserError
 from megamini.files import write_atomically
 from megamini.machine import best_device, device_of_sums
 from megamini.models.build import build_primary
@@ -30,6 +31,7 @@ from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
 from megamini.training.safety.run_lock import request_of, run_lock
 from megamini.training.safety.safe_point import SafePoint
+from megamini.training.safety.same_ranks import check_same_on_all_ranks
 from megamini.training.safety.signals import StopFlag
 from megamini.training.safety.spikes import RollBack
 from megamini.training.safety.watchdog import Watchdog
@@ -63,6 +65,8 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
+        end_process_group,
+        gather_objects,
         on_cpu,
         start_process_group,
         zero3_partition,
@@ -71,14 +75,22 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     check_zero_section(values, source)
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
+    own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
+    check_same_on_all_ranks(own, gather_objects)
     config = merge(values, recipe, setup.batches, on_cpu())
     use_kernels_of(recipe.training)
     locked = locked_run_directory(setup) if rank == 0 else nullcontext()
-    with within_memory(setup, sharding_of(config)), locked:
-        partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
-        model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
-        with closing(DeepSpeedEngine(model, recipe, config)) as engine:
-            execute(setup, engine, config)
+    try:
+        with within_memory(setup, sharding_of(config)), locked:
+            partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
+            model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
+            with closing(DeepSpeedEngine(model, recipe, config)) as engine:
+                execute(setup, engine, config)
+    except TryAgain:
+        # The first rank that ends with its status has the others ended by SIGTERM: then nothing may be left to do.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_process_group()
+        raise
 
 
 def within_memory(setup: RunSetup, sharding: Sharding) -> AbstractContextManager[None]:

@@ -11,9 +11,10 @@ from megamini.data.batches import BatchPlan, TrainingMicroBatches
 from megamini.data.blocks import Blocks
 from megamini.data.manifest import check_whole
 from megamini.data.masking import MaskingRule, MaskSchedule
+from megamini.data.order import RunOrder
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
 from megamini.errors import UserError
-from megamini.recipes.sections import MaskingSection
+from megamini.recipes.sections import BlockOrder, MaskingSection
 from megamini.training.schedule import build_mask_schedule
 
 
@@ -43,9 +44,11 @@ class Text:
     def block_length(self) -> int:
         return self.train.block_length
 
-    def micro_batches(self, plan: BatchPlan, rank: int) -> TrainingMicroBatches:
+    def micro_batches(self, plan: BatchPlan, rank: int, order: BlockOrder) -> TrainingMicroBatches:
         """Those of a rank in training."""
-        return TrainingMicroBatches(self.train, self.masking, plan, rank, self.mask_schedule)
+        block_bytes = self.block_length * self.train.dtype.itemsize
+        runs = RunOrder.of(plan.global_batch, block_bytes) if order == "runs" else None
+        return TrainingMicroBatches(self.train, self.masking, plan, rank, self.mask_schedule, runs)
 
     @cached_property
     def piece_bytes(self) -> np.ndarray:

@@ -295,6 +295,17 @@ def test_no_peak_rate_is_guessed(name, precision):
 
 
 def test_measured_rate_and_utilisation():
-    rate = compute.measured_matmul_rate("cpu", torch.float32, size=256, seconds=0.05)
+    rate = compute.measured_matmul_rate("cpu", torch.float32, sizes=(64, 256), seconds=0.05)
     assert 1e8 < rate < 1e14
     assert compute.model_flops_utilisation(4e14, 1e15) == 0.4
+    assert compute.model_flops_utilisation(1e15, 1e15) == 1
+
+
+def test_what_cannot_be_is_no_utilisation():
+    assert compute.model_flops_utilisation(1.01e15, 1e15) is None
+
+
+def test_a_burst_on_a_busy_machine_does_not_count(monkeypatch):
+    bursts = iter([4e10, 9e10, 3e10])
+    monkeypatch.setattr(compute, "_matmul_rate", lambda *_: next(bursts))
+    assert compute.measured_matmul_rate("cpu", torch.float32, sizes=(64,), seconds=0) == 9e10

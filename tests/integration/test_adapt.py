@@ -21,7 +21,7 @@ from megamini.adaptation.relearn import build_setup
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.starts import starting_point
 from megamini.data.batches import validation_batches
-from megamini.errors import UserError
+from megamini.errors import TRY_AGAIN, UserError
 from megamini.models.mini_model import extract_mini_model
 from megamini.training.finished.weights import load_run
 from megamini.training.text import open_text
@@ -164,11 +164,12 @@ def test_a_run_killed_and_stopped_ends_as_an_uninterrupted_one(shop: Workshop, p
     runs = {name: shop.recipe(f"{name}-{precision}", settings) for name in ("whole", "broken")}
     shop.command(adapt, runs["whole"])
     directory = shop.folder / f"broken-{precision}"
-    for update, name in ((8, signal.SIGKILL), (18, signal.SIGTERM), (28, signal.SIGUSR1)):
+    statuses = {signal.SIGKILL: -9, signal.SIGTERM: 0, signal.SIGUSR1: TRY_AGAIN}
+    for update, name in zip((8, 18, 28), statuses, strict=True):
         with Ranks(adapt, [runs["broken"]], None, shop.folder / "logs") as running:
             wait_for_update(directory, update, running)
             os.kill(running.pids[0], name)
-            assert running.wait() == [-9 if name == signal.SIGKILL else 0], running.printed()
+            assert running.wait() == [statuses[name]], running.printed()
         assert not (directory / "packs/de").exists()
     assert "resuming from checkpoint" in shop.command(adapt, runs["broken"])
     for name in ("de", "de-step-00000020"):

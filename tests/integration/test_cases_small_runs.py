@@ -108,3 +108,15 @@ def test_cases_a_second_run_of_a_name_hears_who_has_it(lab: Lab, tmp_path: Path)
 def impatient(*arguments: str) -> None:
     with mock.patch("megamini.training.run._WAIT_FOR_OTHER_RUN", 1):
         pretrain(*arguments)
+
+
+def test_cases_a_rank_with_another_recipe_ends_both(lab: Lab, tmp_path: Path) -> None:
+    _, arguments = command(Case(stage=1), lab, tmp_path)
+    with Ranks(other_seed_on_rank_1, arguments, 2, tmp_path / "logs") as ranks:
+        assert ranks.wait(120) == [2, 2], ranks.printed()
+        (line,) = [line for line in ranks.printed().splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: rank 1 on {socket.gethostname()} has another training.seed than rank 0 on")
+
+
+def other_seed_on_rank_1(*arguments: str) -> None:
+    pretrain(*arguments, *(["training.seed=99"] if os.environ["RANK"] == "1" else []))

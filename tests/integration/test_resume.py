@@ -24,6 +24,7 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from megamini.errors import TRY_AGAIN
 from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.checkpoints.manifest import verify
 from tests.integration.cases import Case
@@ -139,7 +140,7 @@ def check_interrupted_equals_uninterrupted(case: Case, signals: tuple[str, ...],
                 check_killed(ranks, rank)
             else:
                 os.killpg(ranks.pids[rank], getattr(signal, name))  # its loader workers get it too
-                check_stopped(run, ranks)
+                check_stopped(run, ranks, TRY_AGAIN if name == "SIGUSR1" else 0)
             assert gone(workers, timeout=30)
             check_resumed(ranks, resumes_from)
     finish_and_compare(run, newest(run), runs.uninterrupted(case))
@@ -153,9 +154,9 @@ def check_killed(ranks: Ranks, killed: int) -> None:
     assert None not in codes, "a rank is left hanging"
 
 
-def check_stopped(run: Run, ranks: Ranks) -> None:
+def check_stopped(run: Run, ranks: Ranks, status: int = 0) -> None:
     """All ranks agreed, saved at that very update, said so and ended well."""
-    assert set(ranks.wait(timeout=60)) == {0}, ranks.printed()
+    assert set(ranks.wait(timeout=60)) == {status}, ranks.printed()
     stopped = last_update(run.directory)
     assert stopped < UPDATES
     assert f"stopped by a signal after update {stopped};" in ranks.printed()

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from megamini.data.batches import TrainingMicroBatches
+from megamini.errors import TRY_AGAIN
 from megamini.models.build import build_primary
 from megamini.training.engines import deepspeed_engine
 from megamini.training.finished.weights import load_run
-from megamini.training.safety.watchdog import TRY_AGAIN, Watchdog
+from megamini.training.safety.watchdog import Watchdog
 from tests.integration.cases import UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars

@@ -169,8 +169,8 @@ def test_interrupted_is_one_line_and_130(workplace: Workplace) -> None:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     # A suite that a shell started in the background ignores the signal, and so would what it starts.
     options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    handle = os.open(directory, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    handle = os.open(directory / "running.json", os.O_RDWR | os.O_CREAT)
+    fcntl.lockf(handle, fcntl.LOCK_EX)
     with subprocess.Popen(command, cwd=ROOT, **options) as process:
         try:
             assert any(line.startswith("waiting for the run") for line in process.stdout)

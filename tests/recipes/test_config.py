@@ -11,7 +11,7 @@ from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
 from megamini.recipes.command_line import recipes_of
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import Recipe, dump_recipe, duration_in_updates, load_recipe
+from megamini.recipes.sections import MaskingSection, Recipe, dump_recipe, duration_in_updates, load_recipe
 
 VALUES = {
     "name": "test",
@@ -341,3 +341,11 @@ def test_every_recipe_that_comes_along_is_valid_and_listed_by_one_entry_point(pa
     assert len(readers) == 1
     assert readers[0](path).name
     assert path.read_text().startswith("# "), "what it is for"
+
+
+def test_the_workspace_of_the_loss_follows_the_device():
+    unset, chosen = MaskingSection(), MaskingSection(loss_workspace_mib=64)
+    assert chosen.loss_workspace_bytes(80e9) == 64 * 2**20
+    assert unset.loss_workspace_bytes(None) == unset.loss_workspace_bytes(4e9) == 256 * 2**20
+    assert unset.loss_workspace_bytes(16 * 2**30) == 512 * 2**20
+    assert unset.loss_workspace_bytes(80e9) == 2 * 2**30

@@ -237,3 +237,12 @@ def test_a_plan_is_printed_and_its_json_written(monkeypatch, capsys, tmp_path):
     assert "Least sharding that fits: **ZeRO-" in out
     assert json.loads(path.read_text()) == read_deepspeed_json(path)
     assert find_gpu("h100").peak("bf16") == 989.4e12
+
+
+def test_flash_attention_of_modernbert_counts_what_its_windows_see():
+    """And so does pretraining; adaptation reads it off the model."""
+    overrides = {"model__family": "modernbert", "model__config": "{}", "training__precision": "bf16"}
+    square, windows = (subject(**overrides, model__attention=attention) for attention in ("sdpa", "flash_attention_2"))
+    assert square.shape.spans == windows.shape.spans and None in square.shape.spans and 64 in square.shape.spans
+    assert (square.shape.skips_outside_span, windows.shape.skips_outside_span) == (False, True)
+    assert windows.flops() < square.flops()

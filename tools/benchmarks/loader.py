@@ -1,85 +1,137 @@
-"""The loader's share of a step: how long an update waits for its batches, and what making them costs.
+"""How fast a rank reads its blocks, by single blocks and by runs: from a warm cache, a cold one, and a far file system.
 
-python tools/benchmarks/loader.py --data data/en     # base shape; blocks of 128; writes loader.md beside this file
+python tools/benchmarks/loader.py     # makes a corpus of 1 GiB in a temporary folder; writes loader.md beside this file
 
-The real loader over a real data directory in front of real updates, as `launch/pretrain.py` runs them.
+The far file system is this one with a pause before every read. What eight A100 eat stands beside, by formula.
 """
 
-import argparse
+import os
 import statistics
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch
+import numpy as np
 
+from megamini.commands.planning.clusters import GPUS
+from megamini.commands.planning.subject import subject_of
+from megamini.data import blocks as blocks_module
 from megamini.data.batches import TrainingMicroBatches, plan_batches, training_loader
-from megamini.recipes.sections import MaskingSection
-from megamini.training.text import open_text
-from tools.benchmarks.page import heading, table
-from tools.benchmarks.pretraining import pretraining_engine, pretraining_update
-from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, parse, update_options
+from megamini.data.blocks import FORMAT, Blocks, BlockWriter, Frame
+from megamini.data.masking import MaskingRule
+from megamini.data.order import RunOrder
+from megamini.errors import CommandParser
+from megamini.files import fingerprint_of, write_json
+from megamini.recipes.sections import load_recipe
+from tools.benchmarks.page import ROOT, heading, table
+
+BLOCK_LENGTH, VOCAB, MICRO_BATCH = 512, 50_000, 32
+FRAME = Frame(BLOCK_LENGTH, VOCAB, bos=0, eos=2, pad=1)
+RULE = MaskingRule(0.15, 0.8, 0.1, mask_id=4, special_ids=(0, 1, 2, 4), vocab_size=VOCAB, seed=0)
+UTILISATION = 0.4
 
 
 def main() -> None:
-    parser = update_options(__doc__, Path(__file__).with_suffix(".md"))
-    parser.add_argument("--data", required=True, help=f"a data directory with blocks of {BLOCK_LENGTH}")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    options = parse(parser)
-    torch.manual_seed(0)
-    text = open_text(options.data, MaskingSection(), seed=0, global_batch=BLOCKS)
-    if text.block_length != BLOCK_LENGTH or len(text.tokenizer) > options.vocab:
-        raise SystemExit(f"{options.data}: needs blocks of {BLOCK_LENGTH}, and at most {options.vocab} pieces")
-    batches = text.micro_batches(plan_batches(BLOCKS, BLOCKS, 1), 0)
-    engine = pretraining_engine(options, "minijoint", options.precision)
-    making = []
-    for number in range(50):
-        started = time.perf_counter()
-        batches[number]
-        making.append(time.perf_counter() - started)
-    rows = []
-    for workers in options.workers:
-        waits, steps = _updates(options, batches, engine, workers)
-        wait, step = statistics.median(waits), statistics.median(steps)
-        rows.append(
-            [workers, f"{1e3 * wait:.2f}", f"{1e3 * max(waits):.2f}", f"{step:.2f}", f"{wait / (wait + step):.3%}"]
-        )
-    page = _page(options, rows, statistics.median(making))
+    parser = CommandParser(__doc__)
+    parser.add_argument("--blocks", type=int, default=2**20, help=f"in the corpus, of {BLOCK_LENGTH} tokens")
+    parser.add_argument("--global-batch", type=int, default=2048, help="blocks")
+    parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--latency", type=float, default=5.0, help="milliseconds before a read of the far file system")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _make_corpus(Path(folder), options.blocks)
+        blocks = Blocks(folder, "train")
+        orders = {"blocks": None, "runs": RunOrder.of(options.global_batch, 2 * BLOCK_LENGTH)}
+        rows = []
+        for name, order in orders.items():
+            for workers in (0, 2):
+                plan = plan_batches(options.global_batch, MICRO_BATCH, options.ranks)
+                dataset = TrainingMicroBatches(blocks, RULE, plan, rank=0, order=order)
+                rates = {"warm": [], "cold": [], "far": []}
+                for _ in range(options.repeats):
+                    _rate(dataset, workers, options.seconds / 5)
+                    rates["warm"].append(_rate(dataset, workers, options.seconds))
+                    _drop_from_cache(Path(folder))
+                    rates["cold"].append(_rate(dataset, workers, options.seconds))
+                    with _latency(options.latency / 1e3):
+                        rates["far"].append(_rate(dataset, workers, options.seconds))
+                medians = [f"{statistics.median(found):,.0f}" for found in rates.values()]
+                rows.append([name, workers, *medians])
+                print(*rows[-1], flush=True)
+    page = _page(options, rows, orders["runs"])
     print(page)
     options.out.write_text(page, encoding="utf-8")
 
 
-def _updates(
-    options: argparse.Namespace, batches: TrainingMicroBatches, engine, workers: int
-) -> tuple[list[float], list[float]]:
-    """Seconds that each update waited for its batch, and seconds it then took; the first one starts the workers."""
-    waits, steps = [], []
-    with closing(training_loader(batches, 0, options.rounds + 1, workers, pin_memory=False)) as loader:
-        for _ in range(options.rounds + 1):
-            started = time.perf_counter()
-            batch = next(loader)
-            there = time.perf_counter()
-            pretraining_update(engine, batch)
-            waits.append(there - started)
-            steps.append(time.perf_counter() - there)
-            print(f"{workers} workers: waited {1e3 * waits[-1]:.2f} ms, update {steps[-1]:.2f} s", flush=True)
-    return waits[1:], steps[1:]
+def _make_corpus(folder: Path, count: int) -> None:
+    writer, draw = BlockWriter(folder / "train", FRAME, lambda blocks: None), np.random.default_rng(0)
+    for start in range(0, count, 2**14):
+        writer.append(draw.integers(5, VOCAB, min(2**14, count - start) * FRAME.content, dtype=np.uint16))
+    writer.drain()
+    shards = [{**entry, "file": f"train/{entry['file']}"} for entry in writer.close()]
+    splits = {"train": {"shards": shards}}
+    content = {"format": FORMAT, "block_length": BLOCK_LENGTH, "vocab_size": VOCAB, "splits": splits}
+    write_json(folder / "manifest.json", {**content, "fingerprint": fingerprint_of(content)})
 
 
-def _page(options: argparse.Namespace, rows: list[list], making: float) -> str:
+def _rate(dataset: TrainingMicroBatches, workers: int, seconds: float) -> float:
+    """Blocks a second of this rank, over whole updates until `seconds` have passed; the first one opens the files."""
+    count = 0
+    with closing(training_loader(dataset, 0, 10**6, workers, pin_memory=False)) as loader:
+        next(loader)
+        started = time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds:
+            next(loader)
+            count += dataset.plan.micro_batch
+    return count / passed
+
+
+def _drop_from_cache(folder: Path) -> None:
+    for path in folder.rglob("*.arrow"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _latency(seconds: float):
+    def slow(descriptor: int, size: int, start: int) -> bytes:
+        time.sleep(seconds)
+        return os.pread(descriptor, size, start)
+
+    return mock.patch.object(blocks_module, "os", SimpleNamespace(pread=slow, PathLike=os.PathLike))
+
+
+def _page(options, rows: list[list], runs: RunOrder) -> str:
+    changes = [f"training.global_batch={options.global_batch}", "optimizer.name=adamw"]
+    recipe = load_recipe(str(ROOT / "launch/recipes/base/minijoint.yaml"), changes)
+    subject = subject_of(recipe, VOCAB, BLOCK_LENGTH)
+    per_block = subject.flops() / (subject.updates * options.global_batch)
+    eaten = GPUS["a100-80gb"].peak("bf16") * UTILISATION / per_block
+    columns = ["`training.block_order`", "`data.workers`", "warm (blocks/s)", "cold (blocks/s)"]
     return "\n".join(
         [
-            heading("The loader's share of a step", ["torch"]),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
-            f"{BLOCKS * BLOCK_LENGTH:,} tokens an update in blocks of {BLOCK_LENGTH}; {options.precision};",
-            f"{torch.get_num_threads()} threads; {options.rounds} updates behind the first.",
+            heading("Reading the corpus", ["torch", "numpy"]),
+            f"One rank of {options.ranks}, global batch {options.global_batch:,}: the real loader, with masking, one "
+            f"thread a process. {options.blocks:,} blocks of {BLOCK_LENGTH} tokens, 1 KiB each. Medians of "
+            f"{options.repeats}. Cold: the system was told to drop the file from its cache.",
             "",
-            table(["`data.workers`", "median wait (ms)", "longest (ms)", "update (s)", "share of the step"], rows),
-            f"Making a batch (reading, masking, 80/10/10) takes {1e3 * making:.2f} ms of one core: "
-            f"{BLOCKS * BLOCK_LENGTH / making:,.0f} tokens a second and worker.",
+            table([*columns, f"{options.latency:g} ms a read (blocks/s)"], rows),
+            f"`runs` reads {runs.run} blocks ({runs.run} KiB) at a time and keeps at most "
+            f"{options.global_batch // options.ranks + 1:,} such runs in a process, those of its rank.",
+            "",
+            f"**What is needed.** A base-shaped body with MiniJoint takes {per_block / 1e12:.2f} TFLOPs a block. An "
+            f"A100 at {UTILISATION:.0%} of its bf16 peak eats {eaten:,.0f} blocks a second, eight {8 * eaten:,.0f}.",
+            "",
+            "Not measured: a real network file system, whose reads also wait for one another.",
             "",
         ]
     )

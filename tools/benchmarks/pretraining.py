@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch.utils.data import TensorDataset
-from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+from transformers import AutoModelForMaskedLM, PreTrainedConfig, Trainer, TrainingArguments
 
 from megamini.costs.flops import BodyShape, ExitShape, training_flops
 from megamini.data.batches import Batch
@@ -59,7 +59,7 @@ def main() -> None:
             updates[f"ours, {method}, {precision}"] = partial(
                 pretraining_update, pretraining_engine(options, method, precision), batch
             )
-        updates[f"Trainer, {precision}"] = _trainer_update(options, batch, precision)
+        updates[f"Trainer, {precision}"] = trainer_update(roberta_config(options), batch, precision)
     updates["plain loop, fp32"] = _plain_update(options, batch)
     page = _page(options, interleaved(updates, options.rounds), precisions)
     print(page)
@@ -106,7 +106,7 @@ def _matrix_products(precision: str) -> Callable[[], None]:
 
 def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
     """What the recipe's collator makes: labels everywhere, -100 where nothing is predicted, and a mask of ones."""
-    labels = torch.full((batch.input_ids.numel(),), -100)
+    labels = torch.full((batch.input_ids.numel(),), -100, device=batch.input_ids.device)
     labels[batch.positions] = batch.labels
     return {
         "input_ids": batch.input_ids,
@@ -115,13 +115,13 @@ def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
     }
 
 
-def _trainer_update(options: argparse.Namespace, batch: Batch, precision: str) -> Callable[[], None]:
+def trainer_update(config: PreTrainedConfig, batch: Batch, precision: str, use_cpu: bool = True) -> Callable[[], None]:
     """The inner loop of the library's Trainer, step by step: forward and backward, clipping, optimizer, schedule."""
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BLOCKS, max_steps=1000, bf16=precision == "bf16",
-        use_cpu=True, report_to=[], optim="adamw_torch_fused",
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(batch.input_ids), max_steps=1000,
+        bf16=precision == "bf16", use_cpu=use_cpu, report_to=[], optim="adamw_torch_fused",
     )  # fmt: skip
-    model = AutoModelForMaskedLM.from_config(roberta_config(options))
+    model = AutoModelForMaskedLM.from_config(config)
     trainer = Trainer(model, arguments, train_dataset=TensorDataset(torch.zeros(1)))
     trainer.create_optimizer_and_scheduler(arguments.max_steps)
     model, optimizer = trainer.accelerator.prepare(model, trainer.optimizer)

@@ -1,6 +1,5 @@
 """The folder of fetched text: one file a source and language, and a manifest that says where each came from."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from megamini.errors import UserError
 from megamini.files import write_atomically, written_whole
+from megamini.lock_file import exclusive
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,7 @@ class Collection:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep it to this process: two at once would lose each other's manifest entries."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.folder}: another fetch is writing here; wait for it to end") from None
+        with exclusive(self.folder / ".running.json", f"{self.folder}: another fetch is writing here"):
             yield
 
     def entries(self) -> dict[str, dict]:

@@ -83,7 +83,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     activations = activation_memory(
         subject.shape, subject.block_length, layout.micro_batch, subject.mask_schedule.most_masked, subject.method,
         subject.exits, training.precision, layout.checkpointing,
-        workspace_bytes=subject.recipe.objective.loss_workspace_bytes,
+        workspace_bytes=subject.recipe.objective.loss_workspace_bytes(cluster.gpu.memory),
     )  # fmt: skip
     in_bucket = 4 if layout.stage == 1 and fp32_gradients else width
     buffers = 0 if cluster.gpus == 1 or layout.stage == 0 else 2 * bucket_of(subject) * in_bucket

@@ -109,4 +109,4 @@ def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     masks = build_mask_schedule(recipe.objective, block_length, global_batch)
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, global_batch * block_length)
     check_mask_stages(masks, schedule.updates)
-    return Subject(recipe, BodyShape.from_config(config), exits, masks, schedule.updates)
+    return Subject(recipe, BodyShape.from_config(config, recipe.model.attention), exits, masks, schedule.updates)

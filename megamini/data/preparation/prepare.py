@@ -10,10 +10,8 @@
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -43,6 +41,9 @@ from megamini.data.tokenizer import (
 from megamini.errors import UserError
 from megamini.files import folder_written_whole, printable, write_json
 from megamini.languages.codes import check_code
+from megamini.lock_file import exclusive
+
+_LOCK = ".running.json"
 
 
 @dataclass(frozen=True)
@@ -94,25 +95,13 @@ def prepare(text: list[str], out: Path, settings: Settings, processes: int, over
     files = find_files(text)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _only_run(out):
+        with exclusive(out / _LOCK, f"{out}: another tools/prepare_data.py is writing there"):
             return _prepare(files, out, settings, processes, overwrite)
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written: {error.strerror or error}; mend that (or free some space) and run "
             "the same command again: what is finished is kept"
         ) from None
-
-
-@contextlib.contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{out}: another tools/prepare_data.py is writing there") from None
-    finally:
-        os.close(handle)
 
 
 def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, overwrite: bool) -> dict[str, Any]:
@@ -155,7 +144,7 @@ def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
     work, known = out / ".work", out / ".work" / "asked.json"
     # The folder of tools/fetch_text.py has a manifest.json as well, and must not be emptied.
     ours = work.exists() or ((out / "manifest.json").exists() and (out / "tokenizer.json").exists())
-    if not ours and any(out.iterdir()):
+    if not ours and any(path.name != _LOCK for path in out.iterdir()):
         raise UserError(f"{out}: is not empty and was not made by tools/prepare_data.py; give another --out")
     # Before there is a tokenizer nothing has been made that other settings would contradict.
     begun = (work / "tokenizer").exists() or (out / "manifest.json").exists()

@@ -6,7 +6,10 @@ from typing import Any
 
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
-from megamini.recipes.sections import Recipe, RunRecipe, Section
+from megamini.recipes.sections import BlockOrder, Recipe, RunRecipe, Section
+
+# Of checkpoints that do not say so, and of the recipes beside them.
+EARLIER_ORDER: BlockOrder = "blocks"
 
 
 def identity_of(recipe: Recipe, data_fingerprint: str, of_checkpoint: bool = False) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def describe_identity(
         muon = recipe.optimizer.muon_settings
         chosen["optimizer"] |= {"name": recipe.optimizer.name, "muon": muon and muon.model_dump()}
     chosen["training"] = {key: values["training"][key] for key in ("global_batch", "precision", "seed")}
+    chosen["training"]["block_order"] = recipe.training.block_order or EARLIER_ORDER
     return json.loads(json.dumps({"data": data_fingerprint, "source": source, **chosen}))
 
 
@@ -52,6 +56,7 @@ def defaults_of(recipe: RunRecipe) -> dict[str, dict[str, Any]]:
         if isinstance(section, Section):
             fields = type(section).model_fields.items()
             defaults[name] = {key: field.get_default() for key, field in fields if not field.is_required()}
+    defaults["training"]["block_order"] = EARLIER_ORDER
     return json.loads(json.dumps(defaults, default=lambda section: section.model_dump(mode="json")))
 
 

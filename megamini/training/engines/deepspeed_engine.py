@@ -83,6 +83,13 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank has, in their order. All ranks."""
+    gathered = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
 def on_cpu() -> bool:
     """Whether DeepSpeed's accelerator is the CPU."""
     return get_accelerator().device_name() == "cpu"
@@ -197,9 +204,7 @@ class DeepSpeedEngine:
         return values
 
     def gather_objects(self, value: Any) -> list[Any]:
-        gathered = [None] * self.world_size
-        distributed.all_gather_object(gathered, value)
-        return gathered
+        return gather_objects(value)
 
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         parameter = self.model.token_embeddings

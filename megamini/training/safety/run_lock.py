@@ -1,20 +1,17 @@
 """One process at a time in a run directory: the lock, who has it, and how that one is asked to stop."""
 
-import fcntl
-import json
-import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from megamini.errors import UserError, writing
 from megamini.files import write_atomically
+from megamini.lock_file import LockFile, describe, described, read_holder
 
-_HOLDER, _REQUEST = "running.json", "stop"
+_LOCK, _REQUEST = "running.json", "stop"
+_LOOKS_GONE = 30.0  # seconds without a sign of life
 
 
 @contextmanager
@@ -26,31 +23,35 @@ def run_lock(directory: Path, key: str, patience: int = 0, can_be_asked: bool = 
     """
     with writing(directory, f"{key}: "):
         directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)
-    holder = directory / _HOLDER
+    lock = LockFile(directory / _LOCK)
+    _wait_for(lock, patience, can_be_asked)
     try:
-        for second in range(patience + 1):
-            if _locked(handle, directory):
-                break
-            if second == 0 and patience:
-                print(f"waiting for the run that still writes to {directory}{_described(directory)}", flush=True)
-            time.sleep(min(1, patience - second))
-        else:
-            raise UserError(
-                f"{directory}: another run writes there{_described(directory)}; wait for its end, or give this one "
-                "another name"
-            )
+        if lock.took_over:
+            print(f"{lock.path}: {describe(lock.took_over)}, is gone without an end; this run takes its place")
         request_of(directory).unlink(missing_ok=True)  # that was for an earlier run
-        since = datetime.now().astimezone().isoformat(timespec="seconds")
-        values = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "can_be_asked": can_be_asked}
-        write_atomically(holder, json.dumps(values) + "\n")
-        try:
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            request_of(directory).unlink(missing_ok=True)
+        yield
     finally:
-        os.close(handle)
+        request_of(directory).unlink(missing_ok=True)
+        lock.release()
+
+
+def _wait_for(lock: LockFile, patience: int, can_be_asked: bool) -> None:
+    """Have the lock, or raise `UserError` when that took longer than `patience` seconds."""
+    directory, started, said = lock.path.parent, time.monotonic(), False
+    while not lock.acquire(can_be_asked=can_be_asked):
+        silent, left = lock.silent_for, patience - (time.monotonic() - started)
+        if left <= 0 and not lock.undecided:
+            remedy = "wait for its end, or give this one another name"
+            if silent > _LOOKS_GONE:
+                remedy = (
+                    f"no sign of life for {silent:.0f} seconds: if nothing runs there any more, delete {lock.path}; "
+                    f"else {remedy}"
+                )
+            raise UserError(f"{directory}: another run writes there{described(lock.path)}; {remedy}")
+        if not said:
+            said = True
+            print(f"waiting for the run that still writes to {directory}{described(lock.path)}", flush=True)
+        time.sleep(min(1, max(left, 0)) or 1)
 
 
 def request_of(directory: Path) -> Path:
@@ -62,45 +63,25 @@ def ask_to_stop(directory: Path) -> str:
     """Leave the request; who is asked, for people. Raises `UserError` where nobody is there who would look."""
     if not directory.is_dir():
         raise UserError(f"{directory}: no such run directory")
-    holder = _holder(directory)
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        free = _locked(handle, directory)
-    finally:
-        os.close(handle)
-    # A lock that another host has may not show on a file system of a cluster; then its note counts.
-    if free and holder.get("host") in (None, socket.gethostname()):
+    path = directory / _LOCK
+    holder = read_holder(path)
+    # On a mount that keeps locks for each host alone, nothing but its note shows a run on another host.
+    if holder.get("host") in (None, socket.gethostname()) and not _is_locked(path):
         raise UserError(f"{directory}: nothing runs there")
     if holder and not holder.get("can_be_asked"):
         raise UserError(
-            f"{directory}: fine-tuning or evaluation{_described(directory)}: end it by Ctrl-C or kill; what is done is "
-            "kept"
+            f"{directory}: fine-tuning or evaluation{described(path)}: end it by Ctrl-C or kill; what is done is kept"
         )
     write_atomically(request_of(directory), "")
-    return f"{directory}{_described(directory)}"
+    return f"{directory}{described(path)}"
 
 
-def _locked(handle: int, directory: Path) -> bool:
-    """Whether the lock is ours now."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _is_locked(path: Path) -> bool:
+    """Whether a process has the lock; a file that one has left behind is deleted."""
+    if not path.exists():
         return False
-    except OSError as error:
-        raise UserError(
-            f"{directory}: cannot be locked: {error.strerror}; choose a folder on a file system that knows locks"
-        ) from None
-    return True
-
-
-def _holder(directory: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((directory / _HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _described(directory: Path) -> str:
-    holder = _holder(directory)
-    return f" (process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')})" if holder else ""
+    lock = LockFile(path)
+    if not lock.acquire():
+        return True
+    lock.release()
+    return False

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from megamini.training.safety.signals import StopFlag
+from megamini.training.safety.signals import SCHEDULER_SIGNAL, StopFlag
 
 _POLL_SECONDS = 1.0
 
@@ -26,6 +26,10 @@ class SafePoint:
         if self._request and not self._requested and now - self._polled > _POLL_SECONDS:
             self._polled, self._requested = now, os.path.exists(self._request)  # noqa: PTH110 (a third of the time)
         return self._requested or self._stop.received is not None
+
+    def comes_back(self) -> bool:
+        """Whether this rank's scheduler has asked, which may start the same command again."""
+        return self._stop.received is SCHEDULER_SIGNAL
 
     @property
     def stopped_by(self) -> str:

@@ -17,6 +17,8 @@ from types import TracebackType
 
 # Of schedulers, of Ctrl-C, and of a terminal that closes.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+# What launch/cluster asks Slurm for: nobody else means it, and who gets it comes back.
+SCHEDULER_SIGNAL = signal.SIGUSR1
 
 # One event may send several: `timeout` signals its command, and then the group that the command is in; where a terminal
 # closes, its shell sends SIGHUP, and so does the system when the shell has ended.
@@ -29,6 +31,11 @@ _REPEATED_BY = {
     b"torch.distributed.run": {signal.SIGTERM},
     b"torch/distributed/run": {signal.SIGTERM},
 }
+
+
+def hold_scheduler_signal() -> None:
+    """From now on SIGUSR1 waits until there is a `StopFlag`, and ends nothing. Main thread, before it starts others."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {SCHEDULER_SIGNAL})
 
 
 class StopFlag:
@@ -53,9 +60,12 @@ class StopFlag:
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, lambda *_: None)
+        # One that came during the start is received now.
+        self._previous_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SCHEDULER_SIGNAL})
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous_mask)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)

@@ -11,8 +11,8 @@ import threading
 import time
 from types import TracebackType
 
-# As in sysexits.h: a temporary failure, which a scheduler may requeue.
-TRY_AGAIN = 75
+from megamini.errors import TRY_AGAIN
+
 # The first update may compile kernels.
 START_MINUTES = 30.0
 # All ranks notice within moments of each other; none may end the others, by its exit, before they have spoken.
