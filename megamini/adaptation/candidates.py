@@ -34,8 +34,8 @@ def candidates(section: AdaptationSection) -> list[Candidate]:
     word_list, parallel = section.lexicon is not None, section.parallel is not None
     found = [Candidate("subword"), Candidate("focus"), Candidate("combined")]
     found += [Candidate("combined", word_list=True)] if word_list else []
-    found += [Candidate("combined", parallel=True)] if parallel else []
-    return found + ([Candidate("combined", True, True)] if word_list and parallel else [])
+    found += [Candidate("combined", True, True)] if word_list and parallel else []
+    return found + ([Candidate("combined", parallel=True)] if parallel else [])
 
 
 def probe_updates(updates: int, count: int) -> int:

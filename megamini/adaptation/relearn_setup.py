@@ -116,7 +116,8 @@ class RelearningSetup(RunSetup):
         if section.pack is not None:
             identity["adaptation"]["pack_sha256"] = pack_fingerprint(section.pack)
         if self.starting_sha256:
-            identity["adaptation"]["starting_point_sha256"] = self.starting_sha256
+            # Last: where a key of the recipe makes it another one, that key is named.
+            identity["starting_point"] = {"sha256": self.starting_sha256}
         # Last, since another seed makes other rows too, and the first difference is the one that is named.
         identity["adaptation"] = identity.pop("adaptation")
         return identity

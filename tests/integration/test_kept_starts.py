@@ -66,6 +66,6 @@ def test_a_run_goes_on_from_no_other_start(shop: Workshop, capfd: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         adapt(shop.recipe("mini", longer))
     assert ended.value.code == 2
-    assert "adaptation.starting_point_sha256" in capfd.readouterr().err
+    assert "starting_point.sha256" in capfd.readouterr().err
     Path(kept).write_text(json.dumps(description))
     assert "resuming from checkpoint" in shop.command(adapt, shop.recipe("mini", longer))

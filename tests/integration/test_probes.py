@@ -94,8 +94,8 @@ def test_candidates_are_those_that_the_data_allow():
     section = {"source": "x", "method": "mini", "initialise": "auto"}
     names = [one.name for one in candidates(AdaptationSection(**section, lexicon="l", parallel=["a", "b"]))]
     assert names == [
-        "subword", "focus", "combined", "combined with word list", "combined with parallel text",
-        "combined with word list and parallel text",
+        "subword", "focus", "combined", "combined with word list", "combined with word list and parallel text",
+        "combined with parallel text",
     ]  # fmt: skip
     assert candidates(AdaptationSection(**section)) == [Candidate("subword"), Candidate("focus"), Candidate("combined")]
 
