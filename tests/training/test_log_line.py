@@ -4,8 +4,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from megamini.training.loop import _log, _Window
+from megamini.training.loop import Yardsticks, _log, _Window
 from megamini.training.state.train_state import TrainState
 
 
@@ -19,12 +20,12 @@ class Recorded:
 
 def logged(peak_flops: float) -> Recorded:
     """Of a window with 10^12 FLOPs in a second or little more."""
-    engine = SimpleNamespace(model=SimpleNamespace(head_names=("primary",)))
+    engine = SimpleNamespace(model=SimpleNamespace(head_names=("primary",)), device=torch.device("cpu"))
     schedule = SimpleNamespace(learning_rate=lambda _: 1e-3, updates=9)
     window = _Window(time.perf_counter() - 1, tokens=100, flops=10**12, applied=1, losses=[2.0], gradient_norm=1.0)
     telemetry = Recorded()
     setup = SimpleNamespace(schedule=schedule, head_weights=(1.0,))
-    _log(engine, setup, peak_flops, TrainState(update=3), window, telemetry)
+    _log(engine, setup, Yardsticks(peak_flops, 0), TrainState(update=3), window, telemetry)
     return telemetry
 
 

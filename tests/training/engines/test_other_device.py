@@ -116,7 +116,8 @@ def test_updates_stay_on_the_device(name, precision):
             assert device.reads == [], "a micro-batch waits for nothing"
             engine.step(1e-3)
             assert len(device.reads) == 1, f"norms and whether they are finite, in one read: {device.reads}"
-            _agree(engine, losses, mock.Mock(stop=lambda: False, save=lambda: False), float(update))
+            nobody = mock.Mock(stop=lambda: False, save=lambda: False, comes_back=lambda: False)
+            _agree(engine, nobody, float(update), losses)
             assert len(device.reads) == 2, f"losses and wishes, in one read: {device.reads}"
             device.reads.clear()
     assert all(master.is_meta for master in engine._masters)
