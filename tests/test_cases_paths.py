@@ -24,7 +24,7 @@ PATHS = {
     },
 }  # fmt: skip
 # What speaks of files and folders and is no path of the user's: patterns inside `path`, rules, names.
-OTHERS = {"name", "data.weights", "tasks.NAME.files", "checkpoint.resume"}
+OTHERS = {"name", "data.weights", "tasks.NAME.files", "checkpoint.resume", "training.profile"}
 
 
 def paths_in(section, prefix: str = ""):

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.gpu_checks import wheels
 from tools.gpu_checks.context import ROOT
 from tools.gpu_checks.page import Page
+from tools.gpu_checks.section import OUT_OF_TIME
 
 # Section -> its share of the time.
 SHARES = {"environment": 0.05, "smoke": 0.25, "zero": 0.2, "survival": 0.1, "parity": 0.1, "speed": 0.22, "loss": 0.08}
@@ -79,12 +80,13 @@ def _run_section(name: str, seconds: float, shape: str, work: Path, environment:
             if time.monotonic() - started > seconds + 5 and status is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                page.note(name, f"ended after its {seconds:.0f} seconds; what is not above was not reached")
-                return
+                status = OUT_OF_TIME
             time.sleep(0.1)
         for line in lines:
             page.add(name, json.loads(line))
-    if status:
+    if status == OUT_OF_TIME:
+        page.note(name, f"ended after its {seconds:.0f} seconds; what is not above was not reached")
+    elif status:
         said = log.read_text(errors="replace").strip().splitlines()[-1:]
         page.add(name, {"check": "the section itself", "ok": False, "says": f"status {status}: {' '.join(said)}"})
 

@@ -118,8 +118,6 @@ class RelearningSetup(RunSetup):
         if self.starting_sha256:
             # Last: where a key of the recipe makes it another one, that key is named.
             identity["starting_point"] = {"sha256": self.starting_sha256}
-        # Last, since another seed makes other rows too, and the first difference is the one that is named.
-        identity["adaptation"] = identity.pop("adaptation")
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:

@@ -75,10 +75,10 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     check_zero_section(values, source)
     rank, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
-    own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
-    check_same_on_all_ranks(own, gather_objects)
     config = merge(values, recipe, setup.batches, on_cpu())
     use_kernels_of(recipe.training)
+    own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
+    check_same_on_all_ranks(own, gather_objects)
     locked = locked_run_directory(setup) if rank == 0 else nullcontext()
     try:
         with within_memory(setup, sharding_of(config)), locked:

@@ -121,7 +121,7 @@ def test_the_scale_falls_at_once_rises_slowly_and_is_kept() -> None:
 
 def adapt_until(update: int, path: str) -> None:
     """The command, stopped behind an update as by a signal."""
-    state_at = itertools.count(1)
+    state_at = itertools.count(0)  # asked once before the first update
     first = {3: 0, 5: 3}.get(update, 5)
     with mock.patch.object(SafePoint, "stop", lambda self: first + next(state_at) >= update):
         adapt(path)

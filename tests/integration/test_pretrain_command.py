@@ -108,7 +108,7 @@ def test_rates_follow_from_one_another(run: Path) -> None:
 
 
 def test_recipe_is_kept_as_it_was_run(runs: Runs, run: Path) -> None:
-    asked = load_recipe(runs.recipe, [f"name={run.name}"])
+    asked = load_recipe(runs.recipe, [f"name={run.name}", "training.block_order=runs"])  # a new run's, where unset
     assert load_recipe(run / "recipe.yaml") == asked
     assert Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text())) == asked
 

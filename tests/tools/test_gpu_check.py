@@ -52,7 +52,8 @@ def test_a_whole_dry_run(tmp_path: Path) -> None:
 @pytest.mark.launched
 def test_what_is_not_reached_is_said(tmp_path: Path) -> None:
     done, page = check(tmp_path, "--minutes", "0.01")
-    assert page.count("**Not reached**") >= 6, page  # a fast machine knows its environment all the same
+    sections = page.split("\n## ")[1:]  # a fast machine knows its environment, and the loss, all the same
+    assert sum("not reached" in section for section in sections) >= 5, page
     assert done.returncode == 0
 
 

@@ -68,7 +68,8 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     What is complete already is kept. Raises UserError for data or a model that cannot be used.
     """
     _quiet()
-    recipe = _with_precision(recipe)
+    recipe = resolve_precision(recipe, best=near_fp32)
+    use_precision(recipe.training.precision, "training.precision")
     if deepspeed is None:
         leave_deepspeed_out()
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
@@ -86,17 +87,11 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
         ranks.leave()
 
 
-def _with_precision(recipe: FinetuneRecipe) -> FinetuneRecipe:
-    """The recipe with its precision resolved, which this process then computes in."""
-    recipe = resolve_precision(recipe, best=near_fp32)
-    use_precision(recipe.training.precision, "training.precision")
-    return recipe
-
-
 def plan(recipe: FinetuneRecipe) -> str:
     """What the recipe would do, in lines for people; the data and the model are read and checked for it."""
     _quiet()
-    recipe = _with_precision(recipe)
+    if recipe.training.precision != "auto":
+        use_precision(recipe.training.precision, "training.precision")
     primary, training = load_primary(recipe), recipe.training
     lines = []
     for job in (prepare_job(recipe, primary, key) for key in recipe.tasks):
