@@ -61,7 +61,7 @@ def run_all(work: Path, only: str) -> None:
                 result = run_one(work, name, shape, entry, seed)
                 with RUNS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
-                print(f"{name}: {result['curve'][-1]}, {result['cpu_seconds']:.0f} s", flush=True)
+                print(f"{name}: {result['curve'][-1]}, {result['cpu_seconds']} s", flush=True)
 
 
 def prepare(work: Path, text: dict, name: str) -> None:
@@ -89,11 +89,12 @@ def run_one(work: Path, name: str, shape: dict, entry: dict, seed: int) -> dict:
         **shape["recipe"],
         **entry["settings"],
     }
+    directory = work / "runs" / name
+    resumed = directory.exists()  # then nobody knows what the part before has taken
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
     command("launch/pretrain.py", str(HERE / "recipe.yaml"), *overrides)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    directory = work / "runs" / name
     ledger = json.loads((directory / "compute.json").read_text())
     lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
     heads = ("validation/loss_primary", "validation/loss_exit_2", "validation/loss_exit_4")
@@ -110,7 +111,7 @@ def run_one(work: Path, name: str, shape: dict, entry: dict, seed: int) -> dict:
         "seed": seed,
         "settings": entry["settings"],
         **{key: ledger[key] for key in keys},
-        "cpu_seconds": round(after.ru_utime - before.ru_utime, 1),
+        "cpu_seconds": None if resumed else round(after.ru_utime - before.ru_utime, 1),
         "curve": curve,
     }
 

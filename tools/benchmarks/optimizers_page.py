@@ -42,8 +42,9 @@ def section(shape: str, grid: dict, runs: list[dict], path: Path) -> str:
             tokens = statistics.median(reached)
             first = own[0]
             flops = tokens * (first["flops"] + first["optimizer_flops"]) / first["tokens"]
-            seconds = tokens * statistics.median(one["cpu_seconds"] / one["tokens"] for one in own)
-            cells = [f"{tokens / 1e6:.2f}M", f"{flops:.3g}", f"{seconds:,.0f}"]
+            each = [one["cpu_seconds"] / one["tokens"] for one in own if one["cpu_seconds"] is not None]
+            seconds = f"{tokens * statistics.median(each):,.0f}" if each else "-"
+            cells = [f"{tokens / 1e6:.2f}M", f"{flops:.3g}", seconds]
         rows.append(
             [label, str(len(own)), f"{own[0]['tokens'] / 1e6:.2f}M", f"{statistics.median(ends):.3f}",
              f"{min(ends):.3f} to {max(ends):.3f}", *cells]
