@@ -33,13 +33,8 @@ def permute(positions: np.ndarray, size: int, seed: int, epoch: int | np.ndarray
     return image.astype(np.int64)
 
 
-def blocks_of_order(start: int, stop: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(epoch, block), each int64, at the positions start..stop-1 of the endless order that runs epoch after epoch."""
-    return blocks_at(np.arange(start, stop, dtype=np.int64), size, seed)
-
-
 def blocks_at(positions: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(epoch, block), each int64, at any positions of the endless order, int64."""
+    """(epoch, block), each int64, at any positions (int64) of the endless order that runs epoch after epoch."""
     epoch, position = np.divmod(positions, size)
     return epoch, permute(position, size, seed, epoch)
 
@@ -64,7 +59,7 @@ class RunOrder:
         return cls(global_batch, min(_LONGEST, max(_SHORTEST, 1 << (wanted.bit_length() - 1))))
 
     def blocks_at(self, positions: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, block), each int64, at any positions of the endless order, int64."""
+        """(epoch, block), each int64, at any positions (int64) of the endless order that runs epoch after epoch."""
         epoch, position = np.divmod(positions, size)
         window = self.streams * self.run
         windows, runs = size // window, size // self.run

@@ -26,7 +26,7 @@ from megamini.training.engines.deepspeed_config import sharding_of
 from megamini.training.engines.engine import DTYPES, Engine
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision, use_kernels_of
-from megamini.training.engines.process_group import end_process_group
+from megamini.training.engines.process_group import end_process_group, gather_objects
 from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
@@ -66,7 +66,6 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     from megamini.training.engines.deepspeed_engine import (
         DeepSpeedEngine,
         check_zero_section,
-        gather_objects,
         on_cpu,
         start_process_group,
         zero3_partition,

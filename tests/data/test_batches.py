@@ -8,7 +8,7 @@ import torch
 
 from megamini.data.batches import TrainingMicroBatches, plan_batches, training_loader, validation_batches
 from megamini.data.masking import MaskingRule, mask_blocks
-from megamini.data.order import blocks_of_order
+from megamini.data.order import blocks_at
 from megamini.errors import UserError
 
 PAD, LENGTH, VOCAB = 1, 20, 300
@@ -88,7 +88,7 @@ def test_what_a_batch_holds():
     plan, blocks = plan_batches(8, 2, 2), MemoryBlocks(10)
     batch = TrainingMicroBatches(blocks, RULE, plan, rank=1)[3]  # second accumulation step of update 1
     start = 8 + 1 * 4 + 1 * 2
-    epochs, numbers = blocks_of_order(start, start + 2, 10, RULE.seed)
+    epochs, numbers = blocks_at(np.arange(start, start + 2), 10, RULE.seed)
     assert set(epochs) == {1}
     masked = mask_blocks(blocks.read(numbers), numbers, epochs, RULE)
     np.testing.assert_array_equal(batch.input_ids, masked.input_ids)

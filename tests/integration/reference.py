@@ -14,7 +14,7 @@ from torch.nn import functional
 from megamini.data.batches import Batch, validation_batches
 from megamini.data.blocks import Blocks
 from megamini.data.masking import MaskingRule, mask_blocks
-from megamini.data.order import blocks_of_order
+from megamini.data.order import blocks_at
 from megamini.data.tokenizer import load_tokenizer, special_ids
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel
@@ -164,7 +164,7 @@ def _linear_fall(update: int) -> float:
 def _losses_of_global_batch(
     primary: PrimaryModel, blocks: Blocks, rule: MaskingRule, update: int
 ) -> dict[str, torch.Tensor]:
-    epochs, numbers = blocks_of_order(update * GLOBAL_BATCH, (update + 1) * GLOBAL_BATCH, len(blocks), rule.seed)
+    epochs, numbers = blocks_at(np.arange(update * GLOBAL_BATCH, (update + 1) * GLOBAL_BATCH), len(blocks), rule.seed)
     masked = mask_blocks(blocks.read(numbers), numbers, epochs, rule)
     labels = np.full(masked.input_ids.shape, -100)
     np.put_along_axis(labels, masked.positions, masked.labels, axis=1)

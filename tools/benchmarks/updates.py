@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, RobertaConfig
@@ -34,7 +35,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def roberta_config(options: argparse.Namespace, layers: int | None = None) -> RobertaConfig:
+def roberta_config(options: Any, layers: int | None = None, block_length: int = BLOCK_LENGTH) -> RobertaConfig:
+    """Of a body of `options.layers` layers or others, of width `options.hidden` with `options.vocab` pieces."""
     return AutoConfig.for_model(
         "roberta",
         vocab_size=options.vocab,
@@ -42,7 +44,7 @@ def roberta_config(options: argparse.Namespace, layers: int | None = None) -> Ro
         num_hidden_layers=layers or options.layers,
         num_attention_heads=options.hidden // 64,
         intermediate_size=4 * options.hidden,
-        max_position_embeddings=BLOCK_LENGTH + 2,
+        max_position_embeddings=block_length + 2,
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.costs.flops import (
@@ -29,6 +29,7 @@ from megamini.models.masked_lm import PrimaryModel
 from megamini.recipes.sections import MaskingSection, OptimizerSection, TrainingSection
 from megamini.training.engines.engine import DTYPES
 from megamini.training.engines.plain_engine import PlainEngine
+from tools.benchmarks.updates import roberta_config
 from tools.gpu_checks.context import Context
 
 
@@ -51,15 +52,7 @@ class Sizes:
         return self.relearned[1]
 
     def config(self, layers: int | None = None) -> Any:
-        return AutoConfig.for_model(
-            "roberta",
-            vocab_size=self.vocab,
-            hidden_size=self.hidden,
-            num_hidden_layers=layers or self.layers,
-            num_attention_heads=self.hidden // 64,
-            intermediate_size=4 * self.hidden,
-            max_position_embeddings=self.block_length + 2,
-        )
+        return roberta_config(self, layers, self.block_length)
 
     def batch(self) -> Batch:
         """Random tokens: only the shape matters to the time."""

@@ -31,7 +31,13 @@ from megamini.training.engines.compiled import compile_layers
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage
 from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.fp32_sums import take_sums_of_zero
-from megamini.training.engines.process_group import cannot_meet, environment_of_one, ranks_on_this_node, use_own_gpu
+from megamini.training.engines.process_group import (
+    cannot_meet,
+    environment_of_one,
+    gather_objects,
+    ranks_on_this_node,
+    use_own_gpu,
+)
 from megamini.training.engines.swap import clear_swap_folder, prepare_swap_folder, remove_swap_folder, state_bytes
 from megamini.training.engines.zero_shards import in_memory, state_under_zero
 from megamini.training.optimizers.matrix_exchange import MatrixExchange, matrices_of
@@ -81,13 +87,6 @@ def start_process_group(hang_minutes: float | None = None) -> tuple[int, int]:
     except distributed.DistNetworkError as error:
         raise cannot_meet(error) from None
     return distributed.get_rank(), distributed.get_world_size()
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """What each rank has, in their order. All ranks."""
-    gathered = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, value)
-    return gathered
 
 
 def on_cpu() -> bool:

@@ -15,6 +15,7 @@ from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.engines.allocator import keep_freed_memory
 from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.loss_scale import LossScale
+from megamini.training.engines.process_group import gather_objects
 from megamini.training.optimizers.optimizer import TOKEN_GROUP, build_optimizer, forget_moments, parameter_groups
 from megamini.training.state.shards import Shards, Slice
 from megamini.training.state.shards_of_optimizer import load_whole, tensors_of
@@ -133,10 +134,7 @@ class PlainEngine:
         return values
 
     def gather_objects(self, value: Any) -> list[Any]:
-        gathered = [value] * self.world_size
-        if self.world_size > 1:
-            distributed.all_gather_object(gathered, value)
-        return gathered
+        return gather_objects(value) if self.world_size > 1 else [value]
 
     def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
         master = self._masters[TOKEN_GROUP]

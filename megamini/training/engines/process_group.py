@@ -71,6 +71,13 @@ def from_rank_0(value: Any) -> Any:
     return held[0]
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """What each rank has, in their order. *All ranks.*"""
+    gathered = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
 def cannot_meet(error: distributed.DistNetworkError) -> UserError:
     """The line for ranks that do not find one another."""
     port = int(os.environ["MASTER_PORT"])
