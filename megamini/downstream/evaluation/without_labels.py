@@ -19,7 +19,8 @@ from megamini.downstream.metrics.measurement import ratio
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import UserError
 from megamini.files import fingerprint_of
-from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+from megamini.models.families import family_of
+from megamini.models.pretrained import load_config, load_lm, weights_fingerprint
 
 
 class WithoutLabels(Part, Protocol):
@@ -35,6 +36,8 @@ def measures_without_labels(recipe: EvaluateRecipe, packs: Packs, lineages: Line
     if not (measures.bits_per_byte or measures.retrieval):
         return []
     primary = _Primary(recipe, packs)
+    if family_of(primary.config).causal:
+        raise UserError(f"measures: {primary.name} is a decoder, and these measure encoders")
     parts: list[WithoutLabels] = [_Bits(primary)] if measures.bits_per_byte else []
     parts += [_Retrieval(primary)] if measures.retrieval else []
     names = [one.pack for part in parts for one in part.planned]
@@ -49,12 +52,12 @@ class _Primary:
         self.recipe, self.packs, self.name = recipe, packs, recipe.model.primary
         self._where = f"model.primary: {self.name}"
         self.config = load_config(self.name, self._where, dropout=None)
-        self.tokenizer = load_tokenizer(self.name)
+        self.tokenizer = load_tokenizer(self.name, decoder=family_of(self.config).causal)
         self._fingerprint = fingerprint_of([weights_fingerprint(self.name), fingerprint(self.tokenizer)])
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return load_masked_lm(self.name, self.config, "sdpa", self._where).eval()
+        return load_lm(self.name, self.config, "sdpa", self._where).eval()
 
     def planned(self, task: str, metric: str, pair: LanguageAndPack, split: str | None, data: str) -> Planned:
         language, pack = pair
