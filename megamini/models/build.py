@@ -271,4 +271,6 @@ def _checkpoint_config(
         raise UserError(f"{where}: has {config.vocab_size} rows for the {pieces} pieces of its own tokenizer")
     check_positions(config, tokenizer, block_length, where)
     config.vocab_size = len(tokenizer)  # without rows that only fill the matrix up
+    if hasattr(config, "megamini"):  # of the checkpoint, and no more of what is trained from it: its lineage is another
+        del config.megamini
     return config

@@ -2,9 +2,11 @@
 
 import pytest
 
+from megamini.commands.planning.subject import subject_of
 from megamini.errors import UserError
 from megamini.models.build import body_config, build_primary, is_causal
-from megamini.recipes.sections import ModelSection, ObjectiveSection, Recipe
+from megamini.recipes.sections import ModelSection, ObjectiveSection, Recipe, load_recipe
+from megamini.recipes.shipped import RECIPES
 from megamini.training.pretraining import build_setup
 from tests.models import bodies
 
@@ -93,3 +95,15 @@ def test_a_checkpoint_that_sees_both_sides_is_refused(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"sees both sides \(use_bidirectional_attention\) predicts no next token"):
         build_primary(recipe({"method": "causal"}, from_checkpoint=str(tmp_path)), bodies.small_tokenizer(), 24)
+
+
+def test_the_small_decoder_that_comes_along():
+    """12 layers or fewer, Muon, an exit; about 6 million parameters with 8,000 pieces."""
+    read = load_recipe(RECIPES / "decoder/pretrain.yaml")
+    assert read.model.family in bodies.DECODERS and read.optimizer.name == "muon"
+    subject = subject_of(read, vocab_size=8_000, block_length=128)
+    assert subject.shape.layers <= 12 and subject.shape.tied
+    assert sum(subject.parameters.values()) == 6_259_584
+    assert subject.mask_schedule.most_masked == 126
+    exit_shape, standard = subject.exits, subject.flops("standard", ())
+    assert 1.9 < standard / subject.flops("mini", exit_shape) < 1.91  # less than 3: the head is at every position
