@@ -8,6 +8,7 @@ often a line finds its translation (both through the body, mean of the hidden st
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
@@ -19,6 +20,7 @@ from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
 from megamini.data.tokenizer import encode
 from megamini.machine import device_memory
+from megamini.models.families import embed, family_of
 from megamini.training.run import plain_engine
 from megamini.training.validation import measure
 
@@ -65,7 +67,7 @@ def best_start(
         "flops": len(wanted) * setup.flops(language, each),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return StartingPoint(start.matrix, start.bias, {**start.facts, "probes": probes})
+    return replace(start, facts={**start.facts, "probes": probes})
 
 
 def _probe(
@@ -144,8 +146,9 @@ def _states(
         longest = max(map(len, some))
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
-        embedded = functional.embedding(ids, matrix).to(body.dtype)
-        states = body.base_model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state.float()
+        embedded = embed(body, ids, matrix).to(body.dtype)
+        inputs = {"inputs_embeds": embedded, "attention_mask": mask, **family_of(body.config).body_options}
+        states = body.base_model(**inputs).last_hidden_state.float()
         found.append((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
     return torch.cat(found)
 

@@ -58,8 +58,8 @@ class AdaptationSection(Section):
     """What the embeddings are learned over, and from where they start."""
 
     source: PathName
-    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT) or hub name, or a
-    run directory or checkpoint of launch/pretrain.py."""
+    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT, any Llama, Qwen2,
+    Qwen3, Gemma or GPT-NeoX) or hub name, or a run directory or checkpoint of launch/pretrain.py."""
     method: Literal["standard", "mini"]
     """standard: over the whole primary model. mini: over a mini-model, which the source is or has as an exit."""
     exit: Positive | None = None

@@ -12,7 +12,7 @@ from megamini.adaptation.candidates import candidates, probe_updates
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.adaptation.source import SourceModel, load_source
+from megamini.adaptation.source import SourceModel, is_causal, load_source
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
@@ -22,7 +22,7 @@ from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
 from megamini.machine import device_memory
-from megamini.models.families import truncating
+from megamini.models.families import is_untied, truncating
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
@@ -30,7 +30,7 @@ from megamini.training.engines.precision import use_kernels_of
 from megamini.training.intervals import resolve_intervals
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -90,9 +90,10 @@ class RelearningSetup(RunSetup):
         return Cost(self.tokens_per_update * len(going), flops)
 
     def planned_memory(self, sharding: Sharding) -> int:
-        trained = sum(len(text.tokenizer) * (self.source.body.config.hidden_size + 1) for text in self.texts.values())
+        trained = sum(self._parameters(text) for text in self.texts.values())
         bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
-        vocabularies = [body.get_input_embeddings().weight for body in bodies]  # which are dropped
+        # Which are dropped.
+        vocabularies = [matrix for body in bodies for matrix in _matrices_of(body)]
         frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
         precision = self.recipe.training.precision
         states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
@@ -166,8 +167,8 @@ class RelearningSetup(RunSetup):
     def pack(self, language: str, engine: PlainEngine, state: TrainState) -> LanguagePack:
         """The pack of a language as it stands."""
         model: RelearnModel = engine.model
-        matrix, bias = (
-            engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
+        matrix, bias, output = (
+            engine.trained_value(values[language]) for values in (model.matrices, model.biases, model.outputs)
         )
         if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
             bias = self.starting_biases[language]
@@ -195,7 +196,8 @@ class RelearningSetup(RunSetup):
             },
         }
         tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
-        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
+        own_output = output if is_untied(self.source.body.config) else None
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, own_output)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -205,15 +207,15 @@ class RelearningSetup(RunSetup):
             "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
             f"{self.block_length}: {f'{batch.world_size} ranks x ' if batch.world_size > 1 else ''}"
             f"{batch.accumulation} accumulation x {batch.micro_batch} blocks",
-            "masked": masked_in_words(self.mask_schedule.along(updates)),
+            **self.prediction_row(),
         }
         for language, text in self.texts.items():
-            vocab, width = len(text.tokenizer), self.source.body.config.hidden_size
+            vocab = len(text.tokenizer)
             flops = self.flops(language, updates)
             passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
                 f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
-                f"{vocab * width + vocab * self.trains_bias:,} parameters ({vocab:,} pieces); "
+                f"{self._parameters(text):,} parameters ({vocab:,} pieces); "
                 f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
             )
             if self.source.primary is not None:
@@ -231,6 +233,11 @@ class RelearningSetup(RunSetup):
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
+
+    def _parameters(self, text: Text) -> int:
+        """How many of a language train."""
+        width = self.source.body.config.hidden_size
+        return len(text.tokenizer) * (width * len(_matrices_of(self.source.body)) + self.trains_bias)
 
     def _activations(self, text: Text) -> int:
         shape = _shape(text, self.source.body)
@@ -254,8 +261,12 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
         read_lexicon(recipe.adaptation.lexicon)
     if recipe.adaptation.parallel is not None:
         read_parallel(recipe.adaptation.parallel)
-    training = recipe.training
-    opened = [open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data_paths]
+    training, causal = recipe.training, is_causal(recipe.adaptation)
+    if problem := recipe.objective.problem_of(causal):
+        raise UserError(problem)
+    opened = [
+        open_text(path, recipe.objective, training.seed, training.global_batch, causal) for path in recipe.data_paths
+    ]
     texts = {text.language: text for text in opened}
     if len(texts) < len(opened):
         raise UserError(f"data.path: two of {', '.join(recipe.data_paths)} hold the same language")
@@ -317,6 +328,12 @@ def _affordable(
         return paid
 
     return affordable
+
+
+def _matrices_of(body: PreTrainedModel) -> list[torch.Tensor]:
+    """The token matrix, and the output matrix where it is another one."""
+    matrix, output = body.get_input_embeddings().weight, body.get_output_embeddings().weight
+    return [matrix] if output is matrix else [matrix, output]
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

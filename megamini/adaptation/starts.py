@@ -1,5 +1,6 @@
 """The initial embeddings of a run's languages: as kept with the run, as the recipe says, or as probes choose."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
         if resources.get("parallel") is not None:
             facts["parallel_sha256"] = [sha256_of(path) for path in section.parallel]
         no_bias = setup.source.vocabulary.output_bias is None
-        return StartingPoint(start.matrix, torch.zeros_like(start.bias) if no_bias else start.bias, facts)
+        return replace(start, bias=torch.zeros_like(start.bias) if no_bias else start.bias, facts=facts)
 
     if section.initialise == "auto":
         return best_start(setup, language, computed, section.lexicon, pairs)
@@ -76,9 +77,10 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
         raise UserError(f"adaptation.pack: {path}: learned beside other token embeddings than the source's")
     if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
         raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
-    return StartingPoint(
-        pack.token_embeddings, pack.output_bias, {"kind": "pack", "ledger": pack.details.get("ledger", {})}
-    )
+    if (pack.output_embeddings is None) != (setup.source.vocabulary.output_matrix is None):
+        raise UserError(f"adaptation.pack: {path}: its output matrix is tied, or not, unlike the source's")
+    facts = {"kind": "pack", "ledger": pack.details.get("ledger", {})}
+    return StartingPoint(pack.token_embeddings, pack.output_bias, facts, pack.output_embeddings)
 
 
 def in_words(start: StartingPoint) -> str:

@@ -73,6 +73,11 @@ def _options() -> argparse.ArgumentParser:
     )
     tokenizer.add_argument("--tokenizer", metavar="DIR", help="use this tokenizer (folder or hub name) instead")
     add(
+        "--decoder",
+        action="store_true",
+        help="the --tokenizer is a decoder's: it needs no mask, and what ends texts may begin and pad them",
+    )
+    add(
         "--block-length",
         type=int,
         default=512,

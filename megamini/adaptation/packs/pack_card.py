@@ -39,7 +39,7 @@ def pack_card(language: str, shape: Sequence[int], lineage: dict[str, Any], deta
             "",
             f"# A language pack: `{language}`",
             "",
-            "Token embeddings and a tokenizer of one language. They plug into the masked language model that they were "
+            "Token embeddings and a tokenizer of one language. They plug into the language model that they were "
             "learned beside, and into every task model that was fine-tuned from it with frozen token embeddings:",
             "",
             "```python",

@@ -64,6 +64,7 @@ class Settings:
     seed: int = 0
     character_coverage: float = 0.9998
     tokenizer_sample: int = 100_000_000
+    decoder: bool = False
 
     def __post_init__(self) -> None:
         check_code(self.language, "--language")
@@ -76,6 +77,8 @@ class Settings:
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0 and at most "
                     f"{0.5 if name == 'validation_share' else 1}"
                 )
+        if self.decoder and not self.tokenizer:
+            raise UserError("--decoder goes with --tokenizer; a tokenizer trained here has all that a decoder needs")
         if self.documents not in ("blank-line", "line"):
             raise UserError(f"--documents {self.documents}: must be blank-line or line")
 
@@ -105,7 +108,10 @@ def prepare(text: list[str], out: Path, settings: Settings, processes: int, over
 
 
 def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, overwrite: bool) -> dict[str, Any]:
-    asked = {"settings": asdict(settings), "sources": _sources(files)}
+    chosen = asdict(settings)
+    if not settings.decoder:  # as earlier versions say nothing of it
+        del chosen["decoder"]
+    asked = {"settings": chosen, "sources": _sources(files)}
     if (out / "manifest.json").exists() and not overwrite:
         manifest = load_manifest(out)
         _refuse_other_settings(out, {part: manifest[part] for part in asked}, asked)
@@ -182,7 +188,7 @@ def _tokenizer(planned: list[Unit], files: list[Path], work: Path, settings: Set
     folder = work / "tokenizer"
     if not folder.exists():
         if settings.tokenizer:
-            tokenizer = load_tokenizer(settings.tokenizer)
+            tokenizer = load_tokenizer(settings.tokenizer, settings.decoder)
         else:
             print(f"training a tokenizer of {settings.vocab_size} pieces", flush=True)
             texts = _at_least_one(_sample(planned, settings), files)
