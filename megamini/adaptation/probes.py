@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.candidates import Candidate, candidates, choose, probe_updates
+from megamini.adaptation.hidden_states import hidden_states, means_over
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
@@ -141,12 +142,7 @@ def _states(
     found = []
     for start in range(0, len(lines), batch):
         some = encode(tokenizer, lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
-        longest = max(map(len, some))
-        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
-        ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
-        embedded = functional.embedding(ids, matrix).to(body.dtype)
-        states = body.base_model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state.float()
-        found.append((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        found.append(means_over(hidden_states(body, matrix, some), [[range(len(ids))] for ids in some]))
     return torch.cat(found)
 
 

@@ -134,6 +134,18 @@ def lexicon_rows(
     return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"], mixed)
 
 
+def commonest_translations(
+    lexicon: Lexicon, source_tokenizer: PreTrainedTokenizerBase, source_forms: list[Form | None]
+) -> dict[str, str]:
+    """Of each word, the translation of the fewest source pieces; of several, that whose rarest piece is the commonest:
+    vocabularies are in about that order. Words that have none that the source can spell are left out."""
+    translations = list(dict.fromkeys(source for found in lexicon.values() for source in found))
+    spelled = zip(translations, _spell(translations, source_tokenizer, source_forms), strict=True)
+    rank = {source: (len(pieces), max(pieces)) for source, pieces in spelled if pieces}
+    known = {word: [source for source in found if source in rank] for word, found in lexicon.items()}
+    return {word: min(found, key=rank.__getitem__) for word, found in known.items() if found}
+
+
 def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:
     """A sparse matrix [len(rows), columns] with a one where a row has a number, or with one over their count."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
