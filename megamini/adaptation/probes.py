@@ -51,9 +51,11 @@ def best_start(
         return compute(candidate.kind, lexicon=lexicon, parallel=lines if candidate.parallel else None)
 
     started = time.perf_counter()
-    body, found = copy.deepcopy(setup.source.body), {}
+    body, found, distilled = copy.deepcopy(setup.source.body), {}, []
     for candidate in wanted:
-        found[candidate] = _probe(setup, language, start_of(candidate, seen), body, each, held_out)
+        start = start_of(candidate, seen)
+        distilled += [start.facts["distillation"]] if "distillation" in start.facts else []
+        found[candidate] = _probe(setup, language, start, body, each, held_out)
         print(f"{language}: probe of {candidate.name}: {_in_words(found[candidate])}", flush=True)
     best, by = choose(found)
     start = start_of(best, pairs)
@@ -62,8 +64,8 @@ def best_start(
         "by": by,
         "candidates": {one.name: values for one, values in found.items()},
         "updates_each": each,
-        "tokens": len(wanted) * each * setup.tokens_per_update,
-        "flops": len(wanted) * setup.flops(language, each),
+        "tokens": len(wanted) * each * setup.tokens_per_update + sum(one["tokens"] for one in distilled),
+        "flops": len(wanted) * setup.flops(language, each) + sum(one["flops"] for one in distilled),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return StartingPoint(start.matrix, start.bias, {**start.facts, "probes": probes})

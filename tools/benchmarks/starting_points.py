@@ -40,6 +40,9 @@ STARTS: dict[str, Sequence[str]] = {
     "combined, word list": ["adaptation.initialise=combined", _WORDS],
     "combined, parallel": ["adaptation.initialise=combined", _PARALLEL],
     "combined, both": ["adaptation.initialise=combined", _WORDS, _PARALLEL],
+    "distil": ["adaptation.initialise=distil"],
+    "distil, word list": ["adaptation.initialise=distil", _WORDS],
+    "distil, parallel": ["adaptation.initialise=distil", _PARALLEL],
 }
 OUTSIDERS: dict[str, Sequence[str]] = {
     "deepfocus": ["adaptation.initialise=focus", "adaptation.calibrate=false", "adaptation.focus_through=deepfocus"],
