@@ -9,6 +9,7 @@ Only the body is run, no head; only rows of new pieces move.
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def distilled(
         "seconds": round(time.perf_counter() - begun, 3),
     }
     facts = {**start.facts, "kind": "distil", "distillation": facts}
-    return StartingPoint(rows.matrix.detach().cpu(), start.bias, facts)
+    return replace(start, matrix=rows.matrix.detach().cpu(), facts=facts)
 
 
 class _Rows:
