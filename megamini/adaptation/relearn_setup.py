@@ -80,8 +80,8 @@ class RelearningSetup(RunSetup):
 
     @property
     def spent(self) -> Cost:
-        found = [facts["probes"] for facts in self.starting_facts.values() if "probes" in facts]
-        return Cost(sum(one["tokens"] for one in found), sum(one["flops"] for one in found))
+        found = [part for facts in self.starting_facts.values() for part in _spent_on(facts)]
+        return Cost(sum(part["tokens"] for part in found), sum(part["flops"] for part in found))
 
     def cost(self, stopped: Collection[str], batch: int) -> Cost:
         going = [text for language, text in self.texts.items() if language not in stopped]
@@ -174,7 +174,7 @@ class RelearningSetup(RunSetup):
             bias = self.starting_biases[language]
         updates = state.stopped.get(language, state.update)
         facts = self.starting_facts[language]
-        earlier = facts.get("ledger") or facts.get("probes", {})  # of the pack that this one goes on from, or of probes
+        earlier = [facts.get("ledger", {}), *_spent_on(facts)]  # the first: of the pack that this one goes on from
         costs = {
             "updates": updates,
             "tokens": updates * self.tokens_per_update,
@@ -189,7 +189,7 @@ class RelearningSetup(RunSetup):
             "settings_changed": state.changes,
             "text": self.texts[language].train.manifest["sources"],
             "ledger": {
-                **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
+                **{name: cost + sum(part.get(name, 0) for part in earlier) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
                 "ranks": engine.world_size,
@@ -334,6 +334,11 @@ def _matrices_of(body: PreTrainedModel) -> list[torch.Tensor]:
     """The token matrix, and the output matrix where it is another one."""
     matrix, output = body.get_input_embeddings().weight, body.get_output_embeddings().weight
     return [matrix] if output is matrix else [matrix, output]
+
+
+def _spent_on(start: dict[str, Any]) -> list[dict[str, Any]]:
+    """What tokens, FLOPs and seconds went into a starting point, by its facts, before the run's own first update."""
+    return [start[part] for part in ("probes", "distillation") if part in start]
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
+from megamini.adaptation.distillation import distilled
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points import kept as kept_starts
 from megamini.adaptation.starting_points.initialise import MIXING, StartingPoint, initialise
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.data.tokenizer import fingerprint
@@ -49,6 +51,11 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
     target = Target.of(text.path)
 
     def computed(kind: str, **resources: Any) -> StartingPoint:
+        if kind == "distil":
+            words = resources.get("lexicon")
+            lexicon = None if words is None else read_lexicon(words, say=lambda line: None)  # build_setup has said it
+            start = computed("combined", **resources)
+            return distilled(setup.alone(), language, start, lexicon, resources.get("parallel"))
         start = initialise(
             kind,
             setup.source.vocabulary,
@@ -99,6 +106,12 @@ def in_words(start: StartingPoint) -> str:
             words += " (few: is it a list of this language, with this language's words in front?)"
     if aligned := facts.get("aligned_pieces"):
         words += f"; {aligned:,} pieces aligned by parallel text, {facts['aligned_token_share']:.0%} of the text"
+    if distilled_from := facts.get("distillation"):
+        before, after = (distilled_from[f"unmatched_{when}"] for when in ("before", "after"))
+        words += (
+            f"; hidden states held to {' and '.join(distilled_from['texts'])}: {before:.2f} of their spread unmatched"
+        )
+        words += f" before, {after:.2f} after"
     unspelled = {script: share for script, share in facts.get("spelled_by_bytes", {}).items() if share > 0.5}
     for script, share in unspelled.items():
         words += f"; the source can spell {share:.0%} of the new {script} pieces only byte by byte: these are drawn"
