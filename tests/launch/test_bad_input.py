@@ -88,7 +88,13 @@ RECIPES: Cases = {
     "a folder": (lambda w: [w.folder_named("recipes")], ("recipes", "give the path of a recipe")),
     "unknown family": (
         lambda w: w.recipe({"model.family": "robberta"}),
-        (HERE, "model.family", "'roberta', 'xlm-roberta', 'xlm-roberta-xl', 'bert' or 'modernbert'", "'robberta'"),
+        (
+            HERE,
+            "model.family",
+            "'roberta', 'xlm-roberta', 'xlm-roberta-xl', 'bert', 'modernbert'",
+            "'llama', 'qwen2', 'qwen3', 'gemma' or 'gpt_neox'",
+            "'robberta'",
+        ),
     ),
     "unknown method": (
         lambda w: w.recipe({"objective.method": "minojoint"}),

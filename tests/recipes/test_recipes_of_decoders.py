@@ -1,5 +1,7 @@
 """What a recipe may ask of a decoder, and of an encoder: the family decides what is predicted."""
 
+from pathlib import Path
+
 import pytest
 
 from megamini.commands.planning.subject import subject_of
@@ -7,6 +9,7 @@ from megamini.errors import UserError
 from megamini.models.build import body_config, build_primary, is_causal
 from megamini.recipes.sections import ModelSection, ObjectiveSection, Recipe, load_recipe
 from megamini.recipes.shipped import RECIPES
+from megamini.training.checkpoints.identity import check_identity, defaults_of, identity_of
 from megamini.training.pretraining import build_setup
 from tests.models import bodies
 
@@ -107,3 +110,16 @@ def test_the_small_decoder_that_comes_along():
     assert subject.mask_schedule.most_masked == 126
     exit_shape, standard = subject.exits, subject.flops("standard", ())
     assert 1.9 < standard / subject.flops("mini", exit_shape) < 1.91  # less than 3: the head is at every position
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_resumed_run_predicts_separators_as_it_began(began):
+    """The key is left out where it says nothing new, so that identities of encoders are as ever."""
+    one, other = (
+        recipe({"method": "causal", "predict_separators": value}, family="llama") for value in (began, not began)
+    )
+    saved = identity_of(one, "data")
+    assert ("predict_separators" in saved["objective"]) == (not began)
+    check_identity(identity_of(one, "data"), saved, Path("step-1"), defaults_of(one))
+    with pytest.raises(UserError, match=rf"objective\.predict_separators is {not began}, but .* with {began}"):
+        check_identity(identity_of(other, "data"), saved, Path("step-1"), defaults_of(other))

@@ -122,7 +122,7 @@ FINETUNE: dict[str, Case] = {
     "no such primary": (lambda p: p.finetune({"model.primary": "./gone"}), ("./gone", "no such folder")),
     "primary that is no checkpoint": (
         lambda p: p.finetune({"model.primary": str(p.folder / "texts")}),
-        ("texts", "no config.json of an encoder can be read"),
+        ("texts", "no config.json of a model can be read"),
     ),
     "primary that is a run": (
         lambda p: p.finetune({"model.primary": str(write(p.folder / "run/recipe.yaml", "name: run").parent)}),
