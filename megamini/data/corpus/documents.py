@@ -22,6 +22,7 @@ from megamini.files import parse_json
 
 UNIT_BYTES = 64 * 2**20
 _LINES = "JSON lines hold one object a line"
+_RETURNS_ALONE = "its lines end with a carriage return alone; convert it: tr '\\r' '\\n' < FILE > NEW"
 LINE_BYTES = 2**20  # a longer line of a text file is read in parts
 KINDS = {
     ".txt": "text",
@@ -208,9 +209,11 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Chunk]:
             text = decoder.decode(line)
         except UnicodeDecodeError:
             raise UserError(f"{unit.path}: line {_line_number(unit, offset)}: not valid UTF-8") from None
+        ends = line.endswith(b"\n")
         if offset == 0:
             text = text.removeprefix("\ufeff")
-        ends = line.endswith(b"\n")
+            if not ends and "\r" in text:  # else the whole file would be one document
+                raise UserError(f"{unit.path}: {_RETURNS_ALONE}")
         blank = blank_line and ends and not continued and text.isspace()
         if not blank:
             held.append(text)

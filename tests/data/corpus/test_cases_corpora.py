@@ -277,13 +277,13 @@ def test_one_sentence_a_line_is_known_for_what_it_is(name, end, tmp_path):
 
 
 @pytest.mark.parametrize("validation", [True, False])
-@pytest.mark.parametrize("kind", ["one line", "lines of carriage returns", "one id", "one text"])
+@pytest.mark.parametrize("kind", ["one line", "one id", "one text"])
 def test_documents_that_all_fall_to_one_split_are_said_to(kind, validation, tmp_path):
     """Neither the tokenizer nor the size of the text is to blame."""
     path = tmp_path / ("x.jsonl" if kind.startswith("one ") and kind != "one line" else "x.txt")
     texts = [" ".join(TEXTS)] * 3 if kind == "one text" else TEXTS
     if path.suffix == ".txt":
-        path.write_bytes((" " if kind == "one line" else "\r").join(text.replace("\n", " ") for text in TEXTS).encode())
+        path.write_text(" ".join(text.replace("\n", " ") for text in TEXTS), encoding="utf-8")
     else:
         identity = {"id": "7"} if kind == "one id" else {}
         path.write_text("".join(json.dumps({"text": text, **identity}) + "\n" for text in texts), encoding="utf-8")
@@ -292,6 +292,13 @@ def test_documents_that_all_fall_to_one_split_are_said_to(kind, validation, tmp_
     words = f"is {number}, and nothing but validation" if validation else "fell to validation, whose share is 0.2"
     with pytest.raises(UserError, match=words):
         prepared(tmp_path, path, vocab_size=520, seed=next(seeds))
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_lines_that_end_with_a_carriage_return_alone_are_told_to_be_converted(long, tmp_path):
+    (tmp_path / "x.txt").write_bytes("\r".join(TEXTS * (100 if long else 1)).replace("\n", "\r").encode())
+    with pytest.raises(UserError, match=r"x.txt: its lines end with a carriage return alone; convert it: tr"):
+        prepared(tmp_path, tmp_path / "x.txt", vocab_size=520)
 
 
 def is_validation_of(path, seed):
