@@ -52,6 +52,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
             setup.source.primary,
             recipe.objective.loss_workspace_bytes(device_memory()),
             setup.unplaced,
+            setup.own,
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every and rank == 0:

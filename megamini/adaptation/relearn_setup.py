@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.candidates import candidates, probe_updates
+from megamini.adaptation.packs.kinds import Kind, kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
@@ -45,6 +46,8 @@ class RelearningSetup(RunSetup):
     recipe: AdaptationRecipe
     texts: dict[str, Text]
     source: SourceModel
+    kinds: dict[str, tuple[Kind, torch.Tensor | None]]
+    """Of each language: the kind of its pack, and the ids of the rows that are its own; None for all."""
     starting_facts: dict[str, dict[str, Any]]
     starting_biases: dict[str, torch.Tensor]
     starting_sha256: dict[str, str]
@@ -52,6 +55,16 @@ class RelearningSetup(RunSetup):
     @property
     def packs_directory(self) -> Path:
         return self.recipe.run_directory / "packs"
+
+    @property
+    def own(self) -> dict[str, torch.Tensor | None]:
+        """Of each language, the ids of the rows that it learns; None for all."""
+        return {language: ids for language, (_, ids) in self.kinds.items()}
+
+    def learned_pieces(self, language: str) -> int:
+        """How many rows a language learns."""
+        ids = self.own[language]
+        return len(self.texts[language].tokenizer) if ids is None else len(ids)
 
     @property
     def trains_bias(self) -> bool:
@@ -90,11 +103,14 @@ class RelearningSetup(RunSetup):
         return Cost(self.tokens_per_update * len(going), flops)
 
     def planned_memory(self, sharding: Sharding) -> int:
-        trained = sum(len(text.tokenizer) * (self.source.body.config.hidden_size + 1) for text in self.texts.values())
+        width = self.source.body.config.hidden_size + 1
+        trained = sum(self.learned_pieces(language) for language in self.texts) * width
+        whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
         bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
         vocabularies = [body.get_input_embeddings().weight for body in bodies]  # which are dropped
         frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
         precision = self.recipe.training.precision
+        frozen += whole * width
         states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
         return states.total + sum(self._activations(text) for text in self.texts.values())
 
@@ -169,8 +185,10 @@ class RelearningSetup(RunSetup):
         matrix, bias = (
             engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
         )
+        kind, ids = self.kinds[language]
         if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
             bias = self.starting_biases[language]
+            bias = bias if ids is None else bias[ids]
         updates = state.stopped.get(language, state.update)
         facts = self.starting_facts[language]
         earlier = facts.get("ledger") or facts.get("probes", {})  # of the pack that this one goes on from, or of probes
@@ -195,7 +213,8 @@ class RelearningSetup(RunSetup):
             },
         }
         tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
-        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details)
+        ids = ids if kind == "replacement" else None
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, kind, ids)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -208,12 +227,14 @@ class RelearningSetup(RunSetup):
             "masked": masked_in_words(self.mask_schedule.along(updates)),
         }
         for language, text in self.texts.items():
-            vocab, width = len(text.tokenizer), self.source.body.config.hidden_size
+            learned, width = self.learned_pieces(language), self.source.body.config.hidden_size
+            kept = len(text.tokenizer) - learned
             flops = self.flops(language, updates)
             passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
                 f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
-                f"{vocab * width + vocab * self.trains_bias:,} parameters ({vocab:,} pieces); "
+                f"{learned * width + learned * self.trains_bias:,} parameters ({learned:,} pieces"
+                f"{f' beside {kept:,} of the source' if kept else ''}); "
                 f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
             )
             if self.source.primary is not None:
@@ -290,6 +311,7 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
         ),
         texts=texts,
         source=source,
+        kinds={language: _kind(text, source.tokenizer) for language, text in texts.items()},
         starting_facts={},
         starting_biases={},
         starting_sha256={},
@@ -321,6 +343,19 @@ def _affordable(
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:
     return batches.global_batch * training_flops(_shape(text, body), text.block_length, masked, "standard")
+
+
+def _kind(text: Text, source: PreTrainedTokenizerBase) -> tuple[Kind, torch.Tensor | None]:
+    """Raises UserError where the data were made for a pack beside another source."""
+    found = kind_beside(text.tokenizer, source)
+    wanted = text.train.manifest.get("vocabulary", {}).get("kind", found[0])
+    if wanted != found[0]:
+        option = "--extend-tokenizer" if wanted == "extension" else "--tokenizer"
+        raise UserError(
+            f"data.path: {text.path}: its tokenizer is an {wanted} of another tokenizer than the source's; prepare the "
+            f"data with {option} of the source"
+        )
+    return found
 
 
 def _shape(text: Text, body: PreTrainedModel) -> BodyShape:

@@ -6,14 +6,23 @@ from typing import Any
 from megamini.markup import plain
 from megamini.training.finished.model_card import language_line
 
+_KINDS = {
+    "swapped": "Token embeddings and a tokenizer of one language.",
+    "extension": "Token embeddings of pieces that are added to a model's own, and the tokenizer that has both.",
+    "replacement": "Token embeddings in the place of a model's least used ones, and the tokenizer of the mixture.",
+}
 
-def pack_card(language: str, shape: Sequence[int], lineage: dict[str, Any], details: dict[str, Any]) -> str:
-    """Markdown with the front matter that model hubs read. shape: of the token matrix, [V, d]. details: as in
+
+def pack_card(
+    language: str, shape: Sequence[int], lineage: dict[str, Any], details: dict[str, Any], kind: str = "swapped"
+) -> str:
+    """Markdown with the front matter that model hubs read. shape: of the token matrix, [V, d]. details and kind: as in
     `LanguagePack`."""
     pieces, width = shape
     body, start, ledger = (details.get(key) or {} for key in ("body", "starting_point", "ledger"))
     rows = {
         "language": language,
+        "kind": None if kind == "swapped" else kind,
         "token embeddings": f"{pieces:,} pieces of {width} numbers",
         "learned over": _body_line(body),
         "method": details.get("method"),
@@ -39,8 +48,8 @@ def pack_card(language: str, shape: Sequence[int], lineage: dict[str, Any], deta
             "",
             f"# A language pack: `{language}`",
             "",
-            "Token embeddings and a tokenizer of one language. They plug into the masked language model that they were "
-            "learned beside, and into every task model that was fine-tuned from it with frozen token embeddings:",
+            f"{_KINDS[kind]} They plug into the masked language model that they were learned beside, and into every "
+            "task model that was fine-tuned from it with frozen token embeddings:",
             "",
             "```python",
             "import megamini",

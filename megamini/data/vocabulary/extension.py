@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megamini.data.tokenizer import encoder, fingerprint
 from megamini.data.vocabulary.learning import Allowed, learn_pieces
-from megamini.data.vocabulary.unigram import check_unigram, spelled_pieces, vocabulary, with_pieces
+from megamini.data.vocabulary.unigram import check_unigram, pieces_of, spelled_pieces, with_pieces
 from megamini.data.vocabulary.words import fertility
 from megamini.errors import UserError
 
@@ -49,7 +49,7 @@ def extend(
     except UserError as error:
         hint = "" if old_words is not None else _hint(tokenizer, words)
         raise UserError(f"{error}{hint}") from None
-    lowest = min(score for _, score in vocabulary(tokenizer))
+    lowest = min(score for _, score in pieces_of(tokenizer))
     extended = with_pieces(tokenizer, [(piece, max(score, lowest)) for piece, score in learned])
     _prove(tokenizer, extended, old_words or {})
     facts = {

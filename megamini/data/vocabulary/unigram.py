@@ -36,9 +36,10 @@ def check_unigram(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         raise UserError(f"{where}: has {extra} added tokens behind its vocabulary, where new pieces would go")
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """All pieces by id, with their scores."""
-    return [(piece, score) for piece, score in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]]
+def pieces_of(tokenizer: PreTrainedTokenizerBase) -> list[Piece] | None:
+    """All pieces by id, with their scores; None for a tokenizer of another model than Unigram."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return [(piece, score) for piece, score in model["vocab"]] if model["type"] == "Unigram" else None
 
 
 def spelled_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
@@ -47,7 +48,7 @@ def spelled_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     bytes_too = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("byte_fallback")
     return {
         piece: score
-        for number, (piece, score) in enumerate(vocabulary(tokenizer))
+        for number, (piece, score) in enumerate(pieces_of(tokenizer))
         if number not in specials and score > NEVER_MATCHED and not (bytes_too and _BYTE.fullmatch(piece))
     }
 
@@ -56,7 +57,7 @@ def with_pieces(
     tokenizer: PreTrainedTokenizerBase, added: Sequence[Piece], replaced: Mapping[int, Piece] | None = None
 ) -> PreTrainedTokenizerFast:
     """The tokenizer with pieces behind its own, and others at ids of its own."""
-    pieces = vocabulary(tokenizer)
+    pieces = pieces_of(tokenizer)
     for number, piece in (replaced or {}).items():
         pieces[number] = piece
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
