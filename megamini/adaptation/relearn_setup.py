@@ -1,15 +1,16 @@
 """A checked recipe of `launch/adapt.py`: source and texts, and what the run that follows from it costs and gives."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from megamini.adaptation.beside_source import kind_of, source_text
 from megamini.adaptation.candidates import candidates, probe_updates
-from megamini.adaptation.packs.kinds import Kind, kind_beside
+from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
@@ -19,6 +20,7 @@ from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
 from megamini.costs.hours import hours_in_words
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
+from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
@@ -45,6 +47,8 @@ class RelearningSetup(RunSetup):
 
     recipe: AdaptationRecipe
     texts: dict[str, Text]
+    source_text: Text | None
+    """In the source's own language, by the tokenizer of the one language that is learned."""
     source: SourceModel
     kinds: dict[str, tuple[Kind, torch.Tensor | None]]
     """Of each language: the kind of its pack, and the ids of the rows that are its own; None for all."""
@@ -120,7 +124,10 @@ class RelearningSetup(RunSetup):
         return replace(self, batches=plan_batches(training.global_batch, training.micro_batch, 1))
 
     def identity(self) -> dict[str, Any]:
-        data = fingerprint_of([text.fingerprint for text in self.texts.values()])
+        fingerprints: list[Any] = [text.fingerprint for text in self.texts.values()]
+        if self.recipe.data.source_share:
+            fingerprints += [self.source_text.fingerprint, self.recipe.data.source_share]
+        data = fingerprint_of(fingerprints)
         free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every", "pack"]}
         identity = describe_identity(self.recipe, data, self.source.fingerprint, free)
         section = self.recipe.adaptation
@@ -137,7 +144,10 @@ class RelearningSetup(RunSetup):
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        order = self.recipe.training.block_order
+        order, share = self.recipe.training.block_order, self.recipe.data.source_share
+        if share:
+            own = [text.micro_batches(self.batches, rank, order) for text in (*self.texts.values(), self.source_text)]
+            return MixedMicroBatches(own, Shares([1 - share, share], self.batches.global_batch), self.batches, rank)
         return SideBySide([text.micro_batches(self.batches, rank, order) for text in self.texts.values()])
 
     def validate(self, engine: PlainEngine) -> dict[str, float]:
@@ -147,25 +157,29 @@ class RelearningSetup(RunSetup):
         values = {}
         with torch.no_grad():
             for language, text in self.texts.items():
-                bodies = {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
-
-                def evaluate(batch, language=language, bodies=bodies):
-                    return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
-
-                found = measure(
-                    engine,
-                    text,
-                    list(bodies),
-                    evaluate,
-                    self.recipe.telemetry.validation_blocks,
-                    self.batches.micro_batch,
-                )
-                for head in (*bodies, UNIGRAM):
-                    suffix = "" if head == _OTHERS else f"_{head}"
-                    for kind in ("loss", "bits_per_byte"):
-                        values[f"validation/{kind}_{language}{suffix}"] = found[f"{kind}_{head}"]
+                values |= self._measured(engine, language, text, (*_bodies(model), UNIGRAM), "")
+                if self.source_text is not None:
+                    values |= self._measured(engine, language, self.source_text, _bodies(model), "_of_source")
         model.train()
         return values
+
+    def _measured(
+        self, engine: PlainEngine, language: str, text: Text, heads: Iterable[str], of: str
+    ) -> dict[str, float]:
+        """A language's embeddings on a text, by the names of the log. of: what these say of the text."""
+        model: RelearnModel = engine.model
+        bodies = _bodies(model)
+
+        def evaluate(batch):
+            return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
+
+        most = self.recipe.telemetry.validation_blocks
+        found = measure(engine, text, list(bodies), evaluate, most, self.batches.micro_batch)
+        return {
+            f"validation/{kind}_{language}{of}{'' if head == _OTHERS else f'_{head}'}": found[f"{kind}_{head}"]
+            for head in heads
+            for kind in ("loss", "bits_per_byte")
+        }
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
         every = self.intervals.pack
@@ -205,6 +219,11 @@ class RelearningSetup(RunSetup):
             "settings": state.recipe or self.recipe.model_dump(mode="json"),
             "settings_changed": state.changes,
             "text": self.texts[language].train.manifest["sources"],
+            **(
+                {"vocabulary": vocabulary}
+                if (vocabulary := self.texts[language].train.manifest.get("vocabulary"))
+                else {}
+            ),
             "ledger": {
                 **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
@@ -310,12 +329,18 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
             stop.plateau.least_gain if stop.plateau else 0.0,
         ),
         texts=texts,
+        source_text=source_text(recipe, opened[0], source),
         source=source,
-        kinds={language: _kind(text, source.tokenizer) for language, text in texts.items()},
+        kinds={language: kind_of(text, source.tokenizer) for language, text in texts.items()},
         starting_facts={},
         starting_biases={},
         starting_sha256={},
     )
+
+
+def _bodies(model: RelearnModel) -> dict[str, PreTrainedModel]:
+    """What embeddings are measured over, by the names that `measure` gets."""
+    return {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
 
 
 def _affordable(
@@ -343,19 +368,6 @@ def _affordable(
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:
     return batches.global_batch * training_flops(_shape(text, body), text.block_length, masked, "standard")
-
-
-def _kind(text: Text, source: PreTrainedTokenizerBase) -> tuple[Kind, torch.Tensor | None]:
-    """Raises UserError where the data were made for a pack beside another source."""
-    found = kind_beside(text.tokenizer, source)
-    wanted = text.train.manifest.get("vocabulary", {}).get("kind", found[0])
-    if wanted != found[0]:
-        option = "--extend-tokenizer" if wanted == "extension" else "--tokenizer"
-        raise UserError(
-            f"data.path: {text.path}: its tokenizer is an {wanted} of another tokenizer than the source's; prepare the "
-            f"data with {option} of the source"
-        )
-    return found
 
 
 def _shape(text: Text, body: PreTrainedModel) -> BodyShape:

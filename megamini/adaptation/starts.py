@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 
+from megamini.adaptation.beside_source import rows_beside_source
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points import kept as kept_starts
 from megamini.adaptation.starting_points.initialise import MIXING, StartingPoint, initialise
 from megamini.adaptation.starting_points.parallel_text import read_parallel
-from megamini.adaptation.starting_points.vocabularies import Source, Target
+from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.data.tokenizer import fingerprint
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
@@ -63,7 +64,7 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
             facts["parallel_sha256"] = [sha256_of(path) for path in section.parallel]
         if (ids := setup.own[language]) is not None:
             level = start.bias[ids] - start.bias[ids].mean()
-            return StartingPoint(*_beside_source(setup.source.vocabulary, ids, start.matrix[ids], level), facts)
+            return StartingPoint(*rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], level), facts)
         no_bias = setup.source.vocabulary.output_bias is None
         return StartingPoint(start.matrix, torch.zeros_like(start.bias) if no_bias else start.bias, facts)
 
@@ -81,23 +82,8 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
         raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
     matrix, bias = pack.token_embeddings, pack.output_bias
     if (ids := setup.own[text.language]) is not None:
-        matrix, bias = _beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
+        matrix, bias = rows_beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
     return StartingPoint(matrix, bias, {"kind": "pack", "ledger": pack.details.get("ledger", {})})
-
-
-def _beside_source(
-    source: Source, ids: torch.Tensor, rows: torch.Tensor, numbers: torch.Tensor, centred: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Matrix and output bias with rows [N, d] and numbers [N] at `ids`, and the source's, bit for bit, elsewhere.
-    centred: add the mean of the source's bias to the numbers, whose own is 0."""
-    pieces = max(len(source.matrix), int(ids.max()) + 1)
-    matrix, bias = torch.zeros(pieces, source.matrix.shape[1]), torch.zeros(pieces)
-    matrix[: len(source.matrix)] = source.matrix.float()
-    if source.output_bias is not None:
-        bias[: len(source.matrix)] = source.output_bias.float()
-        bias[ids] = numbers + source.output_bias.float().mean() if centred else numbers
-    matrix[ids] = rows
-    return matrix, bias
 
 
 def in_words(start: StartingPoint) -> str:

@@ -17,6 +17,10 @@ With a tokenizer extended for this language, so that one model reads it beside i
     python tools/prepare_data.py --text 'corpus/el-*.txt.zst' --language el --out data/el \\
         --extend-tokenizer models/mine --add 8000
 
+With new pieces in the place of those that English uses least, so that the model keeps its size:
+    python tools/prepare_data.py --text 'corpus/hu-*.txt.zst' --language hu --out data/hu \\
+        --tokenizer models/mine --replace-least-used 5000 --old-text 'corpus/en-*.txt.zst'
+
 Run the same command again after an interruption: finished parts are kept. The output depends on the text and the
 options only, not on --processes.
 """
@@ -60,12 +64,22 @@ def main() -> None:
 
 def _in_words(vocabulary: dict) -> str:
     """How the tokenizer was made from another one."""
-    fertility = vocabulary["fertility"]
+    fertility, of_old = vocabulary["fertility"], vocabulary.get("fertility_of_old_text")
+    if vocabulary["kind"] == "replacement":
+        return (
+            f"{vocabulary['replaced_pieces']:,} of {vocabulary['old_pieces']:,} pieces replaced, which were "
+            f"{vocabulary['share_of_old_tokens']:.2%} of the old text's tokens; tokens of a word: {_row(fertility)}; "
+            f"in the old text: {_row(of_old)}"
+        )
     kept = "every word of --old-text" if vocabulary["kept"] == "words" else "every word of the old pieces' characters"
     return (
-        f"{vocabulary['added_pieces']:,} pieces beside {vocabulary['old_pieces']:,}; a word of the text is "
-        f"{fertility['extended']:.2f} tokens, {fertility['old']:.2f} before; {kept} is cut as before"
+        f"{vocabulary['added_pieces']:,} pieces beside {vocabulary['old_pieces']:,}; {kept} is cut as before; tokens "
+        f"of a word: {_row(fertility)}"
     )
+
+
+def _row(fertility: dict) -> str:
+    return ", ".join(f"{value:.2f} {name}" for name, value in fertility.items())
 
 
 def _poor_documents(manifest: dict) -> str:
@@ -95,11 +109,17 @@ def _options() -> argparse.ArgumentParser:
     )
     add("--add", type=int, metavar="N", help="pieces to add to --extend-tokenizer")
     add(
+        "--replace-least-used",
+        type=int,
+        metavar="N",
+        help="pieces of --tokenizer that give their ids to new ones, those that --old-text uses least",
+    )
+    add(
         "--old-text",
         nargs="+",
         metavar="FILE",
-        help="text in the languages of --extend-tokenizer: each of its words is cut as before, and new pieces may have "
-        "the characters of old ones. Unset: all words of such characters are cut as before",
+        help="text in the tokenizer's languages. With --extend-tokenizer each of its words is cut as before, and new "
+        "pieces may have the characters of old ones; unset: all words of such characters are cut as before",
     )
     add(
         "--block-length",

@@ -31,6 +31,7 @@ def pack_card(
         "tokens": _number(ledger.get("tokens")),
         "FLOPs (by formula)": f"{ledger['flops']:.3g}" if ledger.get("flops") else None,
         "seconds": _number(ledger.get("seconds")),
+        **_fertility(details.get("vocabulary") or {}),
         "fits models whose token embeddings have the SHA-256": lineage["embeddings_sha256"],
         "and whose tokenizer has": lineage["tokenizer_sha256"],
     }
@@ -67,6 +68,16 @@ def pack_card(
             "",
         ]
     )
+
+
+def _fertility(vocabulary: dict[str, Any]) -> dict[str, str]:
+    """Tokens of a word, by tokenizer, in the new text and in the old."""
+    titles = {"fertility": "tokens of a word", "fertility_of_old_text": "tokens of a word of the old text"}
+    return {
+        title: ", ".join(f"{value:.2f} {name}" for name, value in vocabulary[key].items())
+        for key, title in titles.items()
+        if key in vocabulary
+    }
 
 
 def _body_line(body: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from megamini.data.manifest import Vocabulary
 from megamini.errors import UserError
 from megamini.files import parse_json
 from megamini.languages.codes import CODE_PATTERN
@@ -52,6 +53,7 @@ class _Description(_Part):
     settings: dict[str, Any] = {}
     text: list[_Source] = []
     ledger: _Ledger = _Ledger()
+    vocabulary: Vocabulary | None = None
 
 
 def read_description(directory: Path) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from megamini.data.tokenizer import LEAST_VOCABULARY
 from megamini.errors import UserError
 from megamini.languages.codes import check_code
 
-_OF_SOME = ("extend_tokenizer", "add", "old_text")
+_OF_SOME = ("extend_tokenizer", "add", "replace_least_used", "old_text")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Kept in the manifest. Sizes: `block_length` in tokens, special ones included; `tokenizer_sample` in characters of
-    text. extend_tokenizer, add, old_text: a tokenizer, how many pieces it gets, and files of text that it is to cut as
-    before (names or globs)."""
+    text. extend_tokenizer, add: a tokenizer, and how many pieces it gets. replace_least_used: how many pieces of
+    `tokenizer` give their ids to new ones. old_text: files (names or globs) of text in the tokenizer's languages."""
 
     language: str
     vocab_size: int = 50_000
@@ -34,6 +34,7 @@ class Settings:
     tokenizer_sample: int = 100_000_000
     extend_tokenizer: str | None = None
     add: int | None = None
+    replace_least_used: int | None = None
     old_text: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -54,12 +55,17 @@ class Settings:
     def _check_new_pieces(self) -> None:
         if (self.extend_tokenizer is None) != (self.add is None):
             raise UserError("--extend-tokenizer goes with --add, the number of new pieces; give both or none")
-        if self.add is not None and self.add < 1:
-            raise UserError(f"--add {self.add}: must be at least 1")
+        for name in ("add", "replace_least_used"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.tokenizer is not None and self.extend_tokenizer is not None:
             raise UserError("--tokenizer and --extend-tokenizer: give one of the two")
-        if self.old_text is not None and self.extend_tokenizer is None:
-            raise UserError("--old-text goes with --extend-tokenizer")
+        if self.replace_least_used is not None and (self.tokenizer is None or self.old_text is None):
+            raise UserError(
+                "--replace-least-used goes with --tokenizer, and with --old-text, which says what is used least"
+            )
+        if self.old_text is not None and self.extend_tokenizer is None and self.replace_least_used is None:
+            raise UserError("--old-text goes with --extend-tokenizer, or with --replace-least-used")
 
     @property
     def layout(self) -> Layout:

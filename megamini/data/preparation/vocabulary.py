@@ -13,8 +13,9 @@ from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units,
 from megamini.data.preparation.settings import Settings
 from megamini.data.tokenizer import load_tokenizer, save_tokenizer, train_unigram
 from megamini.data.vocabulary.extension import extend
+from megamini.data.vocabulary.replacement import replace_least_used
 from megamini.data.vocabulary.unigram import check_unigram
-from megamini.data.vocabulary.words import count_words
+from megamini.data.vocabulary.words import count_words, fertility
 from megamini.errors import UserError
 from megamini.files import folder_written_whole, write_json
 
@@ -40,11 +41,15 @@ def tokenizer_of(
 def _made(
     planned: list[Unit], files: list[Path], work: Path, settings: Settings
 ) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
-    if settings.tokenizer:
+    if settings.tokenizer and settings.replace_least_used is None:
         return load_tokenizer(settings.tokenizer), {}
     texts = _at_least_one(_sample(planned, settings), files)
     if settings.extend_tokenizer:
         return _extended(texts, settings)
+    if settings.replace_least_used:
+        tokenizer, facts = _replaced(texts, settings)
+        _compare_with_own(facts, len(tokenizer), planned, work, settings)
+        return tokenizer, facts
     print(f"training a tokenizer of {settings.vocab_size} pieces", flush=True)
     tokenizer = train_unigram(texts, settings.vocab_size, settings.character_coverage, work / "sample.txt")
     (work / "sample.txt").unlink()
@@ -58,6 +63,25 @@ def _extended(texts: Iterator[str], settings: Settings) -> tuple[PreTrainedToken
     print(f"learning {settings.add} pieces beside the {len(old)} of {settings.extend_tokenizer}", flush=True)
     old_words = None if settings.old_text is None else count_words(_whole(settings.old_text, settings.layout), old)
     return extend(old, count_words(texts, old), old_words, settings.add, settings.character_coverage, where)
+
+
+def _replaced(texts: Iterator[str], settings: Settings) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
+    where, count = f"--tokenizer {settings.tokenizer}", settings.replace_least_used
+    old = load_tokenizer(settings.tokenizer)
+    check_unigram(old, where)
+    print(f"learning {count} pieces in the place of {count} of the {len(old)} of {settings.tokenizer}", flush=True)
+    old_words = count_words(_whole(settings.old_text, settings.layout), old)
+    return replace_least_used(old, count_words(texts, old), old_words, count, settings.character_coverage, where)
+
+
+def _compare_with_own(facts: dict[str, Any], pieces: int, planned: list[Unit], work: Path, settings: Settings) -> None:
+    """Add the fertility of a tokenizer of the new text alone, of as many pieces or as many as there are."""
+    scratch = work / "sample.txt"
+    own = train_unigram(_sample(planned, settings), pieces, settings.character_coverage, scratch, exactly=False)
+    scratch.unlink()
+    facts["fertility"]["new"] = fertility(count_words(_sample(planned, settings), own), own)
+    old_text = _whole(settings.old_text, settings.layout)
+    facts["fertility_of_old_text"]["new"] = fertility(count_words(old_text, own), own)
 
 
 def _whole(names: list[str], layout: Layout) -> Iterator[str]:

@@ -61,7 +61,11 @@ def extend(
         "fertility": {"old": fertility(words, tokenizer), "extended": fertility(words, extended)},
     }
     if old_words is not None:
-        facts |= {"old_words": len(old_words), "fertility_of_old_text": fertility(old_words, extended)}
+        facts["old_words"] = len(old_words)
+        facts["fertility_of_old_text"] = {
+            "old": fertility(old_words, tokenizer),
+            "extended": fertility(old_words, extended),
+        }
     return extended, facts
 
 

@@ -139,7 +139,7 @@ def test_what_the_manifest_says(english):
     new, facts = extended(english, GERMAN, old_text=ENGLISH)
     assert facts["fertility"] == {"old": fertility(words, english), "extended": fertility(words, new)}
     assert facts["old_pieces"] == 600 and facts["added_pieces"] == 60 and facts["kept"] == "words"
-    assert facts["fertility_of_old_text"] == fertility(count_words([ENGLISH], english), english)
+    assert set(facts["fertility_of_old_text"].values()) == {fertility(count_words([ENGLISH], english), english)}
     assert extended(english, RUSSIAN)[1]["kept"] == "alphabet"
 
 
