@@ -7,11 +7,11 @@ list has it.
 
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import regex
-from icu4py.breakers import WordBreaker
+from icu4py.breakers import SentenceBreaker, WordBreaker
 
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _BY_DICTIONARY = regex.compile(r"[\p{lb=SA}\p{lb=AK}]")
@@ -26,21 +26,34 @@ def words(text: str) -> list[str]:
     return [word for word in _segments(_composed(text)) if _LETTER.search(word)]
 
 
+def spelling(word: str) -> str:
+    """A word as lists of words are looked up by: composed, with one kind of apostrophe, without what is not seen."""
+    return _UNSEEN.sub("", _composed(word))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text by Unicode's rules (UAX #29) and its line ends, without the space around them."""
+    return [
+        found for line in text.splitlines() if line for one in SentenceBreaker(line, "und") if (found := one.strip())
+    ]
+
+
 class WordList:
     """Target word -> its translation, and texts in which all its words are replaced by these."""
 
     def __init__(self, translations: Mapping[str, str]) -> None:
         self._translations: dict[str, str] = {}
         for word, translation in translations.items():
-            self._translations.setdefault(_UNSEEN.sub("", _composed(word)), translation)
+            self._translations.setdefault(spelling(word), translation)
         self._lengths = {len(word) for word in self._translations}
 
     def word(self, word: str) -> str:
         """The word's translation; the word itself where the list does not have it."""
-        return self._translations.get(_UNSEEN.sub("", _composed(word)), word)
+        return self._translations.get(spelling(word), word)
 
-    def text(self, text: str) -> str:
-        """The text with the list's words and phrases as their translations, all else as it is.
+    def text(self, text: str, translate: Callable[[str], str] | None = None) -> str:
+        """The text with the list's words and phrases as their translations, all else as it is. translate: gives the
+        translation of a word of the list, as that spells it, each time it occurs; unset: the list's.
 
         A word of the list begins and ends where ICU's words do; in scripts without spaces also where others of the list
         do, and in Chinese and Japanese at any character. Of all ways to read a text the one is taken that leaves the
@@ -48,7 +61,7 @@ class WordList:
         the fewest words.
         """
         segments, before = [], ""
-        for segment in self._read(text):
+        for segment in self._read(text, translate or self._translations.__getitem__):
             # Where no space was needed, translations would run into each other.
             if _ends_in_a_word(before) and _LETTER.search(segment):
                 segments.append(" ")
@@ -56,7 +69,7 @@ class WordList:
             before = segment
         return "".join(segments)
 
-    def _read(self, text: str) -> Iterator[str]:
+    def _read(self, text: str, translate: Callable[[str], str]) -> Iterator[str]:
         """Segments of the text, translated or as they are."""
         shown, bounds = _bounds(text)
         longest = max(self._lengths, default=0)
@@ -86,7 +99,7 @@ class WordList:
             if listed and start < here:
                 yield shown[bounds[start].position : bounds[here].position]
             if listed:
-                yield self._translations[shown[bounds[here].position : bounds[there].position]]
+                yield translate(shown[bounds[here].position : bounds[there].position])
             elif bounds[there].of_icu:
                 yield shown[bounds[start].position : bounds[there].position]
             start = there if listed or bounds[there].of_icu else start

@@ -123,4 +123,5 @@ def _write_texts(folder: Path) -> None:
     (folder / "text").mkdir()
     for language in ("xx", "en"):
         (folder / f"text/parallel.{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
+    (folder / "words.tsv").write_text("ze\tthe\nund\tand\nvon\tof\nein\ta\nzu\tto\n", encoding="utf-8")
     (folder / "my-language.txt").write_text("\n\n".join(own) + "\n", encoding="utf-8")
