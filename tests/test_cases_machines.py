@@ -90,7 +90,7 @@ class _NoFloat64(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_nothing_of_an_adaptation_is_float64_but_sums(family):
     body = bodies.small_model(family)
     matrix, bias = body.get_input_embeddings().weight.detach().clone(), torch.zeros(bodies.VOCAB)

@@ -49,8 +49,8 @@ def main() -> None:
         environment["GPU_CHECK_OUT"] = str(options.out.resolve())
         if options.wheels:
             environment["PYTHONPATH"] = str(wheels.install(options.wheels, Path(folder) / "packages"))
-        page = Page(options.out, options.shape, options.minutes)
-        left = [name for name in SHARES if name in options.only]
+        left = [name for name in SHARES if name in (*options.only, "environment")]  # it names the page
+        page = Page(options.out, options.shape, options.minutes, [] if len(left) == len(SHARES) else left[1:] or left)
         while left:
             shares = sum(SHARES[name] for name in left)
             name = left.pop(0)

@@ -8,12 +8,14 @@ often a line finds its translation (both through the body, mean of the hidden st
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.candidates import Candidate, candidates, choose, probe_updates
+from megamini.adaptation.hidden_states import hidden_states, means_over
 from megamini.adaptation.relearn_model import RelearnModel
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
@@ -50,9 +52,11 @@ def best_start(
         return compute(candidate.kind, lexicon=lexicon, parallel=lines if candidate.parallel else None)
 
     started = time.perf_counter()
-    body, found = copy.deepcopy(setup.source.body), {}
+    body, found, distilled = copy.deepcopy(setup.source.body), {}, []
     for candidate in wanted:
-        found[candidate] = _probe(setup, language, start_of(candidate, seen), body, each, held_out)
+        start = start_of(candidate, seen)
+        distilled += [start.facts["distillation"]] if "distillation" in start.facts else []
+        found[candidate] = _probe(setup, language, start, body, each, held_out)
         print(f"{language}: probe of {candidate.name}: {_in_words(found[candidate])}", flush=True)
     best, by = choose(found)
     start = start_of(best, pairs)
@@ -61,11 +65,11 @@ def best_start(
         "by": by,
         "candidates": {one.name: values for one, values in found.items()},
         "updates_each": each,
-        "tokens": len(wanted) * each * setup.tokens_per_update,
-        "flops": len(wanted) * setup.flops(language, each),
+        "tokens": len(wanted) * each * setup.tokens_per_update + sum(one["tokens"] for one in distilled),
+        "flops": len(wanted) * setup.flops(language, each) + sum(one["flops"] for one in distilled),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return StartingPoint(start.matrix, start.bias, {**start.facts, "probes": probes})
+    return replace(start, facts={**start.facts, "probes": probes})
 
 
 def _probe(
@@ -142,12 +146,7 @@ def _states(
     found = []
     for start in range(0, len(lines), batch):
         some = encode(tokenizer, lines[start : start + batch], truncation=True, max_length=length)["input_ids"]
-        longest = max(map(len, some))
-        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
-        ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=matrix.device)
-        embedded = functional.embedding(ids, matrix).to(body.dtype)
-        states = body.base_model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state.float()
-        found.append((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        found.append(means_over(hidden_states(body, matrix, some), [[range(len(ids))] for ids in some]))
     return torch.cat(found)
 
 

@@ -63,8 +63,8 @@ class AdaptationSection(Section):
     """What the embeddings are learned over, and from where they start."""
 
     source: PathName
-    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT) or hub name, or a
-    run directory or checkpoint of launch/pretrain.py."""
+    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT, any Llama, Qwen2,
+    Qwen3, Gemma or GPT-NeoX) or hub name, or a run directory or checkpoint of launch/pretrain.py."""
     method: Literal["standard", "mini"]
     """standard: over the whole primary model. mini: over a mini-model, which the source is or has as an exit."""
     exit: Positive | None = None
@@ -72,13 +72,14 @@ class AdaptationSection(Section):
     primary: PathName | None = None
     """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
     run, where the source is one with exits."""
-    initialise: Literal["random", "unigram", "overlap", "subword", "focus", "combined", "lexicon", "auto", "pack"] = (
-        "focus"
-    )
+    initialise: Literal[
+        "random", "unigram", "overlap", "subword", "focus", "combined", "distil", "lexicon", "auto", "pack"
+    ] = "focus"
     """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
     copied, others drawn alike. subword: others from the source's pieces that spell them. focus: others mixed from
-    shared ones. combined: focus, with a fifth of subword. lexicon: from a word list. auto: what is best of these after
-    a few updates. pack: from a pack."""
+    shared ones. combined: focus, with a fifth of subword. distil: combined, then learned until hidden states are those
+    that the source has of the text or, with a word list or parallel text, of its translation. lexicon: from a word
+    list. auto: what is best of these after a few updates. pack: from a pack."""
     calibrate: bool | None = None
     """Spread the rows that are mixed from others as widely as the source's own rows are; unset: yes, but for a run that
     an earlier version has begun."""
@@ -88,16 +89,16 @@ class AdaptationSection(Section):
     train_bias: bool = True
     """Learn the output bias too; as published it stays."""
     lexicon: PathName | None = None
-    """Word list of `initialise: lexicon`, or with `focus`, `combined` and `auto`, to mix from its words too: lines of
-    target word, tab, source word (or white space between two words, as MUSE's)."""
+    """Word list of `initialise: lexicon`, or with `focus`, `combined`, `distil` and `auto`, to mix from its words too:
+    lines of target word, tab, source word (or white space between two words, as MUSE's)."""
     parallel: Annotated[tuple[PathName, PathName], Field(strict=False)] | None = None
-    """Parallel text for `initialise: focus`, `combined` and `auto`, to mix from the pieces that it aligns too: two
-    files whose lines say the same, that of the new language first."""
+    """Parallel text for `initialise: focus`, `combined`, `distil` and `auto`, to mix from the pieces that it aligns
+    too: two files whose lines say the same, that of the new language first."""
     pack: PathName | None = None
     """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
-    """Static embeddings of `initialise: focus` and `combined`; unset: the package deepfocus where it is installed and
-    there is neither word list nor parallel text."""
+    """Static embeddings of `initialise: focus`, `combined` and `distil`; unset: the package deepfocus where it is
+    installed and there is neither word list nor parallel text."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the source's own."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -110,8 +111,8 @@ class AdaptationSection(Section):
     @model_validator(mode="after")
     def _check(self) -> "AdaptationSection":
         for key, kinds in (
-            ("lexicon", ("lexicon", "focus", "combined", "auto")),
-            ("parallel", ("focus", "combined", "auto")),
+            ("lexicon", ("lexicon", "focus", "combined", "distil", "auto")),
+            ("parallel", ("focus", "combined", "distil", "auto")),
             ("pack", ("pack",)),
         ):
             if self.initialise == key and getattr(self, key) is None:

@@ -52,6 +52,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
             setup.source.primary,
             recipe.objective.loss_workspace_bytes(device_memory()),
             setup.unplaced,
+            {language: start.output for language, start in starts.items() if start.output is not None},
             setup.own,
         )
         engine = plain_engine(model, setup)

@@ -1,26 +1,27 @@
-"""A frozen body, and for each language a token matrix and an output bias that learn over it."""
+"""A frozen body, and for each language a token matrix, an output bias and, where the body has an output matrix of its
+own, such a matrix, that learn over it."""
 
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from megamini.data.batches import Batch
-from megamini.models.families import family_of
+from megamini.models.families import embed, family_of
 from megamini.models.joint_loss import joint_cross_entropy
 
 
 class RelearnModel(nn.Module):
     """Languages side by side over one body: their blocks share each pass, and nothing that trains.
 
-    `starts`: language -> (token matrix fp32 [V, d], output bias fp32 [V]). `body`: a masked-LM model whose own token
-    matrix is dropped, for nothing looks at it any more. `primary`: another one, for validation only. `unplaced`: ids of
+    `starts`: language -> (token matrix fp32 [V, d], output bias fp32 [V]). `outputs`: language -> output matrix fp32
+    [V, d], where the body does not tie it. `body`: a language model whose own token matrix is dropped, for nothing
+    looks at it any more. `primary`: another one, for validation only. `unplaced`: ids of
     a language that will be where the source has its pad, though texts hold them too; RoBERTa counts positions without
     these. The loss is the sum of the languages' means, so that each gradient is that of the language learned alone.
     `own`: ids int64 [N] of the rows that a language learns, where the others are the source's and stay; they are frozen
-    parameters of their own, so that nothing can move them.
+    parameters of their own, so that nothing can move them. Such a language has no output matrix of its own.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class RelearnModel(nn.Module):
         primary: PreTrainedModel | None = None,
         workspace_bytes: int = 256 * 2**20,
         unplaced: Mapping[str, Collection[int]] | None = None,
+        outputs: Mapping[str, torch.Tensor] | None = None,
         own: Mapping[str, torch.Tensor | None] | None = None,
     ) -> None:
         super().__init__()
@@ -56,6 +58,7 @@ class RelearnModel(nn.Module):
         for number, ids in enumerate(own):
             self.register_buffer(f"_own_{number}", ids, persistent=False)
         self.head_names = tuple(starts)
+        self._outputs = nn.ParameterList(nn.Parameter(outputs[name]) for name in self.head_names if outputs)
         self.workspace_bytes = workspace_bytes
         self._stopped: set[str] = set()
 
@@ -69,18 +72,23 @@ class RelearnModel(nn.Module):
         """Language -> output bias [V], or the numbers [N] of it that are learned."""
         return dict(zip(self.head_names, self._biases, strict=True))
 
-    def vocabulary(self, language: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token matrix [V, d] and output bias [V], kept rows and learned ones."""
+    def vocabulary(self, language: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token matrix [V, d], output matrix [V, d] and output bias [V], kept rows and learned ones."""
         number = self.head_names.index(language)
-        learned, ids = (self._matrices[number], self._biases[number]), getattr(self, f"_own_{number}")
+        matrix, bias, ids = self._matrices[number], self._biases[number], getattr(self, f"_own_{number}")
         if ids is None:
-            return learned
-        matrix, bias = self._kept[2 * number], self._kept[2 * number + 1]
-        return matrix.index_copy(0, ids, learned[0]), bias.index_copy(0, ids, learned[1])
+            return matrix, self.outputs[language], bias
+        matrix = self._kept[2 * number].index_copy(0, ids, matrix)  # which is the output matrix too
+        return matrix, matrix, self._kept[2 * number + 1].index_copy(0, ids, bias)
+
+    @property
+    def outputs(self) -> dict[str, nn.Parameter]:
+        """Language -> output matrix [V, d]: the token matrix, or the one of its own."""
+        return dict(zip(self.head_names, self._outputs or self._matrices, strict=True))
 
     @property
     def token_matrices(self) -> tuple[nn.Parameter, ...]:
-        return tuple(self.matrices.values())
+        return (*self._matrices, *self._outputs)
 
     @property
     def hidden_matrices(self) -> tuple[()]:
@@ -95,10 +103,8 @@ class RelearnModel(nn.Module):
     @property
     def clipped_together(self) -> list[list[nn.Parameter]]:
         """Each language by itself."""
-        return [
-            [parameter for parameter in (self.matrices[language], self.biases[language]) if parameter.requires_grad]
-            for language in self.head_names
-        ]
+        groups = zip(self._matrices, self._biases, self._outputs or self._matrices, strict=True)
+        return [list({id(p): p for p in group if p.requires_grad}.values()) for group in groups]
 
     def stop_head(self, name: str) -> None:
         """Learn this language no more: its blocks are passed over from now on."""
@@ -116,12 +122,14 @@ class RelearnModel(nn.Module):
         positions: torch.Tensor,
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and losses at the predicted positions; n languages, whose b blocks each stand behind one another.
 
         input_ids: int64 [n * b, L]. positions: int64 [n * R], indices into the n * b * L flattened positions. labels:
-        int64 [n * R]. Returns the sum of the languages' mean negative log-likelihoods (fp32 scalar), and the negative
-        log-likelihoods in nats (fp32 [n, R], detached; zeros for a language that has stopped).
+        int64 [n * R]. weights: fp32 [n * R], of the positions in the means; unset, 1 each. Returns the sum of the
+        languages' mean negative log-likelihoods (fp32 scalar), and the negative log-likelihoods in nats times their
+        weights (fp32 [n, R], detached; zeros for a language that has stopped).
         """
         count = len(self.head_names)
         ids, rows_of, labels = input_ids.unflatten(0, (count, -1)), positions.view(count, -1), labels.view(count, -1)
@@ -130,7 +138,7 @@ class RelearnModel(nn.Module):
         # Where a language's blocks stand once those of stopped ones before it are left out.
         moved = torch.cat([rows_of[old] + (new - old) * per_language for new, old in enumerate(going)])
         vocabularies = {number: self.vocabulary(self.head_names[number]) for number in going}
-        embedded = torch.cat([functional.embedding(ids[number], vocabularies[number][0]) for number in going])
+        embedded = torch.cat([embed(self.body, ids[number], vocabularies[number][0]) for number in going])
         positions = [self._positions(self.head_names[number], ids[number], self.body) for number in going]
         position_ids = None if positions[0] is None else torch.cat(positions)
         if attention_mask is not None:
@@ -139,15 +147,16 @@ class RelearnModel(nn.Module):
 
         losses = torch.zeros(labels.shape, device=input_ids.device)
         total = torch.zeros((), device=input_ids.device)
+        each = [None] * count if weights is None else weights.view(count, -1)
         for number, own_rows in zip(going, rows, strict=True):
-            loss, losses[number] = self._loss(vocabularies[number], own_rows, labels[number])
+            loss, losses[number] = self._loss(vocabularies[number], own_rows, labels[number], each[number])
             total = total + loss
         return total, losses
 
     def losses_of(self, language: str, batch: Batch, body: PreTrainedModel) -> torch.Tensor:
         """Negative log-likelihoods fp32 [1, R] of one language's batch through `body`: the own one, or `primary`."""
         vocabulary = self.vocabulary(language)
-        embedded = functional.embedding(batch.input_ids, vocabulary[0])
+        embedded = embed(body, batch.input_ids, vocabulary[0])
         position_ids = self._positions(language, batch.input_ids, body)
         rows = _head_rows(body, embedded, batch.positions, batch.attention_mask, position_ids)
         return self._loss(vocabulary, rows, batch.labels)[1][None]
@@ -161,10 +170,18 @@ class RelearnModel(nn.Module):
         return placed.cumsum(1) * placed + body.config.pad_token_id
 
     def _loss(
-        self, vocabulary: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor, labels: torch.Tensor
+        self,
+        vocabulary: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        rows: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         coefficients = torch.full((len(labels),), 1 / len(labels), device=rows.device)
-        return joint_cross_entropy(rows, *vocabulary, labels, coefficients, self.workspace_bytes)
+        if weights is not None:
+            coefficients = coefficients * weights
+        _, output, bias = vocabulary
+        loss, losses = joint_cross_entropy(rows, output, bias, labels, coefficients, self.workspace_bytes)
+        return loss, losses if weights is None else losses * weights
 
 
 def _head_rows(
@@ -177,12 +194,13 @@ def _head_rows(
     """What the head projects onto a vocabulary, [R, d], from token embeddings [b, L, d]."""
     family = family_of(body.config)
     placed = {} if position_ids is None else {"position_ids": position_ids}
-    states = body.base_model(inputs_embeds=embedded, attention_mask=attention_mask, **placed).last_hidden_state
+    inputs = {"inputs_embeds": embedded, "attention_mask": attention_mask, **placed, **family.body_options}
+    states = body.base_model(**inputs).last_hidden_state
     return family.apply_transform(family.transform_modules(body), states.flatten(0, 1).index_select(0, positions))
 
 
 def _without_vocabulary(body: PreTrainedModel) -> PreTrainedModel:
-    """The body frozen, its token matrix and output bias empty: several hundred megabytes with a large vocabulary."""
+    """The body frozen, its token and output matrices empty: several hundred megabytes with a large vocabulary."""
     body.requires_grad_(False)
     width = body.get_input_embeddings().embedding_dim
     empty = nn.Parameter(torch.empty(0, width), requires_grad=False)

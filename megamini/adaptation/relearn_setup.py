@@ -14,7 +14,7 @@ from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
-from megamini.adaptation.source import SourceModel, load_source
+from megamini.adaptation.source import SourceModel, is_causal, load_source
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
@@ -25,7 +25,7 @@ from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
 from megamini.machine import device_memory
-from megamini.models.families import truncating
+from megamini.models.families import is_untied, truncating
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import describe_identity
 from megamini.training.engines.plain_engine import PlainEngine
@@ -33,7 +33,7 @@ from megamini.training.engines.precision import use_kernels_of
 from megamini.training.intervals import resolve_intervals
 from megamini.training.safety.stopping import StopRules
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, plan_table
 from megamini.training.state.train_state import TrainState
 from megamini.training.text import Text, open_text
 from megamini.training.validation import UNIGRAM, measure
@@ -97,8 +97,8 @@ class RelearningSetup(RunSetup):
 
     @property
     def spent(self) -> Cost:
-        found = [facts["probes"] for facts in self.starting_facts.values() if "probes" in facts]
-        return Cost(sum(one["tokens"] for one in found), sum(one["flops"] for one in found))
+        found = [part for facts in self.starting_facts.values() for part in _spent_on(facts)]
+        return Cost(sum(part["tokens"] for part in found), sum(part["flops"] for part in found))
 
     def cost(self, stopped: Collection[str], batch: int) -> Cost:
         going = [text for language, text in self.texts.items() if language not in stopped]
@@ -107,14 +107,14 @@ class RelearningSetup(RunSetup):
         return Cost(self.tokens_per_update * len(going), flops)
 
     def planned_memory(self, sharding: Sharding) -> int:
-        width = self.source.body.config.hidden_size + 1
-        trained = sum(self.learned_pieces(language) for language in self.texts) * width
-        whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
+        trained = sum(map(self._parameters, self.texts))
         bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
-        vocabularies = [body.get_input_embeddings().weight for body in bodies]  # which are dropped
+        # Which are dropped.
+        vocabularies = [matrix for body in bodies for matrix in _matrices_of(body)]
         frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
         precision = self.recipe.training.precision
-        frozen += whole * width
+        whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
+        frozen += whole * (self.source.body.config.hidden_size + 1)
         states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
         return states.total + sum(self._activations(text) for text in self.texts.values())
 
@@ -196,8 +196,8 @@ class RelearningSetup(RunSetup):
     def pack(self, language: str, engine: PlainEngine, state: TrainState) -> LanguagePack:
         """The pack of a language as it stands."""
         model: RelearnModel = engine.model
-        matrix, bias = (
-            engine.trained_value(parameter) for parameter in (model.matrices[language], model.biases[language])
+        matrix, bias, output = (
+            engine.trained_value(values[language]) for values in (model.matrices, model.biases, model.outputs)
         )
         kind, ids = self.kinds[language]
         if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
@@ -205,7 +205,7 @@ class RelearningSetup(RunSetup):
             bias = bias if ids is None else bias[ids]
         updates = state.stopped.get(language, state.update)
         facts = self.starting_facts[language]
-        earlier = facts.get("ledger") or facts.get("probes", {})  # of the pack that this one goes on from, or of probes
+        earlier = [facts.get("ledger", {}), *_spent_on(facts)]  # the first: of the pack that this one goes on from
         costs = {
             "updates": updates,
             "tokens": updates * self.tokens_per_update,
@@ -225,15 +225,16 @@ class RelearningSetup(RunSetup):
                 else {}
             ),
             "ledger": {
-                **{name: cost + earlier.get(name, 0) for name, cost in costs.items()},
+                **{name: cost + sum(part.get(name, 0) for part in earlier) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
                 "device": engine.device.type,
                 "ranks": engine.world_size,
             },
         }
         tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
+        own_output = output if is_untied(self.source.body.config) else None
         ids = ids if kind == "replacement" else None
-        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, kind, ids)
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, own_output, kind, ids)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -243,16 +244,16 @@ class RelearningSetup(RunSetup):
             "update": f"{self.tokens_per_update:,} tokens of each language = {batch.global_batch} blocks of "
             f"{self.block_length}: {f'{batch.world_size} ranks x ' if batch.world_size > 1 else ''}"
             f"{batch.accumulation} accumulation x {batch.micro_batch} blocks",
-            "masked": masked_in_words(self.mask_schedule.along(updates)),
+            **self.prediction_row(),
         }
         for language, text in self.texts.items():
-            learned, width = self.learned_pieces(language), self.source.body.config.hidden_size
+            learned = self.learned_pieces(language)
             kept = len(text.tokenizer) - learned
             flops = self.flops(language, updates)
             passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
                 f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
-                f"{learned * width + learned * self.trains_bias:,} parameters ({learned:,} pieces"
+                f"{self._parameters(language):,} parameters ({learned:,} pieces"
                 f"{f' beside {kept:,} of the source' if kept else ''}); "
                 f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
             )
@@ -271,6 +272,11 @@ class RelearningSetup(RunSetup):
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
+
+    def _parameters(self, language: str) -> int:
+        """How many of a language train."""
+        width = self.source.body.config.hidden_size
+        return self.learned_pieces(language) * (width * len(_matrices_of(self.source.body)) + self.trains_bias)
 
     def _activations(self, text: Text) -> int:
         shape = _shape(text, self.source.body)
@@ -294,8 +300,12 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
         read_lexicon(recipe.adaptation.lexicon)
     if recipe.adaptation.parallel is not None:
         read_parallel(recipe.adaptation.parallel)
-    training = recipe.training
-    opened = [open_text(path, recipe.objective, training.seed, training.global_batch) for path in recipe.data_paths]
+    training, causal = recipe.training, is_causal(recipe.adaptation)
+    if problem := recipe.objective.problem_of(causal):
+        raise UserError(problem)
+    opened = [
+        open_text(path, recipe.objective, training.seed, training.global_batch, causal) for path in recipe.data_paths
+    ]
     texts = {text.language: text for text in opened}
     if len(texts) < len(opened):
         raise UserError(f"data.path: two of {', '.join(recipe.data_paths)} hold the same language")
@@ -329,9 +339,9 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
             stop.plateau.least_gain if stop.plateau else 0.0,
         ),
         texts=texts,
-        source_text=source_text(recipe, opened[0], source),
+        source_text=source_text(recipe, opened[0], source, causal),
         source=source,
-        kinds={language: kind_of(text, source.tokenizer) for language, text in texts.items()},
+        kinds={language: kind_of(text, source) for language, text in texts.items()},
         starting_facts={},
         starting_biases={},
         starting_sha256={},
@@ -364,6 +374,17 @@ def _affordable(
         return paid
 
     return affordable
+
+
+def _matrices_of(body: PreTrainedModel) -> list[torch.Tensor]:
+    """The token matrix, and the output matrix where it is another one."""
+    matrix, output = body.get_input_embeddings().weight, body.get_output_embeddings().weight
+    return [matrix] if output is matrix else [matrix, output]
+
+
+def _spent_on(start: dict[str, Any]) -> list[dict[str, Any]]:
+    """What tokens, FLOPs and seconds went into a starting point, by its facts, before the run's own first update."""
+    return [start[part] for part in ("probes", "distillation") if part in start]
 
 
 def _flops_per_update(text: Text, masked: int, body: PreTrainedModel, batches: BatchPlan) -> int:

@@ -14,20 +14,20 @@ from megamini.errors import UserError
 from megamini.files import fingerprint_of
 from megamini.library_internals import check_internals
 from megamini.models.build import check_positions
-from megamini.models.families import family_of
+from megamini.models.families import family_of, is_untied
 from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_lineage
 from megamini.models.mini_model import extract_mini_model
-from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+from megamini.models.pretrained import load_config, load_lm, weights_fingerprint
 from megamini.training.checkpoints.manifest import read_manifest
 from megamini.training.finished.model_card import describe
-from megamini.training.finished.weights import is_run, load_run
+from megamini.training.finished.weights import is_causal_run, is_run, load_run
 
 check_internals(__name__)
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """`body`: the masked-LM model to learn over. `primary`: that of the whole method, where it is known; else None.
+    """`body`: the language model to learn over. `primary`: that of the whole method, where it is known; else None.
 
     `fingerprint`: of the weights. `provenance`: where the body comes from, for the pack's description.
     """
@@ -43,8 +43,20 @@ class SourceModel:
     def vocabulary(self) -> Source:
         """What starting points are made of."""
         pieces = len(self.tokenizer)  # rows behind them belong to none
-        matrix, bias = self.body.get_input_embeddings().weight, self.body.get_output_embeddings().bias
-        return Source(matrix.detach()[:pieces], None if bias is None else bias.detach()[:pieces], self.tokenizer)
+        matrix, output = self.body.get_input_embeddings().weight, self.body.get_output_embeddings()
+        return Source(
+            matrix.detach()[:pieces],
+            None if output.bias is None else output.bias.detach()[:pieces],
+            self.tokenizer,
+            output.weight.detach()[:pieces] if is_untied(self.body.config) else None,
+        )
+
+
+def is_causal(section: AdaptationSection) -> bool:
+    """Whether the recipe's source is a decoder; cheap. Raises `UserError` where its configuration cannot be read."""
+    if is_run(Path(section.source)):
+        return is_causal_run(Path(section.source))
+    return family_of(load_config(section.source, f"adaptation.source: {section.source}", None)).causal
 
 
 def load_source(section: AdaptationSection, block_length: int) -> SourceModel:
@@ -83,10 +95,10 @@ def _from_folder(section: AdaptationSection, where: str) -> SourceModel:
 def _load_folder(name: str, section: AdaptationSection, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = load_config(name, where, section.dropout)
     try:
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(name, decoder=family_of(config).causal)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return load_masked_lm(name, config, section.attention, where), tokenizer
+    return load_lm(name, config, section.attention, where), tokenizer
 
 
 def _from_run(section: AdaptationSection, where: str) -> SourceModel:

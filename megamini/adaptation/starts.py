@@ -1,15 +1,18 @@
 """The initial embeddings of a run's languages: as kept with the run, as the recipe says, or as probes choose."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from megamini.adaptation.beside_source import rows_beside_source
+from megamini.adaptation.distillation import distilled
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
 from megamini.adaptation.relearn_setup import RelearningSetup
 from megamini.adaptation.starting_points import kept as kept_starts
 from megamini.adaptation.starting_points.initialise import MIXING, StartingPoint, initialise
+from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.adaptation.starting_points.vocabularies import Target
 from megamini.data.tokenizer import fingerprint
@@ -49,6 +52,15 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
     target = Target.of(text.path)
 
     def computed(kind: str, **resources: Any) -> StartingPoint:
+        if kind == "distil":
+            words = resources.get("lexicon")
+            lexicon = None if words is None else read_lexicon(words, say=lambda line: None)  # build_setup has said it
+            start = computed("combined", **resources)
+            start = distilled(setup.alone(), language, start, lexicon, resources.get("parallel"))
+            if (ids := setup.own[language]) is None:
+                return start
+            rows = rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], start.bias[ids], centred=False)
+            return StartingPoint(*rows, start.facts)
         start = initialise(
             kind,
             setup.source.vocabulary,
@@ -66,7 +78,7 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
             level = start.bias[ids] - start.bias[ids].mean()
             return StartingPoint(*rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], level), facts)
         no_bias = setup.source.vocabulary.output_bias is None
-        return StartingPoint(start.matrix, torch.zeros_like(start.bias) if no_bias else start.bias, facts)
+        return replace(start, bias=torch.zeros_like(start.bias) if no_bias else start.bias, facts=facts)
 
     if section.initialise == "auto":
         return best_start(setup, language, computed, section.lexicon, pairs)
@@ -83,7 +95,10 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
     matrix, bias = pack.token_embeddings, pack.output_bias
     if (ids := setup.own[text.language]) is not None:
         matrix, bias = rows_beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
-    return StartingPoint(matrix, bias, {"kind": "pack", "ledger": pack.details.get("ledger", {})})
+    if (pack.output_embeddings is None) != (setup.source.vocabulary.output_matrix is None):
+        raise UserError(f"adaptation.pack: {path}: its output matrix is tied, or not, unlike the source's")
+    facts = {"kind": "pack", "ledger": pack.details.get("ledger", {})}
+    return StartingPoint(matrix, bias, facts, pack.output_embeddings)
 
 
 def in_words(start: StartingPoint) -> str:
@@ -102,6 +117,12 @@ def in_words(start: StartingPoint) -> str:
             words += " (few: is it a list of this language, with this language's words in front?)"
     if aligned := facts.get("aligned_pieces"):
         words += f"; {aligned:,} pieces aligned by parallel text, {facts['aligned_token_share']:.0%} of the text"
+    if distilled_from := facts.get("distillation"):
+        before, after = (distilled_from[f"unmatched_{when}"] for when in ("before", "after"))
+        words += (
+            f"; hidden states held to {' and '.join(distilled_from['texts'])}: {before:.2f} of their spread unmatched"
+        )
+        words += f" before, {after:.2f} after"
     unspelled = {script: share for script, share in facts.get("spelled_by_bytes", {}).items() if share > 0.5}
     for script, share in unspelled.items():
         words += f"; the source can spell {share:.0%} of the new {script} pieces only byte by byte: these are drawn"

@@ -122,6 +122,11 @@ def _options() -> argparse.ArgumentParser:
         "pieces may have the characters of old ones; unset: all words of such characters are cut as before",
     )
     add(
+        "--decoder",
+        action="store_true",
+        help="the --tokenizer is a decoder's: it needs no mask, and what ends texts may begin and pad them",
+    )
+    add(
         "--block-length",
         type=int,
         default=512,

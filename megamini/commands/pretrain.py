@@ -1,4 +1,4 @@
-"""Pretrain a masked language model, with a mini-model inside it (MiniJoint) or without (mlm).
+"""Pretrain a language model, with a mini-model inside it (MiniJoint) or without (mlm; causal for a decoder).
 
     deepspeed launch/pretrain.py launch/recipes/base/minijoint.yaml --deepspeed_config ds_configs/zero2.json
     deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/quickstart/pretrain.yaml   # on a CPU: 2 processes

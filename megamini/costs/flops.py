@@ -92,7 +92,7 @@ def body_forward_flops(shape: BodyShape, block_length: int) -> int:
 
 
 def head_forward_flops(shape: BodyShape, masked: int) -> int:
-    """FLOPs of one head at `masked` rows: the dense transform (d x d) and the tied projection (V x d)."""
+    """FLOPs of one head at `masked` rows: the dense transform (d x d), if it has one, and the projection (V x d)."""
     return _transform_flops(shape, masked) + _projection_flops(shape, masked)
 
 
@@ -101,7 +101,7 @@ def training_flops(
 ) -> int:
     """FLOPs of forward and backward on one block of `block_length` tokens with `masked` masked positions.
 
-    mlm, minijoint: everything trains, so three forwards; each exit adds its bridge layers and a whole head.
+    mlm, causal, minijoint: everything trains, so three forwards; each exit adds its bridge layers and a whole head.
     minipost: the layers below the exit run forward only (frozen, and nothing below them trains), the bridge trains,
     the frozen head passes the gradient through; the layers above are not run.
     head: the body runs forward only; the transform forms the gradient of its weights alone, the projection that of its
@@ -109,7 +109,7 @@ def training_flops(
     standard, mini: frozen layers and transform pass the gradient through to the embeddings; in the head, only the tied
     matrix gets a gradient of its own. That of the embedding's look-up is a scatter, not a product.
     """
-    if method in ("mlm", "minijoint"):
+    if method in ("mlm", "causal", "minijoint"):
         heads = 1 + len(exits)
         trained = [*range(shape.layers), *(index for exit_shape in exits for index in exit_shape.bridge)]
         layers = _layers_flops(shape, block_length, trained, _TRAINED)
@@ -165,8 +165,9 @@ def muon_flops_of_a_rank(
 
 def _layers_flops(shape: BodyShape, block_length: int, layers: Iterable[int], passes: _Passes) -> int:
     feed_forward = (3 if shape.gated_ffn else 2) * shape.hidden * shape.ffn
-    dense = 2 * block_length * (4 * shape.hidden**2 + feed_forward)
-    attention = (4 * _attended(shape, block_length, layer) * shape.hidden for layer in layers)
+    projections = 2 * shape.hidden * (shape.query_width + shape.key_width)
+    dense = 2 * block_length * (projections + feed_forward)
+    attention = (4 * _attended(shape, block_length, layer) * shape.query_width for layer in layers)
     return sum(passes.dense * dense + passes.attention * flops for flops in attention)
 
 
@@ -175,12 +176,14 @@ def _attended(shape: BodyShape, block_length: int, layer: int) -> int:
     span = shape.span(layer)
     if span is None or span >= block_length or not shape.skips_outside_span:
         return block_length**2
+    if shape.causal:  # each token sees itself and those before it, `span` in all
+        return block_length * span - span * (span - 1) // 2
     # Each token sees 2 span + 1 tokens, less what falls off the block's two ends.
     return block_length * (2 * span + 1) - span * (span + 1)
 
 
 def _transform_flops(shape: BodyShape, masked: int) -> int:
-    return 2 * masked * shape.hidden**2
+    return 2 * masked * shape.hidden**2 * shape.transform
 
 
 def _projection_flops(shape: BodyShape, masked: int) -> int:

@@ -141,17 +141,22 @@ def _kept_layers(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...])
 def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: bool) -> int:
     """What one layer keeps for each token, in bytes; 34 x hidden in RoBERTa at 16 bits, trained, with dropout."""
     hidden, ffn = shape.hidden, shape.ffn
+    queries, keys = shape.query_width, shape.key_width
     # sdpa keeps queries, keys, values and its output (the output matrix takes that too), and fp32 log-sums per head.
-    attention = 4 * hidden * width + 4 * shape.heads
-    norm_inputs = 2 * hidden * width
+    attention = 2 * (queries + keys) * width + 4 * shape.heads
+    # A norm in steps keeps its input in fp32, and what its weight scales.
+    of_norm = (4 + (0 if frozen else width)) if shape.rms_norm else width
+    norm_inputs = (1 if shape.parallel_layers else 2) * hidden * of_norm
+    head_norms = (queries + keys) * of_norm * shape.head_norms
     # The activation's input; a gate also keeps both factors of its product.
     feed_forward = (3 if shape.gated_ffn else 1) * ffn * width
-    # Inputs of the matrices: attention's, the first of the feed-forward network, the last one's.
-    matrix_inputs = 0 if frozen else (2 * hidden + ffn) * width
+    # Inputs of the matrices: attention's, the first of the feed-forward network, the last one's. Heads that lie one
+    # behind the other are put side by side, in a copy, for the output matrix.
+    matrix_inputs = 0 if frozen else (2 * hidden + ffn + queries * shape.interleaved_heads) * width
     # Rotary positions make new queries and keys; the old ones stay, in one tensor with the values.
-    unrotated = 0 if shape.positions else 2 * hidden * width
-    masks = 2 * hidden if dropout else 0
-    return attention + norm_inputs + feed_forward + matrix_inputs + unrotated + masks
+    unrotated = (queries + keys) * width if shape.fused_attention else 0
+    masks = 2 * hidden if dropout and shape.drops_states else 0
+    return attention + norm_inputs + head_norms + feed_forward + matrix_inputs + unrotated + masks
 
 
 def _bytes_per_weight(precision: Precision) -> int:

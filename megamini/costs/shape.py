@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from megamini.errors import UserError
-from megamini.recipes.sections import FamilyName
+from megamini.recipes.sections import DecoderName, FamilyName
 
-Method = Literal["mlm", "minijoint", "minipost", "head", "standard", "mini"]
-"""Pretraining: mlm, minijoint, minipost, head (a fresh head over a frozen body). Adaptation (relearning the
-embeddings): standard, over the whole primary model, or mini, over one exit."""
+Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "standard", "mini"]
+"""Pretraining: mlm (causal: of a decoder, whose costs are alike), minijoint, minipost, head (a fresh head over a frozen
+body). Adaptation (relearning the embeddings): standard, over the whole primary model, or mini, over one exit."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExitShape:
 
 @dataclass(frozen=True)
 class BodyShape:
-    """Everything that the cost of a masked language model depends on: the body, and the head tied to its embeddings."""
+    """Everything that the cost of a language model depends on: body, and head, mostly tied to the embeddings."""
 
     layers: int
     hidden: int
@@ -61,6 +61,30 @@ class BodyShape:
     skips_outside_span: bool = False
     """Whether attention leaves out what lies outside the span. Flash attention does; sdpa computes the whole square and
     masks it, and PyTorch's FLOP counter counts the square."""
+    causal: bool = False
+    """A decoder. Its attention counts as the whole square, as for an encoder (Chowdhery et al. 2022, appendix B)."""
+    kv_heads: int | None = None
+    """Heads of keys and values, where several of the queries share one; None: as many as of queries."""
+    head_width: int | None = None
+    """None: hidden / heads."""
+    attention_output_bias: bool | None = None
+    """None: as `attention_bias`."""
+    head_norms: bool = False
+    """Qwen3 normalises queries and keys, head by head."""
+    fused_attention: bool = False
+    """Queries, keys and values come out of one matrix."""
+    interleaved_heads: bool = False
+    """GPT-NeoX: that matrix holds them head by head, so that it counts as one."""
+    parallel_layers: bool = False
+    """GPT-NeoX: attention and feed-forward network read the same states."""
+    rms_norm: bool = False
+    """Norms that the library computes step by step, in fp32."""
+    drops_states: bool = True
+    """Whether there is dropout of hidden states."""
+    transform: bool = True
+    """A head has a matrix and a norm before the projection onto the vocabulary."""
+    tied: bool = True
+    """That projection is the token matrix."""
 
     @classmethod
     def from_config(cls, config: Any, attention: str | None = None) -> "BodyShape":
@@ -83,6 +107,8 @@ class BodyShape:
         }
         if config.model_type == "modernbert":
             return cls(**sizes, **_modernbert_details(config, attention))
+        if config.model_type in get_args(DecoderName):
+            return cls(**sizes, **_decoder_details(config, attention))
         is_xl = config.model_type == "xlm-roberta-xl"
         return cls(
             **sizes,
@@ -91,6 +117,16 @@ class BodyShape:
             pre_norm=is_xl,
             embedding_norm=not is_xl,
         )
+
+    @property
+    def query_width(self) -> int:
+        """Of all heads together."""
+        return self.heads * self.head_width if self.head_width else self.hidden
+
+    @property
+    def key_width(self) -> int:
+        """Of the keys of all heads together, and of the values."""
+        return self.query_width * self.kv_heads // self.heads if self.kv_heads else self.query_width
 
     def span(self, layer: int) -> int | None:
         return self.spans[layer] if self.spans else None
@@ -114,11 +150,43 @@ def _modernbert_details(config: Any, attention: str | None) -> dict[str, Any]:
         "output_bias": config.decoder_bias,
         "spans": tuple(config.local_attention // 2 if sliding else None for sliding in is_sliding),
         "skips_outside_span": implementation.startswith("flash"),
+        "fused_attention": True,
+    }
+
+
+def _decoder_details(config: Any, attention: str | None) -> dict[str, Any]:
+    kind = config.model_type
+    is_neox, window = kind == "gpt_neox", getattr(config, "sliding_window", None)
+    sliding = [one == "sliding_attention" for one in getattr(config, "layer_types", None) or ()] if window else []
+    implementation = attention or getattr(config, "_attn_implementation", None) or ""
+    bias = kind == "qwen2" or config.attention_bias
+    return {
+        "causal": True,
+        "pre_norm": True,
+        "embedding_norm": False,
+        "gated_ffn": not is_neox,
+        "kv_heads": getattr(config, "num_key_value_heads", None),
+        "head_width": getattr(config, "head_dim", None),
+        "attention_bias": bias,
+        "attention_output_bias": bias and kind != "qwen2",
+        "ffn_bias": is_neox or getattr(config, "mlp_bias", False),
+        "norm_bias": is_neox,
+        "head_norms": kind == "qwen3",
+        "fused_attention": is_neox,
+        "interleaved_heads": is_neox,
+        "parallel_layers": is_neox and config.use_parallel_residual,
+        "rms_norm": not is_neox,
+        "drops_states": is_neox,
+        "transform": False,
+        "output_bias": False,
+        "tied": config.tie_word_embeddings,
+        "spans": tuple(window if one else None for one in sliding),
+        "skips_outside_span": implementation.startswith("flash"),
     }
 
 
 def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[ExitShape, ...] = ()) -> dict[str, int]:
-    """Parameters by group; the tied token matrix counts once.
+    """Parameters by group; a tied token matrix counts once.
 
     `exits` holds the exits' own parameters: bridge layers, and with `minijoint` a head transform each, behind a final
     norm in pre-norm families. `minipost` reuses the model's norm and head. Under `mini` all groups are those of the
@@ -132,7 +200,7 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
         other_embeddings += _norm_parameters(shape)
     bridges = sum(exit_shape.bridge_layers for exit_shape in exits)
     missing_norm = 0 if shape.first_attention_norm else _norm_parameters(shape)
-    transform = width * width + width * shape.head_bias + _norm_parameters(shape)
+    transform = (width * width + width * shape.head_bias + _norm_parameters(shape)) * shape.transform
     final_norm = _norm_parameters(shape) if shape.pre_norm else 0
     own_heads = len(exits) * (final_norm + transform) if method == "minijoint" else 0
     return {
@@ -143,19 +211,20 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
         "head_transform": transform,
         "exits": bridges * _layer_parameters(shape) + own_heads,
         "output_bias": shape.vocab * shape.output_bias,
+        "output_embeddings": 0 if shape.tied else shape.vocab * width,
     }
 
 
 def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
     """Parameters that the method trains: all; in `minipost` the bridge layers; in `head` transform and output bias; in
-    adaptation token matrix and bias."""
+    adaptation token matrix, bias, and the output matrix where it is another one."""
     counts = parameter_counts(shape, method, exits)
     if method == "minipost":
         return counts["exits"]
     if method == "head":
         return counts["head_transform"] + counts["output_bias"]
     if method in ("standard", "mini"):
-        return counts["token_embeddings"] + counts["output_bias"]
+        return counts["token_embeddings"] + counts["output_bias"] + counts["output_embeddings"]
     return sum(counts.values())
 
 
@@ -166,11 +235,18 @@ def hidden_matrices(shape: BodyShape, method: Method, exits: tuple[ExitShape, ..
     own_heads = len(exits) if method == "minijoint" else 0
     layers, heads = {
         "mlm": (shape.layers, 1),
+        "causal": (shape.layers, 1),
         "minijoint": (shape.layers + bridges, 1 + own_heads),
         "minipost": (bridges, 0),
         "head": (0, 1),
     }.get(method, (0, 0))
-    counts = Counter({(shape.hidden, shape.hidden): 4 * layers + heads})
+    counts = Counter({(shape.hidden, shape.hidden): heads * shape.transform})
+    if shape.interleaved_heads:
+        counts[shape.query_width + 2 * shape.key_width, shape.hidden] += layers
+    else:
+        counts[shape.query_width, shape.hidden] += layers
+        counts[shape.key_width, shape.hidden] += 2 * layers
+    counts[shape.hidden, shape.query_width] += layers
     counts[shape.ffn, shape.hidden] += layers * (2 if shape.gated_ffn else 1)
     counts[shape.hidden, shape.ffn] += layers
     return {size: count for size, count in counts.items() if count}
@@ -193,9 +269,11 @@ def _norm_parameters(shape: BodyShape) -> int:
 
 
 def _layer_parameters(shape: BodyShape) -> int:
-    """Query, key, value and output matrices, the feed-forward network, two norms."""
-    width = shape.hidden
-    attention = 4 * width * width + 4 * width * shape.attention_bias
+    """Query, key, value and output matrices, norms of heads, the feed-forward network, two norms."""
+    width, queries, keys = shape.hidden, shape.query_width, shape.key_width
+    output_bias = shape.attention_bias if shape.attention_output_bias is None else shape.attention_output_bias
+    attention = 2 * width * (queries + keys) + (queries + 2 * keys) * shape.attention_bias + width * output_bias
+    attention += 2 * queries // shape.heads * shape.head_norms
     inner = shape.ffn * (2 if shape.gated_ffn else 1)
     feed_forward = width * inner + shape.ffn * width + (inner + width) * shape.ffn_bias
     return attention + feed_forward + 2 * _norm_parameters(shape)

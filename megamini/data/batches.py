@@ -16,13 +16,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from megamini.data.blocks import Blocks
-from megamini.data.masking import MaskingRule, MaskSchedule, mask_blocks
+from megamini.data.masking import MaskingRule, MaskSchedule
+from megamini.data.next_token import NextTokenRule
 from megamini.data.order import RunOrder, blocks_at
 from megamini.data.run_reader import RunReader
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
 
 check_internals(__name__)
+
+Rule = MaskingRule | NextTokenRule
 
 # Validation is masked by one fixed draw, which no training epoch shares.
 _VALIDATION_EPOCH = 2**62
@@ -33,8 +36,9 @@ class Batch:
     """b blocks of length L with M predicted positions each.
 
     input_ids: int64 [b, L]. positions: int64 [b * M], indices into the b * L flattened positions. labels: int64
-    [b * M]. weights: float32 [b * M], 0 for fillers; None when all count. attention_mask: int64 [b, L]; None when no
-    block is padded, so that attention needs no mask.
+    [b * M]. weights: float32 [b * M], 0 for what does not count; in training they sum to M in each block, so that
+    blocks weigh alike; None when all count. attention_mask: int64 [b, L]; None when no block is padded, so that
+    attention needs no mask.
     """
 
     input_ids: torch.Tensor
@@ -101,7 +105,7 @@ class TrainingMicroBatches(MicroBatches):
     def __init__(
         self,
         blocks: Blocks,
-        rule: MaskingRule,
+        rule: Rule,
         plan: BatchPlan,
         rank: int,
         schedule: MaskSchedule | None = None,
@@ -140,6 +144,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         input_ids=torch.cat([batch.input_ids for batch in batches]),
         positions=torch.cat([b.positions + int(offset) for b, offset in zip(batches, offsets, strict=False)]),
         labels=torch.cat([batch.labels for batch in batches]),
+        weights=None if batches[0].weights is None else torch.cat([batch.weights for batch in batches]),
     )
 
 
@@ -200,7 +205,7 @@ def _end_when_told_by(rank: int) -> None:
 
 
 def validation_batches(
-    blocks: Blocks, rule: MaskingRule, most_blocks: int, micro_batch: int, rank: int, world_size: int
+    blocks: Blocks, rule: Rule, most_blocks: int, micro_batch: int, rank: int, world_size: int
 ) -> Iterator[Batch]:
     """One rank's part of the validation blocks, masked by one fixed draw.
 
@@ -220,19 +225,22 @@ def _make_batch(
     blocks: np.ndarray,
     numbers: np.ndarray,
     epochs: np.ndarray,
-    rule: MaskingRule,
+    rule: Rule,
     lengths: np.ndarray | None = None,
     counted: np.ndarray | None = None,
 ) -> Batch:
     """The batch of `blocks` [b, L], without padding but for `lengths` [b]; with `counted` [b], a validation batch that
     weighs each position."""
-    masked = mask_blocks(blocks, numbers, epochs, rule, lengths)
+    masked = rule.predict(blocks, numbers, epochs, lengths)
     offsets = np.arange(len(blocks))[:, None] * blocks.shape[1]
     weights = attention_mask = None
     if counted is not None:
         weights = torch.from_numpy((masked.weights * counted[:, None]).ravel())
         if (lengths < blocks.shape[1]).any():
             attention_mask = torch.from_numpy((np.arange(blocks.shape[1]) < lengths[:, None]).astype(np.int64))
+    elif not rule.counts_all:
+        each = masked.weights / np.maximum(masked.weights.mean(axis=1, keepdims=True), 1e-9)
+        weights = torch.from_numpy(each.ravel())
     return Batch(
         input_ids=torch.from_numpy(masked.input_ids),
         positions=torch.from_numpy((masked.positions + offsets).ravel()),

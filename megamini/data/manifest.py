@@ -42,7 +42,7 @@ class _SpecialTokens(_Part):
     bos: _Id
     pad: _Id
     eos: _Id
-    mask: _Id
+    mask: _Id | None
     unk: _Id | None = None
 
 

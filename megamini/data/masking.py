@@ -35,6 +35,17 @@ class MaskingRule:
         """M, the number of predicted positions in every full block."""
         return masked_per_block(self.share, block_length)
 
+    @property
+    def counts_all(self) -> bool:
+        """Whether all predicted positions of a full block count."""
+        return True
+
+    def predict(
+        self, blocks: np.ndarray, numbers: np.ndarray, epochs: np.ndarray, lengths: np.ndarray | None = None
+    ) -> "MaskedBlocks":
+        """As `mask_blocks`."""
+        return mask_blocks(blocks, numbers, epochs, self, lengths)
+
 
 def masked_per_block(share: float, block_length: int) -> int:
     """round(share x (block length - 2)), at least 1: the beginning and the end of a block are never predicted."""

@@ -5,6 +5,7 @@ runs. The normalizer is that of the finished tokenizer: text is normalised by it
 nothing, so the two cannot disagree.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -141,10 +142,12 @@ def _as_fast_tokenizer(sentencepiece_model: bytes) -> PreTrainedTokenizerFast:
 # --- loading and saving ---------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path, decoder: bool = False) -> PreTrainedTokenizerBase:
     """An existing tokenizer: a local folder, or a name on the hub.
 
-    Raises UserError when there is none, when it is not a fast one, or lacks one of cls/bos, sep/eos, pad, unk and mask.
+    decoder: it is for one, which needs no mask, and whose texts may begin, and be padded, with what ends them.
+    Raises UserError when there is none, when it is not a fast one, or lacks one of cls/bos, sep/eos and pad, or mask
+    and one of these: with all but mask it may be a decoder's.
     """
     folder = Path(name)
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
@@ -166,7 +169,13 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
             "save it with ids from 0 on without gaps"
         )
     roles = special_roles(tokenizer)
-    if missing := [role for role, number in roles.items() if number is None and role != "unk"]:
+    if decoder and roles["eos"] is not None:
+        for role in ("bos", "pad"):
+            if roles[role] is None:
+                setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(roles["eos"]))
+        roles = special_roles(tokenizer)
+    missing = [role for role, number in roles.items() if number is None and role != "unk"]
+    if missing not in ([], ["mask"]):
         raise UserError(
             f"{name}: the tokenizer has no {' and no '.join(missing)} token; pretraining needs bos or cls, "
             "eos or sep, pad and mask"
@@ -195,17 +204,33 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path, texts: l
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of the tokenizer's Rust part that neither truncates nor pads, and reads a special token that text spells,
     such as `<s>` in a web page, as text."""
-    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    copy.encode_special_tokens = True
-    return copy
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.no_truncation()
+    own.no_padding()
+    own.encode_special_tokens = True
+    return own
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
     """What the tokenizer makes of texts, of which none spells a special token: `<mask>` in a manual is text, as it is
     in the blocks that models learn from. `options`: as the tokenizer's own."""
     return tokenizer(*texts, split_special_tokens=True, **options)
+
+
+def for_prompts(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer without the token that it puts behind a text, for a decoder is to go on there. One that puts none
+    there comes back itself."""
+    roles, ids = special_roles(tokenizer), tokenizer("a")["input_ids"]
+    if ids[-1] != roles["eos"]:
+        return tokenizer
+    own = copy.deepcopy(tokenizer)
+    begins = ids[0] == roles["bos"]
+    bos = tokenizer.convert_ids_to_tokens(roles["bos"])
+    start = f"{bos} " if begins else ""
+    own.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start}$A", pair=f"{start}$A $B", special_tokens=[(bos, roles["bos"])] if begins else []
+    )
+    return own
 
 
 def is_word_by_word(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -193,19 +193,24 @@ class RetrievalSection(Section):
 class BitsPerByteSection(Section):
     """How well the primary model with a pack predicts text of the pack's language."""
 
-    data: dict[str, PathName]
-    """Language to data directory (tools/prepare_data.py), made with the pack's tokenizer."""
+    data: dict[str, PathName] = Field(default={})
+    """Encoders: language to data directory (tools/prepare_data.py), made with the pack's tokenizer."""
+    text: dict[str, PathName] = Field(default={})
+    """Decoders: language to a file of held-out text (or a pattern of several), as tools/prepare_data.py reads it. Every
+    token counts, by windows that roll over each document."""
     blocks: Positive = 512
-    """Most validation blocks that are read."""
+    """Encoders: most validation blocks that are read."""
     mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    """Share of a block's positions that are predicted."""
+    """Encoders: share of a block's positions that are predicted."""
+    window: Annotated[int, Field(ge=2)] | None = None
+    """Decoders: tokens of a window; unset: as many as the model has positions."""
 
 
 class MeasuresSection(Section):
     """Measures that need no labels."""
 
     bits_per_byte: BitsPerByteSection | None = None
-    """Masked-LM bits per byte."""
+    """Bits per byte: of masked text for encoders, of all text for decoders."""
     retrieval: RetrievalSection | None = None
     """Sentence retrieval on parallel pages."""
 

@@ -38,6 +38,14 @@ def sentences(text: str) -> list[str]:
     ]
 
 
+class Segment(NamedTuple):
+    """A part of a text, as lists spell it, and what is told for it: its translation where it is_listed, else itself."""
+
+    own: str
+    told: str
+    is_listed: bool
+
+
 class WordList:
     """Target word -> its translation, and texts in which all its words are replaced by these."""
 
@@ -60,17 +68,18 @@ class WordList:
         fewest characters untranslated; then the one with the fewest words that cross a bound of ICU's; then the one of
         the fewest words.
         """
-        segments, before = [], ""
+        return "".join(segment.told for segment in self.segments(text, translate))
+
+    def segments(self, text: str, translate: Callable[[str], str] | None = None) -> Iterator[Segment]:
+        """The same in parts, which make up the whole text."""
+        before = ""
         for segment in self._read(text, translate or self._translations.__getitem__):
             # Where no space was needed, translations would run into each other.
-            if _ends_in_a_word(before) and _LETTER.search(segment):
-                segments.append(" ")
-            segments.append(segment)
-            before = segment
-        return "".join(segments)
+            between = _ends_in_a_word(before) and _LETTER.search(segment.told)
+            before = segment.told
+            yield segment._replace(told=f" {segment.told}") if between else segment
 
-    def _read(self, text: str, translate: Callable[[str], str]) -> Iterator[str]:
-        """Segments of the text, translated or as they are."""
+    def _read(self, text: str, translate: Callable[[str], str]) -> Iterator[Segment]:
         shown, bounds = _bounds(text)
         longest = max(self._lengths, default=0)
         # For each bound what the text behind it costs, and which bound ends its first segment.
@@ -97,13 +106,18 @@ class WordList:
         while here < len(bounds) - 1:
             there, listed = ends[here]
             if listed and start < here:
-                yield shown[bounds[start].position : bounds[here].position]
+                yield _untranslated(shown[bounds[start].position : bounds[here].position])
             if listed:
-                yield translate(shown[bounds[here].position : bounds[there].position])
+                word = shown[bounds[here].position : bounds[there].position]
+                yield Segment(word, translate(word), True)
             elif bounds[there].of_icu:
-                yield shown[bounds[start].position : bounds[there].position]
+                yield _untranslated(shown[bounds[start].position : bounds[there].position])
             start = there if listed or bounds[there].of_icu else start
             here = there
+
+
+def _untranslated(text: str) -> Segment:
+    return Segment(text, text, False)
 
 
 def _composed(text: str) -> str:

@@ -1,9 +1,11 @@
 """The primary model of a recipe: its body from a configuration, or from a checkpoint folder."""
 
 import dataclasses
+from collections.abc import Container
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 from transformers.utils import is_flash_attn_2_available
 
@@ -14,7 +16,7 @@ from megamini.models.families import FAMILIES, family_of
 from megamini.models.masked_lm import PrimaryModel, check_exits
 from megamini.models.materialise import Partition, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
-from megamini.models.pretrained import load_config, load_masked_lm, stored_weights
+from megamini.models.pretrained import load_config, load_lm, stored_weights
 from megamini.recipes.sections import ModelSection, Recipe
 
 # What the data decides: a recipe that sets one of these could contradict it.
@@ -22,7 +24,10 @@ _ROLES = ("pad", "bos", "eos", "cls", "sep")
 _DECIDED_BY_DATA = ("vocab_size", *(f"{role}_token_id" for role in _ROLES))
 
 # What the library takes at any value, to fail or to build nonsense later on.
-_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "type_vocab_size")
+_SIZES = (
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size", "intermediate_size",
+    "type_vocab_size",
+)  # fmt: skip
 _OF_DECODERS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
@@ -75,10 +80,10 @@ def outline_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, block_length:
 
 
 def source_weights(recipe: Recipe, config: PretrainedConfig) -> Weights:
-    """The tensors of the recipe's checkpoint by the names of its masked-LM model; None for what is to be drawn instead.
+    """The tensors of the recipe's checkpoint by the names of its language model; None for what is to be drawn instead.
 
     They are read one by one where its files have the library's present names, else the library reads it as a whole.
-    Raises `UserError` for a checkpoint that is torn, not tied, or no masked-LM model.
+    Raises `UserError` for a checkpoint that is torn, not tied, or has no language-modelling head.
     """
     checkpoint, method = recipe.model.from_checkpoint, recipe.objective.method
     where = f"model.from_checkpoint: {checkpoint}"
@@ -87,7 +92,7 @@ def source_weights(recipe: Recipe, config: PretrainedConfig) -> Weights:
     if method != "head":  # a checkpoint without a head is for the library
         weights = stored_weights(checkpoint, outline, where)
     if weights is None:
-        model = load_masked_lm(checkpoint, whole, recipe.model.attention, where, fresh_head=method == "head")
+        model = load_lm(checkpoint, whole, recipe.model.attention, where, fresh_head=method == "head")
         weights = model.state_dict().get
     if whole.vocab_size > config.vocab_size:
         weights = _with_fewer_rows(weights, outline, _without_memory(config, recipe))
@@ -119,7 +124,7 @@ def _trained_config(recipe: Recipe, config: PretrainedConfig) -> PretrainedConfi
 
 def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel:
     with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(
+        model = family_of(config).auto_class.from_config(
             config, attn_implementation=recipe.model.attention, dtype=torch.float32
         )
     others = [getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "cls", "sep")]
@@ -133,7 +138,7 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     method = recipe.objective.method
     _freeze(model, method, recipe.model.exits)
     if recipe.training.activation_checkpointing:
-        # Encoder layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
+        # Layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     workspace = recipe.objective.loss_workspace_bytes(device_memory())
     if method == "minipost":
@@ -154,6 +159,14 @@ def _freeze(model: PreTrainedModel, method: str, exits: tuple[int, ...]) -> None
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+def is_causal(section: ModelSection) -> bool:
+    """Whether the recipe's body is a decoder. Raises `UserError` for a checkpoint whose configuration says nothing."""
+    if section.family is not None:
+        return FAMILIES[section.family].causal
+    where = f"model.from_checkpoint: {section.from_checkpoint}"
+    return family_of(load_config(section.from_checkpoint, where, dropout=None)).causal
 
 
 def model_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block_length: int) -> PretrainedConfig:
@@ -178,6 +191,8 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
             raise UserError(f"unknown key 'model.config.{key}'{did_you_mean(key, known)}")
         _check_value(key, section.config[key])
     values = {"max_position_embeddings": positions_needed(family.pads_shift_positions, tokenizer, block_length)}
+    if family.causal:
+        values |= _heads(section.config, known)
     values |= section.config
     values |= {"vocab_size": len(tokenizer)}
     values |= {
@@ -188,13 +203,26 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
     try:
         config = AutoConfig.for_model(section.family, **values)
     except Exception as error:  # the library's own validation raises several types
-        raise UserError(f"model.config: {error}") from None
-    if config.hidden_size % config.num_attention_heads:
+        raise UserError(f"model.config: {' '.join(str(error).split())}") from None
+    if config.hidden_size % config.num_attention_heads and "head_dim" not in section.config:
         raise UserError(
             f"model.config.hidden_size: {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
         )
+    if config.num_attention_heads % (groups := getattr(config, "num_key_value_heads", None) or 1):
+        raise UserError(
+            f"model.config.num_key_value_heads: {config.num_attention_heads} heads are no multiple of {groups}"
+        )
     check_positions(config, tokenizer, block_length, "model.config.max_position_embeddings")
     return config
+
+
+def _heads(config: dict[str, Any], known: Container[str]) -> dict[str, int]:
+    """Keys and values for every head, and heads that divide the width: some families' defaults fit one size alone."""
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    if not (isinstance(heads, int) and isinstance(width, int) and heads >= 1):
+        return {}
+    values = {"num_key_value_heads": heads, "head_dim": max(1, width // heads)}
+    return {key: value for key, value in values.items() if key in known}
 
 
 def _check_value(key: str, value: object) -> None:
@@ -202,6 +230,8 @@ def _check_value(key: str, value: object) -> None:
         raise UserError(f"model.config.{key}: must be at least 1, not {value}")
     if key in _OF_DECODERS and value:
         raise UserError(f"model.config.{key}: the body is an encoder that sees both sides; leave it out")
+    if key == "use_bidirectional_attention" and value:
+        raise UserError(f"model.config.{key}: a decoder that sees both sides predicts no next token; leave it out")
     if key in _ACTIVATIONS and value not in ACT2FN:
         raise UserError(f"model.config.{key}: no activation '{value}'{did_you_mean(str(value), ACT2FN)}")
 
@@ -229,7 +259,8 @@ def _checkpoint_config(
 ) -> PretrainedConfig:
     where = f"model.from_checkpoint: {section.from_checkpoint}"
     config = load_config(section.from_checkpoint, where, section.dropout)
-    own = load_tokenizer(section.from_checkpoint) if has_tokenizer(section.from_checkpoint) else None
+    decoder = family_of(config).causal
+    own = load_tokenizer(section.from_checkpoint, decoder) if has_tokenizer(section.from_checkpoint) else None
     pieces = config.vocab_size if own is None else len(own)
     advice = f"prepare the data with --tokenizer {section.from_checkpoint}"
     if pieces != len(tokenizer):
@@ -240,4 +271,6 @@ def _checkpoint_config(
         raise UserError(f"{where}: has {config.vocab_size} rows for the {pieces} pieces of its own tokenizer")
     check_positions(config, tokenizer, block_length, where)
     config.vocab_size = len(tokenizer)  # without rows that only fill the matrix up
+    if hasattr(config, "megamini"):  # of the checkpoint, and no more of what is trained from it: its lineage is another
+        del config.megamini
     return config

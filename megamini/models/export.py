@@ -14,13 +14,13 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from megamini.data.tokenizer import encoder
+from megamini.data.tokenizer import encoder, for_prompts
 from megamini.errors import UserError, writing
 from megamini.files import folder_written_whole, write_tensors
-from megamini.models.families import truncating
-from megamini.models.lineage import declared_lineage, lineage
+from megamini.models.families import family_of, truncating
+from megamini.models.lineage import declared_lineage, lineage, output_matrix_of
 from megamini.models.masked_lm import assert_tied
-from megamini.models.pretrained import saved_tensors
+from megamini.models.pretrained import names_in_files, saved_tensors
 
 Read = Callable[[str], torch.Tensor]
 
@@ -43,7 +43,8 @@ def export_checkpoint(
     the model's own. `description` and the lineage are kept in `config.json` under `megamini`; a model with a pack
     plugged in keeps the lineage that it declares. What was written is read again: every tensor that plain
     `transformers` expects of that `config.json`, in shape, and no other, equal bit for bit; embeddings tied, equal
-    token ids. The tokenizer is to truncate at the model's positions. Models in memory, and outlines of at most 2 GiB,
+    token ids. The tokenizer is to truncate at the model's positions, and a decoder's to leave the end of a text open.
+    Models in memory, and outlines of at most 2 GiB,
     are also loaded: nothing missing or unexpected, and for a model in memory equal outputs. Else `UserError`.
     """
     if out.exists():
@@ -52,9 +53,12 @@ def export_checkpoint(
         assert_tied(model)
     read = read or model.state_dict().__getitem__
     tokenizer = truncating(tokenizer, model.config)
-    matrix = model.get_input_embeddings().weight
-    of_matrix = next(name for name, parameter in model.named_parameters() if parameter is matrix)
-    own = declared_lineage(model) or lineage(read(of_matrix), tokenizer)
+    if family_of(model.config).causal:
+        tokenizer = for_prompts(tokenizer)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrix, output = read(names[id(model.get_input_embeddings().weight)]), output_matrix_of(model)
+    output = None if output is None else read(names[id(output)])
+    own = declared_lineage(model) or lineage(matrix, tokenizer, output)
     model.config.megamini = {**description, "lineage": own}
     with writing(out), folder_written_whole(out) as aside:
         _write_weights(model, read, aside)
@@ -68,11 +72,15 @@ def _write_weights(model: PreTrainedModel, read: Read, directory: Path) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.dtype = "float32"
     model.config.save_pretrained(directory)
+    own, tensors = names_in_files(model), saved_tensors(model)
     plan = split_torch_state_dict_into_shards(
-        saved_tensors(model), filename_pattern="model{suffix}.safetensors", max_shard_size=_FILE_BYTES
+        {name: tensors[own[name]] for name in own},
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=_FILE_BYTES,
     )
     for file, names in tqdm(plan.filename_to_tensors.items(), "writing", unit="file", disable=not plan.is_sharded):
-        write_tensors({name: read(name).contiguous() for name in names}, directory / file, metadata={"format": "pt"})
+        values = {name: read(own[name]).contiguous() for name in names}
+        write_tensors(values, directory / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -84,14 +92,16 @@ def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, director
         reader = type(model)(AutoConfig.from_pretrained(directory, trust_remote_code=False))
     if reader.get_output_embeddings() is not None:
         assert_tied(reader)
-    expected, found = saved_tensors(reader), {}
+    own, tensors = names_in_files(reader), saved_tensors(reader)
+    expected, found = {name: tensors[own[name]] for name in own}, {}
     files = sorted(directory.glob("*.safetensors"))
     for path in tqdm(files, "reading again", unit="file", disable=len(files) == 1):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 found[name] = path.name
                 written = file.get_tensor(name)
-                if name not in expected or written.shape != expected[name].shape or not written.equal(read(name)):
+                is_known = name in expected and written.shape == expected[name].shape
+                if not is_known or not written.equal(read(own[name])):
                     raise UserError(f"{path}: '{name}' is not what was to be written")
     if lost := expected.keys() - found.keys():
         raise UserError(f"{directory}: the exported checkpoint lacks '{min(lost)}'")
@@ -100,7 +110,10 @@ def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, director
     loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     ids = encoder(tokenizer).encode(_PROBE).ids
     if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
-        raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run")
+        advice = ""
+        if model.config.model_type == "qwen2":  # whatever tokenizer_config.json says
+            advice = "; AutoTokenizer reads any tokenizer of a qwen2 model as Qwen's own: use family qwen3 with another"
+        raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run{advice}")
     if model.device.type != "meta" or sum(path.stat().st_size for path in files) <= _LOADED_BYTES:
         _verify_loaded(model, ids, directory)
 

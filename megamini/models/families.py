@@ -1,14 +1,20 @@
-"""The one place that knows where a family of encoders keeps its layers, final norm and masked-LM head."""
+"""The one place that knows where a family of models keeps its layers, final norm and language-modelling head."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from megamini.errors import UserError
 from megamini.recipes.sections import FamilyName
@@ -26,9 +32,14 @@ def _one_module(modules: list[nn.Module], states: torch.Tensor) -> torch.Tensor:
     return modules[0](states)
 
 
+def _nothing(modules: list[nn.Module], states: torch.Tensor) -> torch.Tensor:
+    """Decoders project what their final norm gives."""
+    return states
+
+
 @dataclass(frozen=True)
 class Family:
-    """Names inside the masked-LM model of one `model_type`.
+    """Names inside the masked or causal language model of one `model_type`.
 
     `final_norm` is None where the layers end in a norm of their own (post-norm), so that an exit needs none.
     """
@@ -44,9 +55,27 @@ class Family:
     """Ends of the names of the projections that add to the residual stream: of attention, and of feed-forward."""
     fused: tuple[tuple[str, int], ...] = ()
     """Linear modules, by the end of their names, whose weight is several matrices one below the other, and how many."""
+    stored_names: tuple[tuple[str, str], ...] = ()
+    """Tensors whose names in a checkpoint's files are others than in the model, and these."""
+    causal: bool = False
+    """A decoder: each position sees those before it, and predicts the next. Its output matrix need not be tied."""
+
+    def stored_name(self, name: str) -> str:
+        """The name in a checkpoint's files of a tensor of the model's state dict."""
+        return dict(self.stored_names).get(name, name)
+
+    @property
+    def auto_class(self) -> type:
+        """The library's class that makes models of the family."""
+        return AutoModelForCausalLM if self.causal else AutoModelForMaskedLM
+
+    @property
+    def body_options(self) -> dict[str, Any]:
+        """Arguments of the body's forward pass: training reads no cache of keys and values."""
+        return {"use_cache": False} if self.causal else {}
 
     def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
-        """The encoder layers, bottom first."""
+        """The layers, bottom first."""
         return model.get_submodule(self.layers)
 
     def transform_modules(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -62,9 +91,26 @@ class Family:
         return next((count for end, count in self.fused if module.endswith(end)), 1)
 
 
+def embed(model: PreTrainedModel, ids: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """What the model's own embedding would give for ids [b, L] with the rows of `matrix` [V, d], as `inputs_embeds`
+    [b, L, d]: Gemma scales them there, and nowhere behind."""
+    embedded = functional.embedding(ids, matrix)
+    scale = getattr(model.get_input_embeddings(), "embed_scale", None)
+    return embedded if scale is None else embedded * scale.to(matrix.dtype)
+
+
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _ROBERTA_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
 _BERT_OUTPUTS = (".output.dense",)
+
+
+def _decoder(**changes: Any) -> Family:
+    """Llama's names; other families of decoders differ in some."""
+    names = {"layers": "model.layers", "final_norm": "model.norm", "outputs": (".o_proj", ".down_proj")}
+    common = {"transform": (), "apply_transform": _nothing, "dropout_keys": ("attention_dropout",)}
+    return Family(**{**names, **common, "pads_shift_positions": False, "causal": True, **changes})
+
+
 _ROBERTA = Family(
     "roberta.encoder.layer", None, _ROBERTA_TRANSFORM, _dense_gelu_norm, _BERT_DROPOUT, True, _BERT_OUTPUTS
 )
@@ -94,6 +140,18 @@ _DETAILS: dict[FamilyName, Family] = {
         (".Wo",),
         fused=((".Wqkv", 3), (".Wi", 2)),  # queries, keys and values; what is activated and its gate
     ),
+    "llama": _decoder(),
+    "qwen2": _decoder(),
+    "qwen3": _decoder(),
+    "gemma": _decoder(),
+    # Its queries, keys and values lie head by head in one matrix, which therefore counts as one.
+    "gpt_neox": _decoder(
+        layers="gpt_neox.layers",
+        final_norm="gpt_neox.final_layer_norm",
+        outputs=(".attention.dense", ".dense_4h_to_h"),
+        dropout_keys=("hidden_dropout", "attention_dropout"),
+        stored_names=(("lm_head.weight", "embed_out.weight"),),
+    ),
 }
 FAMILIES: dict[str, Family] = {name: _DETAILS[name] for name in get_args(FamilyName)}
 
@@ -118,3 +176,8 @@ def family_of(config: PretrainedConfig) -> Family:
     if config.model_type not in FAMILIES:
         raise UserError(f"model: family '{config.model_type}' is not supported; known are {', '.join(FAMILIES)}")
     return FAMILIES[config.model_type]
+
+
+def is_untied(config: PretrainedConfig) -> bool:
+    """Whether a model has an output matrix of its own, which of our families decoders alone may have."""
+    return family_of(config).causal and not config.tie_word_embeddings

@@ -1,4 +1,4 @@
-"""The primary model: a `transformers` masked-LM with further heads (exits) at lower layers, one loss over all."""
+"""The primary model: a language model of `transformers` with further heads (exits) at lower layers, and one loss."""
 
 import copy
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
-from megamini.models.families import Family, family_of
+from megamini.models.families import Family, family_of, is_untied
 from megamini.models.joint_loss import joint_cross_entropy
 
 check_internals(__name__)
@@ -28,16 +28,16 @@ class Exit(nn.Module):
         self.transform = nn.ModuleList(_fresh_copy(model, module) for module in family.transform_modules(model))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Hidden states of masked positions [R, d] to what is projected onto the vocabulary [R, d]."""
+        """Hidden states of predicted positions [R, d] to what is projected onto the vocabulary [R, d]."""
         return self._apply_transform(list(self.transform), self.norm(states))
 
 
 class PrimaryModel(nn.Module):
-    """A masked-LM model of `transformers` with exits.
+    """A masked or causal language model of `transformers` with exits.
 
-    `model` keeps the library's names; `exits` holds one `Exit` per layer number. All heads share the tied token
-    embedding matrix and the output bias. `top_name` is the name of the head on top: of a mini-model that is a model by
-    itself, the name of its exit.
+    `model` keeps the library's names; `exits` holds one `Exit` per layer number. All heads share the output matrix,
+    which is that of the token embeddings but in decoders that do not tie them, and the output bias. `top_name` is the
+    name of the head on top: of a mini-model that is a model by itself, the name of its exit.
     """
 
     def __init__(
@@ -66,22 +66,24 @@ class PrimaryModel(nn.Module):
 
     @property
     def token_embeddings(self) -> nn.Parameter:
-        """The tied matrix [V, d]."""
+        """The matrix [V, d] of the token embeddings, mostly also that of the output."""
         return self.model.get_input_embeddings().weight
 
     @property
     def token_matrices(self) -> tuple[nn.Parameter, ...]:
         """As `models.trained_model.TrainedModel` wants them."""
-        return (self.token_embeddings,)
+        output = self.model.get_output_embeddings().weight
+        return (self.token_embeddings,) if output is self.token_embeddings else (self.token_embeddings, output)
 
     @property
     def hidden_matrices(self) -> tuple[tuple[nn.Parameter, int], ...]:
         """As `models.trained_model.TrainedModel` wants them: of attention, feed-forward networks and heads."""
         linear = [(name, module.weight) for name, module in self.named_modules() if isinstance(module, nn.Linear)]
+        of_tokens = {id(matrix) for matrix in self.token_matrices}
         return tuple(
             (weight, self.family.matrices_in(name))
             for name, weight in linear
-            if weight.requires_grad and weight is not self.token_embeddings
+            if weight.requires_grad and id(weight) not in of_tokens
         )
 
     @property
@@ -106,29 +108,37 @@ class PrimaryModel(nn.Module):
         positions: torch.Tensor,
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and per-head losses at the predicted positions.
 
         input_ids: int64 [b, L]. positions: int64 [R], indices into the b * L flattened positions. labels: int64 [R].
-        Returns the weighted mean over heads of the mean negative log-likelihood (fp32 scalar), and the negative
-        log-likelihoods in nats (fp32 [heads, R], detached; order of `head_names`).
+        weights: fp32 [R], of the positions in the mean; unset, 1 each. Returns the weighted mean over heads of the mean
+        negative log-likelihood (fp32 scalar), and the negative log-likelihoods in nats times their weights (fp32
+        [heads, R], detached; order of `head_names`).
         """
         rows = self.head_rows(input_ids, positions, attention_mask)
         output = self.model.get_output_embeddings()
-        count = len(labels)
+        count, heads = len(labels), len(self.head_weights)
         # Filled on the device: a tensor made from a Python list would wait for it in every micro-batch.
         coefficients = torch.cat([torch.full((count,), w / count, device=rows.device) for w in self.head_weights])
+        if weights is not None:
+            coefficients = coefficients * weights.repeat(heads)
         loss, losses = joint_cross_entropy(
-            rows, output.weight, output.bias, labels.repeat(len(self.head_weights)), coefficients, self.workspace_bytes
+            rows, output.weight, output.bias, labels.repeat(heads), coefficients, self.workspace_bytes
         )
-        return loss, losses.view(len(self.head_weights), count)
+        losses = losses.view(heads, count)
+        return loss, losses if weights is None else losses * weights
 
     def head_rows(
         self, input_ids: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """What every head projects onto the vocabulary, [heads * R, d], head by head in the order of `head_names`."""
         body = self.model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=list(self.exit_layers) or None
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=list(self.exit_layers) or None,
+            **self.family.body_options,
         )
         top = self.family.apply_transform(
             self.family.transform_modules(self.model), _at(body.last_hidden_state, positions)
@@ -149,7 +159,10 @@ def check_exits(exits: Sequence[int], layers: int, bridge_layers: int = 0) -> No
 
 
 def assert_tied(model: PreTrainedModel) -> None:
-    """Raise `UserError` unless input embeddings and output projection are one parameter."""
+    """Raise `UserError` unless input embeddings and output projection are one parameter; a decoder says in its
+    configuration whether they are."""
+    if is_untied(model.config):
+        return
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         raise UserError(
             "model: token embeddings and output matrix are not tied in this checkpoint, which the method needs; use "

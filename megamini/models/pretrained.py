@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from megamini.errors import UserError
 from megamini.files import is_missing_folder, parse_json, sha256_of
 from megamini.library_internals import check_internals
-from megamini.models.families import family_of
+from megamini.models.families import family_of, is_untied
 from megamini.models.materialise import Weights
 
 check_internals(__name__)
@@ -22,7 +22,8 @@ check_internals(__name__)
 def load_config(checkpoint: str, where: str, dropout: float | None) -> PretrainedConfig:
     """The configuration of a checkpoint folder or hub name, with `dropout` everywhere where one is given.
 
-    Raises `UserError`, which begins with `where`, for one that cannot be read, is of another family, or not tied.
+    Raises `UserError`, which begins with `where`, for one that cannot be read, is of another family, an encoder that is
+    not tied, or a decoder that sees both sides.
     """
     if is_missing_folder(checkpoint):
         raise UserError(f"{where}: no such folder; give one with config.json and model.safetensors, or a hub name")
@@ -32,12 +33,14 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
         if (Path(checkpoint) / "recipe.yaml").is_file():
             raise UserError(f"{where}: a run and no model; of one of pretraining, tools/export.py makes one") from None
         here = "" if Path(checkpoint).is_dir() else "no such folder here, and as a hub name "
-        raise UserError(f"{where}: {here}no config.json of an encoder can be read there: {error}") from None
+        raise UserError(f"{where}: {here}no config.json of a model can be read there: {error}") from None
     try:
         family = family_of(config)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    if not config.tie_word_embeddings:
+    if getattr(config, "use_bidirectional_attention", None):
+        raise UserError(f"{where}: a decoder that sees both sides (use_bidirectional_attention) predicts no next token")
+    if not family.causal and not config.tie_word_embeddings:
         raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
     if dropout is not None:
         for key in family.dropout_keys:
@@ -45,20 +48,23 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
     return config
 
 
-def load_masked_lm(
+def load_lm(
     checkpoint: str, config: PretrainedConfig, attention: str, where: str, fresh_head: bool = False
 ) -> PreTrainedModel:
-    """A checkpoint's masked-LM model, fp32, from safetensors; with `fresh_head` one that comes without a head gets one.
+    """A checkpoint's masked or causal language model, as its family is, fp32, from safetensors; with `fresh_head` a
+    masked one that comes without a head gets one.
 
     Raises `UserError`, which begins with `where`, for weights that are torn, not all there, or not tied.
     """
-    model, missing = _read(AutoModelForMaskedLM, checkpoint, config, attention, where)
+    family = family_of(config)
+    model, missing = _read(family.auto_class, checkpoint, config, attention, where)
     of_head = _head_tensors(model)
     if fresh_head and not missing:
         raise UserError(f"{where}: has a masked-LM head of its own; objective.method head is for those without")
     if missing and not fresh_head:
-        advice = "; train one first: objective.method: head" if set(missing) <= of_head else ""
-        raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a masked LM{advice}")
+        advice = "; train one first: objective.method: head" if set(missing) <= of_head and not family.causal else ""
+        kind = "causal" if family.causal else "masked"
+        raise UserError(f"{where}: misses {missing[0]} and {len(missing) - 1} other tensors of a {kind} LM{advice}")
     if not set(missing) <= of_head:
         raise UserError(f"{where}: misses {min(set(missing) - of_head)}, which is no part of the head")
     _refuse_untied_tensors(model, checkpoint, where)
@@ -71,17 +77,23 @@ def stored_weights(checkpoint: str, outline: PreTrainedModel, where: str) -> Wei
     None where its files do not hold all of these in their shapes: older names, other prefixes and torn files are for
     the library. Raises `UserError`, which begins with `where`, for weights that are not tied.
     """
-    files = _files_of_tensors(checkpoint)
+    files, stored = _files_of_tensors(checkpoint), family_of(outline.config).stored_name
     for name, tensor in saved_tensors(outline).items():
-        if name not in files or _shape(files[name], name) != tensor.shape:
+        if stored(name) not in files or _shape(files[stored(name)], stored(name)) != tensor.shape:
             return None
     _refuse_untied_tensors(outline, checkpoint, where)
-    return lambda name: _tensor(files[name], name) if name in files else None
+    return lambda name: _tensor(files[stored(name)], stored(name)) if stored(name) in files else None
 
 
 def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What a checkpoint of the model holds: its state dict, but each tied tensor once."""
     return {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
+
+
+def names_in_files(model: PreTrainedModel) -> dict[str, str]:
+    """Name in a checkpoint's files -> name in the state dict, of each of `saved_tensors`."""
+    stored_name = family_of(model.config).stored_name
+    return {stored_name(name): name for name in saved_tensors(model)}
 
 
 def load_model(
@@ -102,17 +114,20 @@ def load_model(
 
 
 def outline_with_embeddings(model_class: Any, checkpoint: str, config: PretrainedConfig, where: str) -> PreTrainedModel:
-    """A checkpoint as a model of `model_class` without weights, on the meta device, but for its token embeddings: what
-    lineage is told by. Raises `UserError`, which begins with `where`, for torn files."""
+    """A checkpoint as a model of `model_class` without weights, on the meta device, but for its token embeddings and an
+    output matrix of its own: what lineage is told by. Raises `UserError`, which begins with `where`, for torn files."""
     with torch.device("meta"):
         model = model_class.from_config(config)
-    matrix = model.get_input_embeddings().weight
-    name = next(name for name, parameter in model.named_parameters() if parameter is matrix)
-    files = _files_of_tensors(checkpoint)
-    if name not in files:  # older names and torn files are for the library
-        return load_model(model_class, checkpoint, config, where)
-    weight = torch.nn.Parameter(_tensor(files[name], name).float(), requires_grad=False)
-    model.get_input_embeddings().weight = weight
+    modules = [model.get_input_embeddings()]
+    if is_untied(config) and model.get_output_embeddings() is not None:
+        modules.append(model.get_output_embeddings())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    files, stored = _files_of_tensors(checkpoint), family_of(config).stored_name
+    for module in modules:
+        name = stored(names[id(module.weight)])
+        if name not in files:  # older names and torn files are for the library
+            return load_model(model_class, checkpoint, config, where)
+        module.weight = torch.nn.Parameter(_tensor(files[name], name).float(), requires_grad=False)
     return model
 
 
@@ -145,6 +160,8 @@ def _head_tensors(model: PreTrainedModel) -> set[str]:
 
 def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) -> None:
     """The library ties silently, even where the files hold a matrix of its own for the output."""
+    if is_untied(model.config):
+        return
     holder = _files_of_tensors(checkpoint)
     for name, source in model._tied_weights_keys.items():
         if name in holder and source in holder and not torch.equal(*(_tensor(holder[n], n) for n in (name, source))):

@@ -12,12 +12,12 @@ class TrainedModel(Protocol):
 
     head_names: tuple[str, ...]
     token_matrices: tuple[nn.Parameter, ...]
-    """The tied token embedding and output matrices."""
+    """The token embedding matrices and, where they are not tied to these, the output matrices."""
     hidden_matrices: tuple[tuple[nn.Parameter, int], ...]
     """Weights of linear maps that train, but for token matrices, each with how many matrices it holds one below the
     other (ModernBERT keeps queries, keys and values in one)."""
     layers: nn.ModuleList
-    """The encoder layers that a batch goes through, bottom first."""
+    """The layers that a batch goes through, bottom first."""
     clipped_together: list[list[nn.Parameter]]
     """Trained parameters, by the gradient norms that clip them."""
 
@@ -27,6 +27,7 @@ class TrainedModel(Protocol):
         positions: torch.Tensor,
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def modules(self) -> Iterator[nn.Module]: ...

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,8 +29,10 @@ from megamini.recipes.file import as_yaml, read_recipe
 
 _SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 256 * 2**20, 2 * 2**30
 BlockOrder = Literal["runs", "blocks"]
-FamilyName = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
-"""The families of encoders, by the `model_type` that the library gives them: declared here alone."""
+EncoderName = Literal["roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert"]
+DecoderName = Literal["llama", "qwen2", "qwen3", "gemma", "gpt_neox"]
+FamilyName = Literal[EncoderName, DecoderName]
+"""The families, by the `model_type` that the library gives them: declared here alone."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMBT]?)\s*(updates|tokens)")
 _MULTIPLE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -85,8 +87,8 @@ class ModelSection(Section):
     from_checkpoint: PathName | None = None
     """Checkpoint folder (or hub name) whose body to start from, instead of random weights."""
     exits: Layers = ()
-    """Layers after which a further head reads the hidden states; empty for plain masked-LM pretraining. minipost: the
-    one layer up to which the mini-model keeps the model's own."""
+    """Layers after which a further head reads the hidden states; empty for plain pretraining. minipost: the one layer
+    up to which the mini-model keeps the model's own."""
     bridge_layers: NotNegative = 0
     """minipost: fresh layers between the exit and the model's own head, the only ones that train."""
     dropout: Share | None = None
@@ -184,7 +186,7 @@ MaskShares = Annotated[
 
 
 class MaskingSection(Section):
-    """What is predicted."""
+    """What is predicted: by an encoder, masked positions; by a decoder, the token behind each position."""
 
     mask_share: MaskShares = 0.15
     """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block. Or a
@@ -194,6 +196,8 @@ class MaskingSection(Section):
     """Share of the predicted positions that show the mask token."""
     replace_with_random: Share = 0.1
     """Share of the predicted positions that show a random token; the rest keep their own."""
+    predict_separators: bool = True
+    """Decoders only: predict the token behind each document too; false leaves it out of the loss."""
     loss_workspace_mib: Positive | None = None
     """Memory for one chunk of logits of the joint loss, in MiB per rank. Unset: 256 on a CPU, and on a GPU a 32nd of
     its memory, between 256 and 2048."""
@@ -211,18 +215,35 @@ class MaskingSection(Section):
             raise ValueError("objective.replace_with_mask and objective.replace_with_random add up to more than 1")
         return self
 
+    def problem_of(self, causal: bool) -> str | None:
+        """What this section asks of a decoder (`causal`), or an encoder, that goes with the other alone; else None."""
+        others = ("mask_share", "replace_with_mask", "replace_with_random") if causal else ("predict_separators",)
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                what = "a decoder masks nothing, it predicts every next token" if causal else "goes with decoders alone"
+                return f"objective.{key}: {what}; leave it out"
+        return None
+
 
 class ObjectiveSection(MaskingSection):
     """What is predicted, what trains, and how the heads' losses are summed."""
 
-    method: Literal["mlm", "minijoint", "minipost", "head"]
-    """mlm: everything trains, by the primary head. minijoint: by the weighted mean over the primary head and all exits.
-    minipost: only fresh bridge layers between the bottom layers and the head of a checkpoint. head: only a fresh head
-    over a checkpoint that has none, such as a sentence encoder."""
+    method: Literal["mlm", "causal", "minijoint", "minipost", "head"]
+    """mlm: everything trains, by the primary head; causal: the same for a decoder. minijoint: by the weighted mean over
+    the primary head and all exits. minipost: only fresh bridge layers between the bottom layers and the head of a
+    checkpoint. head: only a fresh head over a checkpoint that has none, such as a sentence encoder."""
     head_weights: Numbers | None = None
     """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
     forgetting: ForgettingSection | None = None
     """Active forgetting; unset: never."""
+
+    def problem_of(self, causal: bool) -> str | None:
+        if self.method == ("mlm" if causal else "causal"):
+            kind, other = ("a decoder", "causal") if causal else ("an encoder", "mlm")
+            return f"objective.method {self.method}: the model is {kind}; use {other}"
+        if self.method == "head" and causal:
+            return "objective.method head: a decoder has no head but its output matrix; use causal"
+        return super().problem_of(causal)
 
 
 class MuonSection(Section):
@@ -325,9 +346,9 @@ class TrainingSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order of blocks, masks and dropout."""
     activation_checkpointing: bool = False
-    """Recompute the encoder layers in the backward pass instead of keeping their activations."""
+    """Recompute the layers in the backward pass instead of keeping their activations."""
     compile: bool = False
-    """Compile the encoder layers with torch.compile, at the first updates and validation; needs a C++ compiler, and not
+    """Compile the layers with torch.compile, at the first updates and validation; needs a C++ compiler, and not
     ZeRO stage 3."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
@@ -406,6 +427,10 @@ class Recipe(RunRecipe):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         _check_method(self.objective, self.model)
+        # That of a checkpoint is known where its configuration is read.
+        known = self.model.family is not None
+        if known and (problem := self.objective.problem_of(self.model.family in get_args(DecoderName))):
+            raise ValueError(problem)
         if self.model.attention == "flash_attention_2" and self.training.precision in ("fp32", "tf32"):
             raise ValueError("model.attention: flash_attention_2 needs training.precision bf16 or fp16")
         weights = self.objective.head_weights
@@ -434,7 +459,8 @@ def _check_method(objective: ObjectiveSection, model: ModelSection) -> None:
     if method in ("minipost", "head") and not model.from_checkpoint:
         raise ValueError(f"objective.method {method} builds on model.from_checkpoint")
     if (method in ("minijoint", "minipost")) != bool(model.exits):
-        raise ValueError("objective.method minijoint needs model.exits, and mlm has none")
+        plain = "mlm" if method == "minijoint" else method
+        raise ValueError(f"objective.method minijoint needs model.exits, and {plain} has none")
     if method in ("minipost", "head") and objective.forgetting:
         raise ValueError(f"objective.forgetting: token embeddings are frozen with objective.method {method}")
 

@@ -29,6 +29,12 @@ class Forgetting:
         """The new token matrix fp32 [V, d], the same on every rank."""
         return fresh_token_embeddings(shape, self.standard_deviation, self.pad_id, self.seed, updates_done)
 
+    def draw_all(self, shape: tuple[int, int], updates_done: int, count: int) -> list[torch.Tensor]:
+        """The new token matrix and, where there are two, the new output matrix, which has no row of zeros."""
+        deviation = self.standard_deviation
+        others = [_drawn(shape, deviation, self.seed, updates_done, number) for number in range(1, count)]
+        return [self.draw(shape, updates_done), *others]
+
 
 def build_forgetting(
     section: ForgettingSection | None,
@@ -50,8 +56,12 @@ def fresh_token_embeddings(
     shape: tuple[int, int], standard_deviation: float, pad_id: int | None, seed: int, updates_done: int
 ) -> torch.Tensor:
     """A new token matrix fp32 [V, d] from N(0, standard_deviation^2), the pad's row zero: the same on every rank."""
-    generator = torch.Generator().manual_seed(int(random_bits(seed, updates_done)) >> 1)
-    matrix = torch.randn(shape, generator=generator) * standard_deviation
+    matrix = _drawn(shape, standard_deviation, seed, updates_done)
     if pad_id is not None:
         matrix[pad_id] = 0
     return matrix
+
+
+def _drawn(shape: tuple[int, int], standard_deviation: float, *keys: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(int(random_bits(*keys)) >> 1)
+    return torch.randn(shape, generator=generator) * standard_deviation

@@ -94,7 +94,8 @@ def train(
             return
     while not done:
         if forgetting and forgetting.is_due(state.update):
-            engine.replace_token_embeddings(forgetting.draw(engine.model.token_matrix_shape, state.update))
+            shape, count = engine.model.token_matrix_shape, len(engine.model.token_matrices)
+            engine.replace_token_matrices(forgetting.draw_all(shape, state.update, count))
             state.recent_losses = []  # the loss jumps, as it should
         _begin_mask_stage(setup, state, telemetry)
         losses = torch.zeros(len(engine.model.head_names), device=engine.device)

@@ -1,4 +1,4 @@
-"""The setup of pretraining (mlm, minijoint, minipost, head): its cost, its plan, its validation."""
+"""The setup of pretraining (mlm, causal, minijoint, minipost, head): its cost, its plan, its validation."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
 from megamini.machine import device_memory
-from megamini.models.build import model_config, outline_of
+from megamini.models.build import is_causal, model_config, outline_of
 from megamini.recipes.sections import Recipe
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
@@ -37,7 +37,7 @@ from megamini.training.forgetting import build_forgetting
 from megamini.training.intervals import resolve_intervals
 from megamini.training.optimizers.optimizer_plan import optimizer_rows
 from megamini.training.schedule import build_schedule, check_mask_stages
-from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, masked_in_words, plan_table
+from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, plan_table
 from megamini.training.text import Text, open_text
 from megamini.training.validation import measure
 
@@ -183,7 +183,7 @@ class PretrainingSetup(RunSetup):
                 "update": f"{self.tokens_per_update:,} tokens = {self.batches.global_batch} blocks of "
                 f"{self.block_length}: {ranks} ranks x {self.batches.accumulation} accumulation x "
                 f"{self.batches.micro_batch} blocks",
-                "masked": masked_in_words(stages),
+                **self.prediction_row(),
                 "run": f"{updates:,} updates = {tokens:,} tokens = {updates * self.batches.global_batch / blocks:.1f} "
                 f"passes over {blocks:,} blocks",
                 "parameters": f"{total:,}: {groups}{trained}",
@@ -201,9 +201,11 @@ class PretrainingSetup(RunSetup):
 def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     """Check a recipe against its data and the number of ranks; `UserError` where they do not fit."""
     recipe = resolve_block_order(recipe)
-    training = recipe.training
+    training, causal = recipe.training, is_causal(recipe.model)
+    if problem := recipe.objective.problem_of(causal):
+        raise UserError(problem)
     texts, measured = (
-        tuple(open_text(path, recipe.objective, training.seed, training.global_batch) for path in paths)
+        tuple(open_text(path, recipe.objective, training.seed, training.global_batch, causal) for path in paths)
         for paths in (recipe.data.paths, recipe.data.measured)
     )
     text, *others = (*texts, *measured)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megamini.data.masking import MaskSchedule, MaskStage
+from megamini.data.next_token import NextTokenSchedule
 from megamini.errors import UserError
 from megamini.recipes.sections import MaskingSection, ScheduleSection, duration_in_updates
 
@@ -58,8 +59,12 @@ def build_schedule(
     return Schedule(section.shape, peak, updates, warmup, decay, section.final_share)
 
 
-def build_mask_schedule(section: MaskingSection, block_length: int, global_batch: int) -> MaskSchedule:
-    """The mask share of a recipe by global batch; `UserError` where a stage has no batch."""
+def build_mask_schedule(
+    section: MaskingSection, block_length: int, global_batch: int, causal: bool = False
+) -> MaskSchedule | NextTokenSchedule:
+    """The mask share of a recipe by global batch, a decoder's being all; `UserError` where a stage has no batch."""
+    if causal:
+        return NextTokenSchedule(block_length)
     if isinstance(section.mask_share, float):
         return MaskSchedule((MaskStage(section.mask_share),), block_length)
     stages, start = [], 0
@@ -75,7 +80,7 @@ def build_mask_schedule(section: MaskingSection, block_length: int, global_batch
     return MaskSchedule((*stages, MaskStage(section.mask_share[-1].share)), block_length)
 
 
-def check_mask_stages(schedule: MaskSchedule, updates: int) -> None:
+def check_mask_stages(schedule: MaskSchedule | NextTokenSchedule, updates: int) -> None:
     """Raise `UserError` where a run of so many updates ends before its last stage, whose share validation has."""
     for stage in schedule.stages[:-1]:
         if stage.end >= updates:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from megamini.data.batches import BatchPlan, MicroBatches
 from megamini.data.masking import MaskSchedule
+from megamini.data.next_token import NextTokenSchedule
 from megamini.recipes.sections import RunRecipe
 from megamini.training.engines.engine import Engine
 from megamini.training.forgetting import Forgetting
@@ -41,7 +42,7 @@ class RunSetup(ABC):
     batches: BatchPlan
     block_length: int
     schedule: Schedule
-    mask_schedule: MaskSchedule
+    mask_schedule: MaskSchedule | NextTokenSchedule
     intervals: Intervals
 
     forgetting: Forgetting | None = None
@@ -62,6 +63,13 @@ class RunSetup(ABC):
         """What a loss spike is."""
         section = self.recipe.training.spike
         return SpikeRule(section.above, section.window, section.most_roll_backs, self.schedule.warmup)
+
+    def prediction_row(self) -> dict[str, str]:
+        """Of the plan: what is masked, or for a decoder that all is predicted."""
+        stages = self.mask_schedule.along(self.schedule.updates)
+        if isinstance(self.mask_schedule, NextTokenSchedule):
+            return {"predicted": f"the next token at {stages[0][1]} positions in every block"}
+        return {"masked": masked_in_words(stages)}
 
     def checkpoint_plan(self) -> str:
         """When checkpoints are written, for people."""

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from megamini.data.batches import BatchPlan, TrainingMicroBatches
+from megamini.data.batches import BatchPlan, Rule, TrainingMicroBatches
 from megamini.data.blocks import Blocks
 from megamini.data.manifest import check_whole
 from megamini.data.masking import MaskingRule, MaskSchedule
+from megamini.data.next_token import NextTokenRule, NextTokenSchedule
 from megamini.data.order import RunOrder
-from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids
+from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids, special_roles
 from megamini.errors import UserError
 from megamini.recipes.sections import BlockOrder, MaskingSection
 from megamini.training.schedule import build_mask_schedule
@@ -26,11 +27,11 @@ class Text:
     tokenizer: PreTrainedTokenizerBase
     train: Blocks
     validation: Blocks
-    masking: MaskingRule
-    """With the share of the end of the run, by which validation goes all along."""
-    mask_schedule: MaskSchedule
+    masking: Rule
+    """What is predicted; with the mask share of the end of the run, by which validation goes all along."""
+    mask_schedule: MaskSchedule | NextTokenSchedule
     unigram_counts: np.ndarray
-    """How often the training blocks have each piece, int64 [V]."""
+    """How often the training blocks have each piece that is predicted, int64 [V]."""
 
     @property
     def language(self) -> str:
@@ -48,7 +49,8 @@ class Text:
         """Those of a rank in training."""
         block_bytes = self.block_length * self.train.dtype.itemsize
         runs = RunOrder.of(plan.global_batch, block_bytes) if order == "runs" else None
-        return TrainingMicroBatches(self.train, self.masking, plan, rank, self.mask_schedule, runs)
+        shares = self.mask_schedule if isinstance(self.mask_schedule, MaskSchedule) else None
+        return TrainingMicroBatches(self.train, self.masking, plan, rank, shares, runs)
 
     @cached_property
     def piece_bytes(self) -> np.ndarray:
@@ -65,9 +67,9 @@ class Text:
         return -np.log(counts / counts.sum()).astype(np.float32)
 
 
-def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int) -> Text:
-    """Open a data directory for global batches of so many blocks of it; `UserError` where its parts do not fit each
-    other or the masking."""
+def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int, causal: bool = False) -> Text:
+    """Open a data directory for global batches of so many blocks of it, for a decoder where `causal`; `UserError` where
+    its parts do not fit each other or the masking."""
     train = Blocks(path, "train")
     check_whole(train.manifest, path)
     try:
@@ -78,8 +80,38 @@ def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int
         raise UserError(
             f"data.path: {path}: the tokenizer there is not the one the blocks were made with; prepare the data again"
         )
-    schedule = build_mask_schedule(objective, train.block_length, global_batch)
-    masking = MaskingRule(
+    counts = _unigram_counts(path, len(tokenizer))
+    schedule = build_mask_schedule(objective, train.block_length, global_batch, causal)
+    if causal:
+        separator = special_roles(tokenizer)["eos"]
+        rule = NextTokenRule(separator, objective.predict_separators, seed)
+        # Counted as text is, which special pieces are not: there is one behind each document.
+        counts[separator] = train.manifest["splits"]["train"]["documents"] * objective.predict_separators
+    else:
+        rule = _masking_rule(path, train, objective, tokenizer, schedule, seed)
+    return Text(path, tokenizer, train, Blocks(path, "validation"), rule, schedule, counts)
+
+
+def _masking_rule(
+    path: str,
+    train: Blocks,
+    objective: MaskingSection,
+    tokenizer: PreTrainedTokenizerBase,
+    schedule: MaskSchedule,
+    seed: int,
+) -> MaskingRule:
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            f"data.path: {path}: its tokenizer has no mask token, so that the data is for decoders alone; prepare it "
+            "with another tokenizer"
+        )
+    fewest = train.manifest["splits"]["train"].get("min_maskable", 0)
+    if schedule.most_masked > fewest:
+        raise UserError(
+            f"objective.mask_share: {schedule.most_masked} positions of a block are to be masked, but one block of "
+            f"{path} has only {fewest} that can be; lower the share"
+        )
+    return MaskingRule(
         share=schedule.last_share,
         replace_with_mask=objective.replace_with_mask,
         replace_with_random=objective.replace_with_random,
@@ -88,14 +120,6 @@ def open_text(path: str, objective: MaskingSection, seed: int, global_batch: int
         vocab_size=len(tokenizer),
         seed=seed,
     )
-    fewest = train.manifest["splits"]["train"].get("min_maskable", 0)
-    if schedule.most_masked > fewest:
-        raise UserError(
-            f"objective.mask_share: {schedule.most_masked} positions of a block are to be masked, but one block of "
-            f"{path} has only {fewest} that can be; lower the share"
-        )
-    counts = _unigram_counts(path, len(tokenizer))
-    return Text(path, tokenizer, train, Blocks(path, "validation"), masking, schedule, counts)
 
 
 def _unigram_counts(directory: str, pieces: int) -> np.ndarray:

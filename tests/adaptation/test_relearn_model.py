@@ -42,7 +42,7 @@ def side_by_side(*batches):
     return ids, torch.cat([b[1] + offset for b, offset in zip(batches, offsets, strict=True)]), labels
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_loss_and_gradients_are_those_of_the_librarys_model(family):
     body = bodies.small_model(family)
     matrix, bias = start(90, 1)
@@ -68,7 +68,7 @@ def test_loss_and_gradients_are_those_of_the_librarys_model(family):
     assert all(p.grad is None for name, p in model.named_parameters() if name not in trained)
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_padded_blocks_are_read_as_the_library_reads_them(family):
     body = bodies.small_model(family)
     matrix, bias = start(90, 1)

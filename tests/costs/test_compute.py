@@ -1,5 +1,7 @@
 """The formulas against what PyTorch counts on real `transformers` models, and against figures worked out by hand."""
 
+from collections import Counter
+
 import pytest
 import torch
 import transformers
@@ -11,6 +13,7 @@ from megamini.costs.flops import BodyShape, ExitShape
 from megamini.errors import UserError
 
 BLOCK, MASKED = 96, 13
+DECODERS = ["llama", "qwen2", "qwen3", "gemma", "gpt_neox"]
 _SPECIAL = {"pad_token_id": 1, "cls_token_id": 2, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 
 
@@ -29,18 +32,34 @@ def _config(family: str, **changes) -> transformers.PreTrainedConfig:
         "xlm-roberta-xl": transformers.XLMRobertaXLConfig,
         "bert": transformers.BertConfig,
         "modernbert": transformers.ModernBertConfig,
+        "llama": transformers.LlamaConfig,
+        "qwen2": transformers.Qwen2Config,
+        "qwen3": transformers.Qwen3Config,
+        "gemma": transformers.GemmaConfig,
+        "gpt_neox": transformers.GPTNeoXConfig,
     }
     special = _SPECIAL | {"local_attention": 32} if family == "modernbert" else {}
+    # Grouped heads, and heads that are not hidden / heads wide; tied and untied.
+    special |= {"num_key_value_heads": 2} if family in ("llama", "qwen2", "qwen3") else {}
+    special |= {"num_key_value_heads": 1, "head_dim": 16} if family == "gemma" else {}
+    special |= {"head_dim": 16} if family == "qwen3" else {}
+    special |= {"tie_word_embeddings": family in ("qwen3", "gemma")} if family in DECODERS else {}
     return classes[family](**sizes | special | changes)
 
 
 def _model(config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
     with torch.device("meta"):
-        return transformers.AutoModelForMaskedLM.from_config(config)
+        return _class_of(config).from_config(config)
+
+
+def _class_of(config: transformers.PreTrainedConfig) -> type:
+    return transformers.AutoModelForCausalLM if config.model_type in DECODERS else transformers.AutoModelForMaskedLM
 
 
 def _transform(model: transformers.PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
     family = model.config.model_type
+    if family in DECODERS:
+        return rows
     if family == "bert":
         return model.cls.predictions.transform(rows)
     if family == "modernbert":
@@ -51,7 +70,7 @@ def _transform(model: transformers.PreTrainedModel, rows: torch.Tensor) -> torch
 def _head_loss(model: transformers.PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """One head at the masked rows only, as training runs it."""
     rows = states[0, :MASKED]
-    return torch.nn.functional.linear(_transform(model, rows), model.get_input_embeddings().weight).sum()
+    return torch.nn.functional.linear(_transform(model, rows), model.get_output_embeddings().weight).sum()
 
 
 def _counted(run) -> int:
@@ -65,7 +84,11 @@ def _tokens() -> torch.Tensor:
     return torch.zeros(1, BLOCK, dtype=torch.long, device="meta")
 
 
-ONE_EACH = ["roberta", "xlm-roberta-xl", "bert", "modernbert"]
+ONE_EACH = ["roberta", "xlm-roberta-xl", "bert", "modernbert", *DECODERS]
+
+
+def _layers(model: transformers.PreTrainedModel) -> torch.nn.ModuleList:
+    return model.base_model.encoder.layer if hasattr(model.base_model, "encoder") else model.base_model.layers
 
 
 @pytest.mark.parametrize("family", ["xlm-roberta", *ONE_EACH])
@@ -75,8 +98,7 @@ def test_parameter_counts_are_the_models(family):
     counts = compute.parameter_counts(BodyShape.from_config(config))
     assert sum(counts.values()) == model.num_parameters()
     assert counts["token_embeddings"] == model.get_input_embeddings().weight.numel()
-    layers = model.base_model.layers if family == "modernbert" else model.base_model.encoder.layer
-    assert counts["layers"] == sum(p.numel() for p in layers.parameters())
+    assert counts["layers"] == sum(p.numel() for p in _layers(model).parameters())
     body = sum(counts[group] for group in ("token_embeddings", "other_embeddings", "layers", "final_norm"))
     assert body == model.base_model.num_parameters()
 
@@ -104,7 +126,9 @@ def test_exits_add_their_own_parameters(family):
     four, two = (_model(_config(family, num_hidden_layers=n)).num_parameters() for n in (4, 2))
     assert bridged["exits"] == four - two
     assert compute.trainable_parameters(shape, "minipost", (ExitShape(2, bridge_layers=2),)) == four - two
-    assert compute.trainable_parameters(shape, "mini", (ExitShape(2),)) == 701 * 48 + 701
+    matrices = 1 + (not mini.config.tie_word_embeddings)
+    expected = 701 * 48 * matrices + (0 if family in DECODERS else 701)
+    assert compute.trainable_parameters(shape, "mini", (ExitShape(2),)) == expected
 
 
 def test_unknown_family_is_refused():
@@ -149,6 +173,7 @@ def test_relearning_flops(family):
     model = _model(_config(family, num_hidden_layers=2))
     model.requires_grad_(False)
     model.get_input_embeddings().requires_grad_(True)
+    model.get_output_embeddings().weight.requires_grad_(True)
     counted = _counted(lambda: _head_loss(model, model.base_model(_tokens()).last_hidden_state).backward())
     alone = compute.training_flops(BodyShape.from_config(model.config), BLOCK, MASKED, "standard")
     inside = compute.training_flops(BodyShape.from_config(_config(family)), BLOCK, MASKED, "mini", (ExitShape(2),))
@@ -160,8 +185,7 @@ def test_bridging_flops(family):
     """Four layers of which the upper two train: the bottom and the bridge of an exit at layer 2."""
     model = _model(_config(family, num_hidden_layers=4))
     model.requires_grad_(False)
-    layers = model.base_model.layers if family == "modernbert" else model.base_model.encoder.layer
-    layers[2:].requires_grad_(True)
+    _layers(model)[2:].requires_grad_(True)
     counted = _counted(lambda: _head_loss(model, model.base_model(_tokens()).last_hidden_state).backward())
     shape = BodyShape.from_config(_config(family))
     expected = compute.training_flops(shape, BLOCK, MASKED, "minipost", (ExitShape(2, bridge_layers=2),))
@@ -177,6 +201,25 @@ def test_sliding_window_counts_the_square_unless_the_kernel_skips():
     positions = torch.arange(BLOCK)
     seen = int(((positions[:, None] - positions).abs() <= 16).sum())
     assert square - compute.body_forward_flops(shape, BLOCK) == 3 * 4 * 48 * (BLOCK**2 - seen)
+
+
+def test_a_decoders_sliding_window_looks_back_alone():
+    config = _config("qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=2)
+    square = compute.body_forward_flops(BodyShape.from_config(config), BLOCK)
+    shape = BodyShape.from_config(config, "flash_attention_2")
+    assert shape.spans == (None, None, 20, 20, 20)
+    positions = torch.arange(BLOCK)
+    back = positions[:, None] - positions
+    seen = int(((back >= 0) & (back < 20)).sum())
+    assert square - compute.body_forward_flops(shape, BLOCK) == 3 * 4 * 48 * (BLOCK**2 - seen)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_matrices_of_decoders_are_the_models(family):
+    """What Muon moves: each linear map but the output's, by shape."""
+    model = _model(_config(family))
+    found = Counter(tuple(m.weight.shape) for m in _layers(model).modules() if isinstance(m, torch.nn.Linear))
+    assert compute.hidden_matrices(BodyShape.from_config(model.config), "causal") == found
 
 
 def test_figures_of_the_method():
@@ -227,14 +270,14 @@ def test_activations_are_korthikantis_without_the_maps():
 
 
 @pytest.mark.parametrize("relearning", [False, True])
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta-xl", "modernbert"])
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta-xl", "modernbert", *DECODERS])
 def test_activations_are_what_autograd_keeps(family, relearning):
     """Bytes that the layers save for backward in fp32 without dropout; an estimate, so within 10%."""
-    off = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0} if family != "modernbert" else {}
+    off = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0} if "roberta" in family else {}
     kept = {}
     for layers in (2, 4):
         config = _config(family, num_hidden_layers=layers, **off)
-        model = transformers.AutoModelForMaskedLM.from_config(config).base_model.train()
+        model = _class_of(config).from_config(config).base_model.train()
         if relearning:
             model.requires_grad_(False)
             model.get_input_embeddings().requires_grad_(True)
@@ -255,7 +298,8 @@ def _kept_bytes(model: transformers.PreTrainedModel, weights: set[int]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(torch.full((1, BLOCK), 5)).last_hidden_state.sum()
+        options = {"use_cache": False} if model.config.model_type in DECODERS else {}
+        model(torch.full((1, BLOCK), 5), **options).last_hidden_state.sum()
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
 
 

@@ -9,10 +9,16 @@ LEARNING_RATE = 5e-3
 VALIDATE_EVERY, FORGET_EVERY, REMEMBER_LAST = 7, 5, 5
 MASK_SHARE, HIGH_MASK_SHARE, LOWERED_AFTER = 0.15, 0.4, 11
 FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gpt_neox")
+UNTIED = ("llama", "gpt_neox")
 
 _BODY = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
 # Blocks longer than the window, so that ModernBERT's sliding layers see less than its full ones.
-_BODY_OF_FAMILY = {"modernbert": {"local_attention": 16}}
+_BODY_OF_FAMILY = {"modernbert": {"local_attention": 16}} | {
+    # Two heads that share keys and values, and output matrices of both kinds.
+    family: {"tie_word_embeddings": family not in UNTIED} | ({"num_key_value_heads": 1} if family != "gpt_neox" else {})
+    for family in DECODERS
+}
 # 401 pieces x 33: an odd number of elements, which no even number of ranks divides.
 _ODD_BODY = {"num_attention_heads": 3, "hidden_size": 33}
 
@@ -34,6 +40,8 @@ class Case:
     """Over a checkpoint of the family: 1 layer and 1 bridge layer."""
     lowered: bool = False
     """The mask share is high at first, and from update LOWERED_AFTER on what it else is all along."""
+    separators: bool = True
+    """Of decoders: whether the token behind each document is predicted."""
     clip_norm: float = 0.5
     ranks: int = 2
     muon: bool = False
@@ -45,9 +53,13 @@ class Case:
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
         marks += ["minipost"] * self.minipost + ["muon"] * self.muon + ["lowered"] * self.lowered
-        marks += ["offload"] * self.offload
+        marks += ["offload"] * self.offload + ["textonly"] * (not self.separators)
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
+
+    @property
+    def causal(self) -> bool:
+        return self.family in DECODERS
 
     @property
     def vocab_size(self) -> int:
@@ -56,7 +68,8 @@ class Case:
     def recipe(self, data: Path, runs: Path) -> dict[str, Any]:
         """The recipe's values; the run directory is runs / str(self). MiniPost finds its checkpoint beside the data."""
         body = {**_BODY, **_BODY_OF_FAMILY.get(self.family, {}), **(_ODD_BODY if self.odd else {})}
-        objective = {"method": "minijoint" if self.exits else "mlm", "head_weights": self.head_weights}
+        plain = "causal" if self.causal else "mlm"
+        objective = {"method": "minijoint" if self.exits else plain, "head_weights": self.head_weights}
         if self.forgetting:
             objective["forgetting"] = {
                 "every": f"{FORGET_EVERY} updates",
@@ -66,6 +79,8 @@ class Case:
         if self.minipost:
             model = {"from_checkpoint": str(data / self.family), "exits": (1,), "bridge_layers": 1, "dropout": 0.0}
             objective = {"method": "minipost"}
+        if not self.separators:
+            objective["predict_separators"] = False
         if self.lowered:
             high = {"share": HIGH_MASK_SHARE, "until": f"{LOWERED_AFTER} updates"}
             objective["mask_share"] = [high, {"share": MASK_SHARE}]

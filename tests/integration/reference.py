@@ -19,8 +19,9 @@ from megamini.data.tokenizer import load_tokenizer, special_ids
 from megamini.models.build import build_primary
 from megamini.models.masked_lm import PrimaryModel
 from megamini.recipes.sections import Recipe
-from megamini.training.forgetting import fresh_token_embeddings
+from megamini.training.forgetting import Forgetting
 from tests.integration.cases import (
+    DECODERS,
     FORGET_EVERY,
     GLOBAL_BATCH,
     HIGH_MASK_SHARE,
@@ -56,13 +57,13 @@ def train_reference(case: Case, data: Path) -> Curve:
     blocks, validation = Blocks(str(data), "train"), Blocks(str(data), "validation")
     rule = masking_rule(tokenizer)
     primary = build_primary(recipe, tokenizer, blocks.block_length).train()
-    matrix = primary.model.get_input_embeddings().weight
+    matrices = _token_matrices(primary)
     trained = _all_or_the_bridge(primary, case)
     muon = ReferenceMuon(
         {
             name: p
             for name, p in trained.items()
-            if case.muon and p.dim() > 1 and p is not matrix and "embeddings" not in name
+            if case.muon and p.dim() > 1 and not any(p is one for one in matrices) and "embeddings" not in name
         }
     )
     others = [p for p in trained.values() if not any(p is own for own in muon.matrices.values())]
@@ -80,7 +81,10 @@ def train_reference(case: Case, data: Path) -> Curve:
     for update in range(UPDATES):
         high = case.lowered and update < LOWERED_AFTER
         masks = replace(rule, share=HIGH_MASK_SHARE) if high else rule
-        heads = _losses_of_global_batch(primary, blocks, masks, update)
+        if case.causal:
+            heads = _next_token_losses_of_global_batch(primary, blocks, tokenizer, case, update)
+        else:
+            heads = _losses_of_global_batch(primary, blocks, masks, update)
         weights = case.head_weights or [1.0] * len(heads)
         loss = sum(w * mean for w, mean in zip(weights, heads.values(), strict=True)) / sum(weights)
         primary.zero_grad()
@@ -96,11 +100,16 @@ def train_reference(case: Case, data: Path) -> Curve:
         curve.record(done, {f"train/loss_{name}": mean.item() for name, mean in heads.items()})
         curve.record(done, {"train/loss": loss.item(), "train/lr": rate, "train/grad_norm": norm.item()})
         if case.forgetting and done % FORGET_EVERY == 0 and done <= UPDATES - REMEMBER_LAST:
-            drawn = fresh_token_embeddings(tuple(matrix.shape), 0.02, tokenizer.pad_token_id, 3, done)
-            matrix.data.copy_(drawn)
-            del optimizer.state[matrix]  # moments and step counter
+            forgetting = Forgetting(FORGET_EVERY, UPDATES, 3, tokenizer.pad_token_id, 0.02)
+            drawn = forgetting.draw_all(tuple(matrices[0].shape), done, len(matrices))
+            for matrix, fresh in zip(matrices, drawn, strict=True):
+                matrix.data.copy_(fresh)
+                del optimizer.state[matrix]  # moments and step counter
         if done % VALIDATE_EVERY == 0 or done == UPDATES:
-            curve.record(done, _validation_losses(primary, validation, rule))
+            if case.causal:
+                curve.record(done, _next_token_validation_losses(primary, validation, tokenizer, case))
+            else:
+                curve.record(done, _validation_losses(primary, validation, rule))
     curve.parameters = {name: p.detach().clone() for name, p in primary.named_parameters()}
     return curve
 
@@ -139,7 +148,10 @@ class ReferenceMuon:
 
 def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> dict[str, torch.nn.Parameter]:
     """What the method trains, written out by name: with MiniPost the layer behind the first, and no other."""
-    bridge = "model.model.layers.1." if case.family == "modernbert" else ".encoder.layer.1."
+    in_layers = case.causal or case.family == "modernbert"
+    bridge = (
+        (".gpt_neox" if case.family == "gpt_neox" else ".model") + ".layers.1." if in_layers else ".encoder.layer.1."
+    )
     return {name: p for name, p in primary.named_parameters() if not case.minipost or bridge in name}
 
 
@@ -175,14 +187,61 @@ def _losses_of_global_batch(
     }
 
 
+def _next_token_losses_of_global_batch(
+    primary: PrimaryModel, blocks: Blocks, tokenizer, case: Case, update: int
+) -> dict[str, torch.Tensor]:
+    """The mean over blocks of each block's mean."""
+    _, numbers = blocks_at(np.arange(update * GLOBAL_BATCH, (update + 1) * GLOBAL_BATCH), len(blocks), 3)
+    ids = torch.from_numpy(blocks.read(numbers).astype(np.int64))
+    labels = _next_tokens(ids, [ids.shape[1]] * len(ids), tokenizer, case)
+    return {
+        name: torch.stack([
+            functional.cross_entropy(of_block[:-1], wanted, ignore_index=-100)
+            for of_block, wanted in zip(logits, labels, strict=True)
+        ]).mean()
+        for name, logits in _logits(primary, ids).items()
+    }  # fmt: skip
+
+
+def _next_tokens(ids: torch.Tensor, lengths: list[int], tokenizer, case: Case) -> torch.Tensor:
+    """What each position but the last is to predict, int64 [b, L - 1]: the text between <s> and the last </s>."""
+    labels = ids[:, 1:].clone()
+    for row, length in enumerate(lengths):
+        labels[row, length - 2 :] = -100
+    if not case.separators:
+        labels[labels == tokenizer.eos_token_id] = -100
+    return labels
+
+
+@torch.no_grad()
+def _next_token_validation_losses(primary: PrimaryModel, blocks: Blocks, tokenizer, case: Case) -> dict[str, float]:
+    """Mean over all predicted positions of the split, one block at a time, without its pads."""
+    sums, count = {}, 0
+    for number in range(len(blocks)):
+        (length,) = blocks.lengths(np.array([number])).tolist()
+        ids = torch.from_numpy(blocks.read(np.array([number])).astype(np.int64))[:, :length]
+        labels = _next_tokens(ids, [length], tokenizer, case)[0]
+        for name, logits in _logits(primary, ids).items():
+            total = functional.cross_entropy(logits[0, :-1], labels, ignore_index=-100, reduction="sum")
+            sums[name] = sums.get(name, 0.0) + total.item()
+        count += int((labels != -100).sum())
+    return {f"validation/loss_{name}": total / count for name, total in sums.items()}
+
+
+def _token_matrices(primary: PrimaryModel) -> list[torch.nn.Parameter]:
+    """That of the embeddings, and the output's where it is another one."""
+    embeddings, output = primary.model.get_input_embeddings().weight, primary.model.get_output_embeddings().weight
+    return [embeddings] if output is embeddings else [embeddings, output]
+
+
 def _logits(
     primary: PrimaryModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
     """Logits [b, L, V] of every head at every position; the primary's are those of the library's own forward."""
     output = primary.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-    matrix, bias = primary.model.get_input_embeddings().weight, primary.model.get_output_embeddings().bias
+    matrix, bias = _token_matrices(primary)[-1], primary.model.get_output_embeddings().bias
     heads = {
-        f"exit_{layer}": _exit_states(primary, layer, output.hidden_states[layer]) @ matrix.t() + bias
+        f"exit_{layer}": functional.linear(_exit_states(primary, layer, output.hidden_states[layer]), matrix, bias)
         for layer in primary.exit_layers
     }
     return {**heads, primary.head_names[-1]: output.logits}
@@ -191,6 +250,8 @@ def _logits(
 def _exit_states(primary: PrimaryModel, layer: int, states: torch.Tensor) -> torch.Tensor:
     """Final norm (pre-norm families only) and head transform of an exit, written out for each family."""
     exit_head, family = primary.exits[str(layer)], primary.model.config.model_type
+    if family in DECODERS:
+        return exit_head.norm(states)
     if family in ("xlm-roberta-xl", "modernbert"):
         states = exit_head.norm(states)
     if family == "bert":

@@ -22,6 +22,7 @@ CASES = [
     Case(stage=None, ranks=1, exits=(1, 2), accumulation=2),
     Case("modernbert", stage=None, ranks=1),
     Case("modernbert", stage=2, ranks=2),
+    Case("llama", stage=None, ranks=1),
     pytest.param(Case(stage=1, ranks=2, precision="bf16", checkpointing=True), marks=pytest.mark.all_combinations),
     pytest.param(Case("bert", stage=None, ranks=1, checkpointing=True), marks=pytest.mark.all_combinations),
     pytest.param(Case("xlm-roberta-xl", stage=None, ranks=1), marks=pytest.mark.all_combinations),

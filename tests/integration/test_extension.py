@@ -69,7 +69,8 @@ def test_new_rows_learn_over_the_mini_model_and_old_ones_stay(shop: _Workshop, p
     setup.recipe.run_directory.mkdir()
     engine = plain_engine(model, setup)
     execute(setup, engine)
-    now_matrix, now_bias = model.vocabulary("ru")
+    now_matrix, now_output, now_bias = model.vocabulary("ru")
+    assert now_output is now_matrix
     assert torch.equal(now_matrix[:old], matrix.to(now_matrix.dtype))
     assert torch.equal(now_bias[:old], bias.to(now_bias.dtype))
     assert not torch.isclose(now_matrix[old:].float(), start.matrix[old:], rtol=1e-2).all(1).any(), "all rows learn"

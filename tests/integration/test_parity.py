@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from tests.integration.cases import FAMILIES, UPDATES, Case
+from tests.integration.cases import DECODERS, FAMILIES, UPDATES, Case
 from tests.integration.conftest import Lab
 from tests.integration.reference import Curve
 
@@ -43,12 +43,21 @@ SUBSET = [
     Case(stage=3, family="modernbert", accumulation=4, checkpointing=True, muon=True),
     Case(stage=3, family="xlm-roberta-xl", minipost=True, exits=(), muon=True),
     Case(stage=2, accumulation=4, muon=True, offload=True),
+    # Decoders: tied and untied, each family, separators in and out, exits and a bridge, both optimizers.
+    Case("llama", None, ranks=1, accumulation=4, separators=False),
+    Case("llama", 3, accumulation=4, forgetting=True, muon=True),
+    Case("qwen2", 2, checkpointing=True, exits=(1, 2), head_weights=(1.0, 2.0, 3.0)),
+    Case("qwen3", 1, accumulation=4, muon=True),
+    Case("gemma", 2, ranks=4, exits=(), separators=False),
+    Case("gpt_neox", 2, forgetting=True),
+    Case("gpt_neox", 3, minipost=True, exits=(), checkpointing=True),
 ]
 SUBSET_BF16 = [
     Case(stage=1, precision="bf16", accumulation=4),
     Case(stage=1, precision="bf16", family="bert", accumulation=4, odd=True, forgetting=True, muon=True),
     Case(stage=2, precision="bf16", accumulation=4, muon=True),
     Case(stage=3, precision="bf16", family="modernbert", checkpointing=True),
+    Case(stage=2, precision="bf16", family="llama", accumulation=4, muon=True),
 ]
 
 # Every family at every stage, with and without activation checkpointing and accumulation.
@@ -57,11 +66,11 @@ MATRIX = {
         Case(family, stage, accumulation, checkpointing, clip_norm=0.0 if accumulation == 1 else 0.5)
         for stage, accumulation, checkpointing in product(range(4), (1, 4), (False, True))
     ]
-    for family in FAMILIES
+    for family in (*FAMILIES, *DECODERS)
 }
 MATRIX_BF16 = [
     Case(family, stage, accumulation, precision="bf16")
-    for family, stage, accumulation in product(("roberta", "modernbert"), (1, 2, 3), (1, 4))
+    for family, stage, accumulation in product(("roberta", "modernbert", "llama"), (1, 2, 3), (1, 4))
 ] + [
     Case(stage=1, accumulation=2, precision="bf16", offload=True),  # builds DeepSpeed's CPU Adam
     Case(stage=None, ranks=1, accumulation=4, precision="bf16"),
@@ -96,6 +105,15 @@ MUON_BF16 = [
     ),
     Case(stage=None, ranks=1, accumulation=4, precision="bf16", muon=True),
     Case(stage=3, minipost=True, exits=(), precision="bf16", checkpointing=True, muon=True),
+]
+DECODING = [
+    *(Case(family, stage, forgetting=True, accumulation=2) for family, stage in product(("llama", "gemma"), range(4))),
+    *(Case(family, stage, separators=False, accumulation=4) for family, stage in product(("llama", "qwen2"), range(4))),
+    *(Case(family, stage, 2, checkpointing=True, muon=True) for family, stage in product(DECODERS, range(4))),
+    *(Case(family, stage, minipost=True, exits=()) for family, stage in product(DECODERS, range(4))),
+    *(Case(family, None, ranks=1, accumulation=4, muon=True) for family in DECODERS),
+    *(Case(family, None, ranks=1, minipost=True, exits=()) for family in DECODERS),
+    *(Case("qwen3", stage, exits=(), ranks=4) for stage in range(4)),
 ]
 OTHERS = [
     *(Case(stage=stage, odd=odd, forgetting=True, accumulation=4) for stage, odd in product(range(4), (False, True))),
@@ -137,6 +155,13 @@ def test_every_family_and_stage_equals_plain_pytorch(case: Case, lab: Lab, recor
 @pytest.mark.parametrize("case", OTHERS, ids=str)
 def test_forgetting_exits_and_ranks_equal_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
     assert_equal_curves(lab.run(case, OTHERS), lab.reference(case), record_property)
+
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", DECODING, ids=str)
+def test_decoders_equal_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
+    group = [c for c in DECODING if c.stage == case.stage]
+    assert_equal_curves(lab.run(case, group), lab.reference(case), record_property)
 
 
 @pytest.mark.all_combinations

@@ -69,19 +69,24 @@ def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_
     changes = {
         "adaptation.initialise": "auto",
         "adaptation.parallel": [str(tmp_path / "ours"), str(tmp_path / "theirs")],
-        "schedule.duration": "400 updates",
+        "schedule.duration": "500 updates",
     }
-    start = starts.starting_point(build_setup(load_adaptation_recipe(shop.recipe("parallel", changes))), "de")
+    setup = build_setup(load_adaptation_recipe(shop.recipe("parallel", changes)))
+    start = starts.starting_point(setup, "de")
     found = start.facts["probes"]
     assert found["by"] == "retrieval" and set(found["candidates"]) == {
         "subword",
         "focus",
         "combined",
         "combined with parallel text",
+        "distil with parallel text",
     }
     shares = {name: values["retrieval"] for name, values in found["candidates"].items()}
     assert shares[found["chosen"]] >= max(shares.values()) - CLOSE_RETRIEVAL
     assert all(0 <= share <= 1 for share in shares.values())
+    # What was distilled only to be tried has been paid for too.
+    assert found["tokens"] > 5 * 10 * setup.tokens_per_update
+    assert found["flops"] > 5 * setup.flops("de", 10)
 
 
 def test_a_run_too_short_for_probes_says_how_long_is_enough(shop: Workshop):
@@ -95,8 +100,10 @@ def test_candidates_are_those_that_the_data_allow():
     names = [one.name for one in candidates(AdaptationSection(**section, lexicon="l", parallel=["a", "b"]))]
     assert names == [
         "subword", "focus", "combined", "combined with word list", "combined with word list and parallel text",
-        "combined with parallel text",
+        "combined with parallel text", "distil with parallel text",
     ]  # fmt: skip
+    only_words = candidates(AdaptationSection(**section, lexicon="l"))
+    assert [one.name for one in only_words[3:]] == ["combined with word list", "distil with word list"]
     assert candidates(AdaptationSection(**section)) == [Candidate("subword"), Candidate("focus"), Candidate("combined")]
 
 

@@ -2,11 +2,14 @@
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from megamini.recipes.sections import Recipe
 
-FAMILIES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+ENCODERS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gpt_neox")
+FAMILIES = (*ENCODERS, *DECODERS)
+UNTIED = ("llama", "gpt_neox")
 VOCAB, WIDTH, LAYERS, LENGTH = 120, 64, 4, 24
 SIZES = {
     "num_hidden_layers": LAYERS,
@@ -16,7 +19,19 @@ SIZES = {
     "max_position_embeddings": 40,
 }
 # Sliding windows shorter than the blocks, and full attention only in every third layer.
-EXTRA = {"modernbert": {"local_attention": 8}}
+# Decoders: heads that share keys and values, heads wider than the width asks for, and both kinds of output matrices.
+EXTRA = {
+    "modernbert": {"local_attention": 8},
+    "llama": {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False},
+    "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 24, "tie_word_embeddings": True},
+    "gemma": {"num_key_value_heads": 1, "head_dim": 24, "tie_word_embeddings": True},
+    "gpt_neox": {"tie_word_embeddings": False},
+}
+
+
+def auto_class(family):
+    return AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM
 
 
 def small_config(family, **changes):
@@ -29,7 +44,7 @@ def small_config(family, **changes):
 def small_model(family, **changes):
     """A model as if trained: also norms and biases differ from where they start."""
     torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_config(small_config(family, **changes)).eval()
+    model = auto_class(family).from_config(small_config(family, **changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -46,12 +61,13 @@ def small_tokenizer():
 
 
 def small_recipe(exits=(), head_weights=None, **model):
+    plain = "causal" if model.get("family") in DECODERS else "mlm"
     return Recipe.model_validate(
         {
             "name": "test",
             "model": {"exits": list(exits), **model},
             "data": {"path": "data"},
-            "objective": {"method": "minijoint" if exits else "mlm", "head_weights": head_weights},
+            "objective": {"method": "minijoint" if exits else plain, "head_weights": head_weights},
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"duration": "10 updates", "warmup": "1 updates"},
             "training": {"global_batch": 4, "micro_batch": 4, "precision": "fp32"},

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM
 from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.models.lineage import lineage_of, same_lineage
-from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+from megamini.models.pretrained import load_config, load_lm, weights_fingerprint
 from megamini.recipes.sections import Recipe
 from tests.models import bodies
 
@@ -38,20 +38,26 @@ def test_a_matrix_larger_than_its_tokenizer_trains_without_the_rows_of_no_piece(
     whole.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     ids, positions, labels, _ = bodies.small_batch()
+    plain = "causal" if family in bodies.DECODERS else "mlm"
     for method, model in {
-        "mlm": {},
+        plain: {},
         "minijoint": {"exits": [2]},
         "minipost": {"exits": [1], "bridge_layers": 1},
     }.items():
         primary = build_primary(recipe(tmp_path, method, **model), tokenizer, bodies.LENGTH).eval()
         matrix, bias = primary.token_embeddings, primary.model.get_output_embeddings().bias
         assert matrix.equal(whole.get_input_embeddings().weight[:VOCAB]) and primary.model.config.vocab_size == VOCAB
-        assert bias.equal(whole.get_output_embeddings().bias[:VOCAB])
+        if family in bodies.DECODERS:
+            assert bias is None
+            output = primary.model.get_output_embeddings().weight
+            assert output.equal(whole.get_output_embeddings().weight[:VOCAB])
+        else:
+            assert bias.equal(whole.get_output_embeddings().bias[:VOCAB])
         loss, _ = primary(ids, positions, labels)
         loss.backward()
         # A pack learned over the one fits the other.
         assert same_lineage(lineage_of(primary.model, tokenizer), lineage_of(whole, tokenizer))
-        if method == "mlm":  # the library's own logits, without the columns that no token has
+        if method == plain:  # the library's own logits, without the columns that no token has
             torch.testing.assert_close(primary.model(ids).logits, whole(ids).logits[..., :VOCAB])
 
 
@@ -105,7 +111,7 @@ def test_a_torn_or_strange_index_is_one_line(content, tmp_path):
     config = load_config(str(tmp_path), "here", None)
     for read in (
         lambda: build_primary(recipe(tmp_path), bodies.small_tokenizer(), bodies.LENGTH),
-        lambda: load_masked_lm(str(tmp_path), config, "sdpa", "here"),
+        lambda: load_lm(str(tmp_path), config, "sdpa", "here"),
         lambda: weights_fingerprint(str(tmp_path)),
     ):
         with pytest.raises(UserError, match=r"index\.json: [^\n]*fetch it again$"):

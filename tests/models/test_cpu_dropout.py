@@ -88,7 +88,7 @@ def test_attention_in_bf16_is_worked_out_in_fp32():
 def test_the_library_s_results_where_nothing_is_dropped(family):
     torch.manual_seed(0)
     config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.0))
-    model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    model = bodies.auto_class(family).from_config(config, attn_implementation="sdpa")
     ids = torch.randint(5, config.vocab_size, (2, 12))
     mask = torch.ones_like(ids)
     mask[1, 9:] = 0
@@ -103,7 +103,7 @@ def test_the_library_s_results_where_nothing_is_dropped(family):
 def test_every_dropout_of_a_family_and_on_average_the_same(family, monkeypatch):
     torch.manual_seed(0)
     config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.1))
-    model = AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    model = bodies.auto_class(family).from_config(config, attn_implementation="sdpa")
     ids = torch.randint(5, config.vocab_size, (2, 12))
     evaluated = model.eval()(input_ids=ids).logits.detach()
     model.train()
@@ -119,9 +119,11 @@ def test_every_dropout_of_a_family_and_on_average_the_same(family, monkeypatch):
     shapes = []
     monkeypatch.setattr(cpu_dropout, "drop", lambda states, share: shapes.append(states.ndim) or drop(states, share))
     ours = average()
-    # ModernBERT's sliding layers have a mask, and go to the library.
-    assert shapes.count(4) == 300 * (2 if family == "modernbert" else bodies.LAYERS), "shares of attention"
-    assert shapes.count(3) > 300 * bodies.LAYERS, "hidden states"
+    # ModernBERT's sliding layers have a mask, and go to the library; so do decoders, which see one side.
+    own = 0 if family in bodies.DECODERS else 2 if family == "modernbert" else bodies.LAYERS
+    assert shapes.count(4) == 300 * own, "shares of attention"
+    if family not in bodies.DECODERS or "hidden_dropout" in FAMILIES[family].dropout_keys:
+        assert shapes.count(3) > 300 * bodies.LAYERS, "hidden states"
     # Dropout moves the mean itself a little, through norms and GELU; theirs says by how much it is off by chance.
     assert (ours - theirs).norm() < 1.5 * (theirs - evaluated).norm() + 1e-6
     assert not torch.equal(ours, theirs)
@@ -141,3 +143,16 @@ def test_the_plain_engine_draws_so_on_a_cpu_unless_it_compiles(compiled, fast):
     engine = PlainEngine(model, recipe.optimizer, training, accumulation=1, device=torch.device("cpu"))
     assert (engine.model.model.config._attn_implementation == ATTENTION) == fast
     assert any(type(module) is nn.Dropout for module in engine.model.modules()) != fast
+
+
+@pytest.mark.parametrize("family", bodies.DECODERS)
+def test_a_decoder_with_dropout_sees_nothing_of_what_comes(family):
+    config = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.1))
+    model = bodies.auto_class(family).from_config(config, attn_implementation="sdpa").train()
+    draw_dropout_fast(model)
+    ids = torch.randint(5, config.vocab_size, (1, 12))
+    states = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    embedded = states.hidden_states[0]
+    looked_at = states.last_hidden_state[0, 5] @ torch.randn(bodies.WIDTH)  # a norm's plain sum is constant
+    (gradient,) = torch.autograd.grad(looked_at, embedded)
+    assert gradient[0, :6].abs().sum(1).min() > 0 and not gradient[0, 6:].any()

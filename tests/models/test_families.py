@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig
 
 from megamini.errors import UserError
-from megamini.models.families import FAMILIES, family_of
+from megamini.models.families import FAMILIES, embed, family_of
 from megamini.models.masked_lm import PrimaryModel
 from tests.models import bodies
 
@@ -19,7 +19,7 @@ def truncated(model, primary, layer):
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layer]
-    small = AutoModelForMaskedLM.from_config(config).eval()
+    small = bodies.auto_class(config.model_type).from_config(config).eval()
     assert len(family.layer_list(small)) == layer
     state = model.state_dict()
     small.load_state_dict({name: state[name] for name in small.state_dict()})
@@ -65,7 +65,7 @@ def test_every_family_of_ours_is_tested():
     assert set(FAMILIES) == set(bodies.FAMILIES)
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_a_fresh_exit_starts_by_the_familys_own_rule(family):
     model = bodies.small_model(family, hidden_size=128)  # whose own head is not fresh
     primary = PrimaryModel(model, exits=(2,))
@@ -85,11 +85,49 @@ def test_a_fresh_exit_starts_by_the_familys_own_rule(family):
     assert kinds.count(nn.LayerNorm) == (2 if FAMILIES[family].final_norm else 1)
 
 
+@pytest.mark.parametrize("family", bodies.DECODERS)
+def test_a_decoders_fresh_exit_is_a_norm_that_changes_no_scale(family):
+    primary = PrimaryModel(bodies.small_model(family), exits=(2,))
+    (name, weight), *more = primary.exits.named_parameters()
+    assert name == "2.norm.weight" and weight.shape == (bodies.WIDTH,)
+    assert (weight == (0 if family == "gemma" else 1)).all()  # Gemma's norm adds 1
+    assert [n for n, _ in more] == (["2.norm.bias"] if family == "gpt_neox" else [])
+    assert not any(bias.any() for _, bias in more)
+
+
+@pytest.mark.parametrize("family", bodies.DECODERS)
+def test_a_decoder_predicts_from_what_came_before(family):
+    """No head may read the token that it is to predict."""
+    primary = randomised_primary(bodies.small_model(family), exits=(1, 3))
+    ids, *_ = bodies.small_batch(blocks=1)
+    other = ids.clone()
+    other[0, 10:] = 7
+    everywhere = torch.arange(bodies.LENGTH)
+    with torch.no_grad():
+        one, two = (primary.head_rows(x, everywhere).view(3, bodies.LENGTH, -1) for x in (ids, other))
+    torch.testing.assert_close(one[:, :10], two[:, :10])
+    assert ((one[:, 10:] - two[:, 10:]).abs().amax(-1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("family", bodies.DECODERS)
+def test_embedded_rows_are_what_the_decoder_embeds(family):
+    model = bodies.small_model(family)
+    ids, *_ = bodies.small_batch()
+    matrix = model.get_input_embeddings().weight
+    assert torch.equal(embed(model, ids, matrix), model.get_input_embeddings()(ids))
+
+
 @pytest.mark.parametrize("family", bodies.FAMILIES)
 def test_dropout_keys_are_keys_of_the_configuration(family):
     changed = bodies.small_config(family, **dict.fromkeys(FAMILIES[family].dropout_keys, 0.37))
-    dropouts = {m.p for m in AutoModelForMaskedLM.from_config(changed).modules() if isinstance(m, nn.Dropout)}
-    assert dropouts == {0.37}
+    model = bodies.auto_class(family).from_config(changed)
+    dropouts = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+    if family in bodies.DECODERS:
+        layers = FAMILIES[family].layer_list(model)
+        assert {m.attention_dropout for m in layers.modules() if hasattr(m, "attention_dropout")} == {0.37}
+        assert dropouts == ({0.37} if family == "gpt_neox" else set())
+    else:
+        assert dropouts == {0.37}
 
 
 def test_another_family_is_refused():

@@ -12,7 +12,23 @@ from megamini.models.masked_lm import PrimaryModel
 from tests.models import bodies
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.DECODERS)
+def test_all_heads_of_a_decoder_share_the_one_output_matrix(family):
+    model = bodies.small_model(family)
+    primary = PrimaryModel(model, (1, 2))
+    output = model.get_output_embeddings().weight
+    assert (output is primary.token_embeddings) == (family not in bodies.UNTIED)
+    assert [id(m) for m in primary.token_matrices] == [id(primary.token_embeddings), id(output)][
+        : 2 if family in bodies.UNTIED else 1
+    ]
+    assert not {id(m) for m, _ in primary.hidden_matrices} & {id(m) for m in primary.token_matrices}
+    ids, positions, labels, _ = bodies.small_batch()
+    rows = primary.head_rows(ids, positions).detach()
+    before = functional.cross_entropy(rows @ output.T, labels.repeat(3), reduction="none")
+    torch.testing.assert_close(primary(ids, positions, labels)[1].flatten(), before.detach())
+
+
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_all_heads_share_the_one_matrix_and_bias(family):
     model = bodies.small_model(family)
     primary = PrimaryModel(model, (1, 2))

@@ -174,7 +174,10 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "model.dropout": (-0.1, "model.dropout: "),
     "model.config": ({"hidden_size": {"a": 1}}, "model.config.hidden_size"),
     "objective.method": ("mlm", "objective.method minijoint needs model.exits, and mlm has none"),
-    "objective.method ": ("mini-joint", "objective.method: input should be 'mlm', 'minijoint', 'minipost' or 'head'"),
+    "objective.method ": (
+        "mini-joint",
+        "objective.method: input should be 'mlm', 'causal', 'minijoint', 'minipost' or 'head'",
+    ),
     "objective.mask_share": (0.5, "objective.mask_share: "),
     "objective.mask_share ": (True, "objective.mask_share: input should be a valid number, not True"),
     "objective.replace_with_mask": (0.95, "add up to more than 1"),
@@ -199,7 +202,7 @@ def test_a_bad_value_is_one_line_that_names_the_key(tmp_path, key):
     assert message.startswith(f"{path}: ")
     assert expected in message
     if key == "model.family":
-        assert "'modernbert', not 'gpt2'" in message
+        assert "'gemma' or 'gpt_neox', not 'gpt2'" in message
 
 
 @pytest.mark.parametrize(

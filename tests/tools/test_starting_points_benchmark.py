@@ -4,15 +4,20 @@ import pytest
 
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.downstream.results import Mean
+from megamini.training.schedule import build_schedule
 from tools.benchmarks import starting_points
 from tools.benchmarks.page import ROOT
 
 
+@pytest.mark.parametrize("updates", [2, 50, 1500])
 @pytest.mark.parametrize("start", [*starting_points.STARTS, *starting_points.OUTSIDERS])
-def test_every_start_is_a_valid_recipe(start):
-    changes = {**starting_points.STARTS, **starting_points.OUTSIDERS}[start]
-    recipe = ROOT / starting_points.RECIPES / "adapt_mini.yaml"
-    section = load_adaptation_recipe(recipe, [change.format(language="de") for change in changes]).adaptation
+def test_every_start_is_a_valid_recipe(start, updates):
+    recipe = load_adaptation_recipe(
+        ROOT / starting_points.RECIPES / "adapt_mini.yaml", starting_points.changes(start, "de", updates)
+    )
+    section = recipe.adaptation
+    schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, 2048)  # its warm-up fits
+    assert schedule.updates == updates
     assert ("parallel" in start or "both" in start) == (section.parallel is not None)
     assert ("word list" in start or "both" in start) == (section.lexicon is not None)
 

@@ -40,6 +40,9 @@ STARTS: dict[str, Sequence[str]] = {
     "combined, word list": ["adaptation.initialise=combined", _WORDS],
     "combined, parallel": ["adaptation.initialise=combined", _PARALLEL],
     "combined, both": ["adaptation.initialise=combined", _WORDS, _PARALLEL],
+    "distil": ["adaptation.initialise=distil"],
+    "distil, word list": ["adaptation.initialise=distil", _WORDS],
+    "distil, parallel": ["adaptation.initialise=distil", _PARALLEL],
 }
 OUTSIDERS: dict[str, Sequence[str]] = {
     "deepfocus": ["adaptation.initialise=focus", "adaptation.calibrate=false", "adaptation.focus_through=deepfocus"],
@@ -85,13 +88,8 @@ def _measure(
     """(start, updates) -> metric -> its mean over the fine-tuned models."""
     packs, names = [], {}
     for number, start in enumerate(starts):
-        changes = [change.format(language=language) for change in {**STARTS, **OUTSIDERS}[start]]
         name = f"start-{language}-{updates}-{start.replace(', ', '-').replace(' ', '-')}"
-        _python(
-            "launch/adapt.py", f"{RECIPES}/adapt_mini.yaml", f"name={name}", f"data.path=data/quickstart-{language}",
-            f"schedule.duration={updates} updates", f"adaptation.pack_every={steps[1] if steps[1:] else 1} updates",
-            *changes,
-        )  # fmt: skip
+        _python("launch/adapt.py", f"{RECIPES}/adapt_mini.yaml", f"name={name}", *changes(start, language, updates))
         kept = {f"{language}-step-{step:08d}" for step in steps}
         for folder in (ROOT / "runs" / name / "packs").glob(f"{language}-step-*"):
             if folder.name not in kept:
@@ -111,6 +109,17 @@ def _measure(
         if mean.pack in names:
             found[names[mean.pack]][mean.metric] = mean
     return found
+
+
+def changes(start: str, language: str, updates: int) -> list[str]:
+    """Of the recipe, for a run of so many updates from a start, with a pack at each of the steps."""
+    return [
+        f"data.path=data/quickstart-{language}",
+        f"schedule.duration={updates} updates",
+        f"schedule.warmup={max(1, updates // 10)} updates",
+        f"adaptation.pack_every={STEPS[1] if updates >= STEPS[1] else 1} updates",
+        *(change.format(language=language) for change in {**STARTS, **OUTSIDERS}[start]),
+    ]
 
 
 def _page(found: dict[str, dict[tuple[str, int], dict[str, Mean]]], starts: Sequence[str], steps: Sequence[int]) -> str:

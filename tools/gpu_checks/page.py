@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ _TITLES = {
 
 
 class Page:
-    """Rows by section. `path` is known once the environment is: model_hardware_date.md."""
+    """Rows by section. `path` is known once the environment is: model_hardware_date.md, with the sections of `part`
+    behind it where they are not all, so that the page of a part never replaces a whole one."""
 
-    def __init__(self, out: Path, shape: str, minutes: float) -> None:
+    def __init__(self, out: Path, shape: str, minutes: float, part: Sequence[str] = ()) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._shape, self._minutes = out, shape, minutes
+        self._out, self._shape, self._minutes, self._part = out, shape, minutes, part
         self._date = datetime.date.today().isoformat()
         self._sections: dict[str, list[dict[str, Any]]] = {}
         self._notes: dict[str, list[str]] = {}
@@ -31,7 +33,7 @@ class Page:
     @property
     def path(self) -> Path:
         hardware = re.sub(r"[^A-Za-z0-9.]+", "-", self._hardware).strip("-")
-        return self._out / f"{self._shape}_{hardware}_{self._date}.md"
+        return self._out / f"{self._shape}_{hardware}_{'-'.join([self._date, *self._part])}.md"
 
     @property
     def failed(self) -> list[str]:
@@ -61,9 +63,10 @@ class Page:
         return f"{done} checks, {f'FAILED: {failed}' if failed else 'none failed'}"
 
     def _write(self) -> None:
+        only = f" --only {' '.join(self._part)}" if self._part else ""
         parts = [
             f"# GPU check: {self._shape} shapes on {self._hardware}",
-            f"* Date: {self._date}\n* Command: `python tools/gpu_check.py --shape {self._shape}`, at most "
+            f"* Date: {self._date}\n* Command: `python tools/gpu_check.py --shape {self._shape}{only}`, at most "
             f"{self._minutes:g} minutes\n* {self.summary()}",
         ]
         for name, rows in self._sections.items():

@@ -1,7 +1,8 @@
 """Language packs: what a new language costs to ship, and how it plugs into any model that speaks its lineage.
 
-A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [V]; of an extension or a replacement its
-own rows alone), the tokenizer's files, and `pack.json` (language, kind, method, lineage, special tokens by role,
+A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [V], and for models that do not tie it an
+output matrix [V, d]; of an extension or a replacement its own rows alone), the tokenizer's files, and `pack.json`
+(language, kind, method, lineage, special tokens by role,
 settings, ledger, checksum).
 """
 
@@ -27,7 +28,14 @@ from megamini.errors import UserError, writing
 from megamini.files import fingerprint_of, folder_written_whole, sha256_of, write_tensors
 from megamini.languages.codes import check_code
 from megamini.models.families import truncating
-from megamini.models.lineage import Lineage, declared_lineage, described, lineage_of, same_embeddings
+from megamini.models.lineage import (
+    Lineage,
+    declared_lineage,
+    described,
+    lineage_of,
+    output_matrix_of,
+    same_embeddings,
+)
 
 _EMBEDDINGS = "embeddings.safetensors"
 
@@ -38,7 +46,8 @@ class LanguagePack:
 
     token_embeddings: fp32 [V, d]. output_bias: fp32 [V], for models with a masked-LM head. lineage: which source
     matrix and tokenizer they were learned beside (`models.lineage`). details: method, settings, ledger; provenance.
-    kind: see `kinds`; of an extension or a replacement there are its own rows alone. ids: of a replacement, int64.
+    output_embeddings: fp32 [V, d], for models whose output matrix is not the token matrix. kind: see `kinds`; of an
+    extension or a replacement there are its own rows alone. ids: of a replacement, int64.
     """
 
     language: str
@@ -47,6 +56,7 @@ class LanguagePack:
     tokenizer: PreTrainedTokenizerBase
     lineage: Lineage
     details: dict[str, Any] = field(default_factory=dict)
+    output_embeddings: torch.Tensor | None = None
     kind: Kind = "swapped"
     ids: torch.Tensor | None = None
 
@@ -59,11 +69,24 @@ class LanguagePack:
                 f"pack '{self.language}': token embeddings of shape {list(matrix.shape)} and an output bias of shape "
                 f"{list(bias.shape)} do not fit each other"
             )
-        for name, tensor in (("token embeddings", matrix), ("output bias", bias)):
+        output = self.output_embeddings
+        if output is not None and output.shape != matrix.shape:
+            raise UserError(
+                f"pack '{self.language}': an output matrix of shape {list(output.shape)} does not fit token embeddings "
+                f"of shape {list(matrix.shape)}"
+            )
+        outputs = [] if output is None else [("output matrix", output)]
+        for name, tensor in (("token embeddings", matrix), ("output bias", bias), *outputs):
             if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
                 raise UserError(
                     f"pack '{self.language}': its {name} hold values that are no finite numbers; learn it again"
                 )
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that it holds."""
+        output = self.output_embeddings
+        return (self.token_embeddings, self.output_bias, *(() if output is None else (output,)))
 
     def save(self, directory: str | Path) -> None:
         """Write the pack; an existing one is replaced only by a whole one, and what is no pack by none: `UserError`."""
@@ -75,6 +98,8 @@ class LanguagePack:
 
     def _write(self, aside: Path) -> None:
         tensors = {"token_embeddings": self.token_embeddings, "output_bias": self.output_bias}
+        if self.output_embeddings is not None:
+            tensors["output_embeddings"] = self.output_embeddings
         tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}
         write_tensors(tensors | ({} if self.ids is None else {"ids": self.ids.cpu()}), aside / _EMBEDDINGS)
         save_tokenizer(self.tokenizer, aside, [])
@@ -148,6 +173,7 @@ class LanguagePack:
                 tokenizer,
                 description["lineage"],
                 {key: value for key, value in description.items() if key not in known},
+                tensors.get("output_embeddings"),
                 kind,
                 ids,
             )
@@ -173,7 +199,7 @@ def plug(
         pack = LanguagePack.from_pretrained(pack)
     pack = fitted(model, tokenizer, pack)
     dtype = token_matrix(model).dtype
-    if not all(torch.isfinite(one.to(dtype)).all() for one in (pack.token_embeddings, pack.output_bias)):
+    if not all(torch.isfinite(one.to(dtype)).all() for one in pack.tensors):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
     speaks = _vocabulary_with(model, tokenizer, pack)
     keep(model, tokenizer)
@@ -183,6 +209,9 @@ def plug(
         output = projection(model)
         if output is not None and output.bias is not None and speaks.bias is not None:
             output.bias.copy_(speaks.bias)
+        own_output = output_matrix_of(model)
+        if pack.output_embeddings is not None and own_output is not None:
+            own_output.copy_(pack.output_embeddings)
     model.tie_weights()
     entry = {key: value for key, value in described(model.config).items() if key not in ("kind", "own_pieces")}
     model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
@@ -201,6 +230,11 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
     _check_lineage(model, tokenizer, pack)
     if pack.kind == "swapped":  # the others have the source's special tokens
         pack = _with_roles_of(pack, tokenizer)
+    own_output = output_matrix_of(model) is not None
+    if own_output and pack.output_embeddings is None:
+        raise UserError(f"pack '{pack.language}': holds no output matrix, and this model's is not its token matrix")
+    if pack.output_embeddings is not None and not own_output and projection(model) is not None:
+        raise UserError(f"pack '{pack.language}': holds an output matrix, and this model's is its token matrix")
     width = token_matrix(model).shape[1]
     if width != pack.token_embeddings.shape[1]:
         raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
@@ -222,9 +256,13 @@ def _with_roles_of(pack: LanguagePack, tokenizer: PreTrainedTokenizerBase) -> La
         raise UserError(f"pack '{pack.language}': {error}") from None
     if own is pack.tokenizer:
         return pack
-    rows = torch.from_numpy(order)
+    rows, output = torch.from_numpy(order), pack.output_embeddings
     return replace(
-        pack, token_embeddings=pack.token_embeddings[rows], output_bias=pack.output_bias[rows], tokenizer=own
+        pack,
+        token_embeddings=pack.token_embeddings[rows],
+        output_bias=pack.output_bias[rows],
+        output_embeddings=None if output is None else output[rows],
+        tokenizer=own,
     )
 
 

@@ -49,7 +49,7 @@ def pack_card(
             "",
             f"# A language pack: `{language}`",
             "",
-            f"{_KINDS[kind]} They plug into the masked language model that they were learned beside, and into every "
+            f"{_KINDS[kind]} They plug into the language model that they were learned beside, and into every "
             "task model that was fine-tuned from it with frozen token embeddings:",
             "",
             "```python",

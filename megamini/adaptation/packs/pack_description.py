@@ -27,6 +27,8 @@ class _Lineage(_Part):
     embeddings_sha256: str
     tokenizer_sha256: str
     also_sha256: list[str] = []
+    output_sha256: str | None = None
+    output_also_sha256: list[str] = []
 
 
 class _Ledger(_Part):

@@ -12,6 +12,7 @@ from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
 from megamini.markup import plain
+from megamini.models.families import family_of
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.finished.model_card import language_line
 
@@ -37,7 +38,8 @@ def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         raise UserError(
             f"{folder}: config.json names under 'architectures' no model class of transformers for {config.model_type}"
         )
-    return load_model(kind, str(folder), config, str(folder)).eval(), load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, decoder=family_of(config).causal)
+    return load_model(kind, str(folder), config, str(folder)).eval(), tokenizer
 
 
 def _class_named(config: PretrainedConfig) -> type[PreTrainedModel] | None:

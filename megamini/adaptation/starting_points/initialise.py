@@ -26,11 +26,13 @@ SUBWORD_SHARE = 0.2  # of a combined row; more says too much by the spelling
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """matrix: fp32 [V_t, d]. bias: fp32 [V_t]. facts: what a report should say about them, as JSON can hold it."""
+    """matrix: fp32 [V_t, d]. bias: fp32 [V_t]. facts: what a report should say about them, as JSON can hold it. output:
+    fp32 [V_t, d], where the source has an output matrix of its own."""
 
     matrix: torch.Tensor
     bias: torch.Tensor
     facts: dict[str, Any]
+    output: torch.Tensor | None = None
 
 
 def initialise(
@@ -65,8 +67,19 @@ def initialise(
     Special rows come from the source's, role by role, in all kinds but random. `bias`: unigram, the log-probabilities
     of the target's pieces; source, as published: the source's numbers, which belong to other pieces, where the
     vocabularies have one size, else zeros. Unset: source for random, unigram for the others.
+    An output matrix of the source's own gives the rows of the new one in the same way.
     Raises `UserError` for an unknown kind, a bad word list, or parts that do not fit one another.
     """
+    if source.output_matrix is not None:
+        chosen = {
+            "bias": bias, "lexicon": lexicon, "parallel": parallel, "match_case": match_case,
+            "focus_through": focus_through, "calibrate": calibrate,
+        }  # fmt: skip
+        alone = replace(source, output_matrix=None)
+        start = initialise(kind, alone, target, seed, **chosen)
+        # Drawn rows are to be others than those of the token matrix.
+        output = initialise(kind, replace(alone, matrix=source.output_matrix), target, seed + 1, **chosen)
+        return replace(start, output=output.matrix)
     _check(kind, source, target, lexicon, parallel)
     translations = lexicon is not None or parallel is not None
     through = choose_backend(focus_through, translations) if kind in MIXING else None

@@ -28,7 +28,7 @@ def keep(
 ) -> None:
     """Write a starting point. made_from: what it follows from, as `kept` is asked for."""
     details = {"starting_point": start.facts, "made_from": made_from}
-    LanguagePack(language, start.matrix, start.bias, tokenizer, lineage, details).save(directory)
+    LanguagePack(language, start.matrix, start.bias, tokenizer, lineage, details, start.output).save(directory)
 
 
 def kept(directory: Path, made_from: str) -> StartingPoint | None:
@@ -42,12 +42,14 @@ def kept(directory: Path, made_from: str) -> StartingPoint | None:
         return None
     if pack.details.get("made_from") != made_from:
         return None
-    return StartingPoint(pack.token_embeddings, pack.output_bias, pack.details["starting_point"])
+    return StartingPoint(
+        pack.token_embeddings, pack.output_bias, pack.details["starting_point"], pack.output_embeddings
+    )
 
 
 def start_sha256(start: StartingPoint) -> str:
     """Of the numbers of a starting point."""
     digest = hashlib.sha256()
-    for tensor in (start.matrix, start.bias):
+    for tensor in (start.matrix, start.bias, *(() if start.output is None else (start.output,))):
         digest.update(tensor.detach().float().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -100,8 +100,10 @@ def lexicon_rows(
 
     A source word is the mean of the rows of its pieces, and where a target word has translations of one piece, the
     longer ones, whose means say less, are passed over. A piece that is a whole target word gets the mean over that
-    word's translations. Any other piece of a word gets the mean over all translations of all words it is part of, each
-    weighted by one over the word's number of pieces: the more pieces share a meaning, the less of it is each one's.
+    word's translations, each weighted by how common it is: a large list has many rare ones for each word, and most
+    often the common one is meant. Any other piece of a word gets the mean over all translations of all words it is part
+    of, weighted by that and by one over the word's number of pieces: the more pieces share a meaning, the less of it is
+    each one's.
     """
     translations = list(dict.fromkeys(source for found in lexicon.values() for source in found))
     number_of = {source: number for number, source in enumerate(translations)}
@@ -115,8 +117,10 @@ def lexicon_rows(
         chosen.append([number for number in known if len(source_pieces[number]) == 1] or known)
     # What a word means, as the sum over its translations of their pieces' means [words, V_s]; sparse, since a list may
     # have a million words.
-    means = _matrix(chosen, len(translations), mean=False) @ _matrix(source_pieces, len(source_forms))
-    counts = np.array([len(known) for known in chosen], dtype=np.float64)
+    common = _commonness(source_pieces, source_forms)
+    of_word = _matrix(chosen, len(translations), mean=False) * common
+    means = (of_word @ _matrix(source_pieces, len(source_forms))).tocsr()
+    counts = np.asarray(of_word.sum(axis=1)).ravel()
 
     matrix = source_matrix.double().numpy()
     rows = np.zeros((len(target_forms), matrix.shape[1]))
@@ -132,6 +136,28 @@ def lexicon_rows(
         rows[mine] = shares @ matrix / weights[mine, None]
         mixed[mine] = np.diff(shares.indptr) > 1
     return LexiconRows(torch.from_numpy(rows).float(), has["whole"], has["part"], mixed)
+
+
+def commonest_translations(
+    lexicon: Lexicon, source_tokenizer: PreTrainedTokenizerBase, source_forms: list[Form | None]
+) -> dict[str, str]:
+    """Of each word, the translation of the fewest source pieces; of several, the commonest. Words that have none that
+    the source can spell are left out."""
+    translations = list(dict.fromkeys(source for found in lexicon.values() for source in found))
+    pieces = _spell(translations, source_tokenizer, source_forms)
+    common = _commonness(pieces, source_forms).tolist()
+    order = {one: (len(own), -often) for one, own, often in zip(translations, pieces, common, strict=True) if own}
+    known = {word: [source for source in found if source in order] for word, found in lexicon.items()}
+    return {word: min(found, key=order.__getitem__) for word, found in known.items() if found}
+
+
+def _commonness(words: list[list[int]], forms: list[Form | None]) -> np.ndarray:
+    """About how often each word is used, from its pieces fp64 [len(words)]: one over the rank of the rarest (Zipf).
+
+    Vocabularies are in about the order of frequency, behind special pieces and bytes; no text of the source is needed.
+    """
+    rank = np.cumsum([form is not None and bool(form.text) and not form.is_byte for form in forms])
+    return np.array([1 / max(1, *rank[pieces]) if pieces else 0.0 for pieces in words], dtype=np.float64)
 
 
 def _matrix(rows: list[list[int]], columns: int, mean: bool = True) -> sparse.csr_array:

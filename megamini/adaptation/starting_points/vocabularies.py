@@ -17,11 +17,13 @@ _READ_BLOCKS = 4096
 
 @dataclass(frozen=True)
 class Source:
-    """What the body was trained with: token matrix fp32 [V_s, d], output bias fp32 [V_s] or None, tokenizer."""
+    """What the body was trained with: token matrix fp32 [V_s, d], output bias fp32 [V_s] or None, tokenizer; and the
+    output matrix fp32 [V_s, d], where it is another one."""
 
     matrix: torch.Tensor
     output_bias: torch.Tensor | None
     tokenizer: PreTrainedTokenizerBase
+    output_matrix: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

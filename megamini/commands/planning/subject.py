@@ -14,7 +14,8 @@ from megamini.costs.flops import (
 from megamini.costs.shape import BodyShape, ExitShape
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import MaskSchedule
-from megamini.models.build import body_config
+from megamini.data.next_token import NextTokenSchedule
+from megamini.models.build import body_config, is_causal
 from megamini.recipes.sections import Recipe
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
@@ -41,7 +42,7 @@ class Subject:
     recipe: Recipe
     shape: BodyShape
     exits: tuple[ExitShape, ...]
-    mask_schedule: MaskSchedule
+    mask_schedule: MaskSchedule | NextTokenSchedule
     updates: int
 
     @property
@@ -106,7 +107,7 @@ def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
     global_batch = recipe.training.global_batch
-    masks = build_mask_schedule(recipe.objective, block_length, global_batch)
+    masks = build_mask_schedule(recipe.objective, block_length, global_batch, is_causal(recipe.model))
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, global_batch * block_length)
     check_mask_stages(masks, schedule.updates)
     return Subject(recipe, BodyShape.from_config(config, recipe.model.attention), exits, masks, schedule.updates)

@@ -44,7 +44,7 @@ def _title(head: str) -> str:
 
 def _plot(run: RunRecord, heads: list[str], path: Path) -> Path:
     """Training and validation loss of every head against tokens."""
-    figure, axes = new_plot("tokens (millions)", "masked-LM loss (nats)", run.name)
+    figure, axes = new_plot("tokens (millions)", "loss (nats)", run.name)
     tokens = {update: count / 1e6 for update, count in run.cost_at("compute/tokens").items()}
     for number, head in enumerate(head for head in heads if head != "unigram"):
         for stage, style in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():

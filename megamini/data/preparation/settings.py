@@ -10,7 +10,7 @@ from megamini.data.tokenizer import LEAST_VOCABULARY
 from megamini.errors import UserError
 from megamini.languages.codes import check_code
 
-_OF_SOME = ("extend_tokenizer", "add", "replace_least_used", "old_text")
+_OF_SOME = ("decoder", "extend_tokenizer", "add", "replace_least_used", "old_text")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Settings:
     seed: int = 0
     character_coverage: float = 0.9998
     tokenizer_sample: int = 100_000_000
+    decoder: bool = False
     extend_tokenizer: str | None = None
     add: int | None = None
     replace_least_used: int | None = None
@@ -48,6 +49,8 @@ class Settings:
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0 and at most "
                     f"{0.5 if name == 'validation_share' else 1}"
                 )
+        if self.decoder and not self.tokenizer:
+            raise UserError("--decoder goes with --tokenizer; a tokenizer trained here has all that a decoder needs")
         if self.documents not in ("blank-line", "line"):
             raise UserError(f"--documents {self.documents}: must be blank-line or line")
         self._check_new_pieces()
@@ -73,7 +76,7 @@ class Settings:
 
     def told(self) -> dict[str, Any]:
         """For the manifest: without what only some data directories have and this one lacks."""
-        return {key: value for key, value in asdict(self).items() if value is not None or key not in _OF_SOME}
+        return {key: value for key, value in asdict(self).items() if value or key not in _OF_SOME}
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Those of the data set, streamed."""

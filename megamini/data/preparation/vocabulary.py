@@ -42,7 +42,7 @@ def _made(
     planned: list[Unit], files: list[Path], work: Path, settings: Settings
 ) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
     if settings.tokenizer and settings.replace_least_used is None:
-        return load_tokenizer(settings.tokenizer), {}
+        return load_tokenizer(settings.tokenizer, settings.decoder), {}
     texts = _at_least_one(_sample(planned, settings), files)
     if settings.extend_tokenizer:
         return _extended(texts, settings)
@@ -67,7 +67,7 @@ def _extended(texts: Iterator[str], settings: Settings) -> tuple[PreTrainedToken
 
 def _replaced(texts: Iterator[str], settings: Settings) -> tuple[PreTrainedTokenizerBase, dict[str, Any]]:
     where, count = f"--tokenizer {settings.tokenizer}", settings.replace_least_used
-    old = load_tokenizer(settings.tokenizer)
+    old = load_tokenizer(settings.tokenizer, settings.decoder)
     check_unigram(old, where)
     print(f"learning {count} pieces in the place of {count} of the {len(old)} of {settings.tokenizer}", flush=True)
     old_words = count_words(_whole(settings.old_text, settings.layout), old)

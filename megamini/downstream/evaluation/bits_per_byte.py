@@ -35,6 +35,8 @@ def bits_per_byte_of(
             f"measures.bits_per_byte.data: {directory} was made with another tokenizer than the pack's; prepare the "
             "text with --tokenizer PACK"
         )
+    if tokenizer.mask_token_id is None:
+        raise UserError("measures.bits_per_byte.data: the tokenizer has no mask token, which masked text needs")
     rule = MaskingRule(
         share=section.mask_share,
         replace_with_mask=0.8,

@@ -6,20 +6,23 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.data.blocks import Blocks
+from megamini.data.corpus.documents import find_files
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.downstream.evaluation.bits_per_byte import bits_per_byte_of
 from megamini.downstream.evaluation.measured import Outcome, Part, Planned
 from megamini.downstream.evaluation.retrieval import page_vectors, read_pages, retrieval_accuracy
+from megamini.downstream.evaluation.rolling import documents_of, rolling_bits
 from megamini.downstream.evaluation.zero_shot import LanguageAndPack, Lineages, Packs
 from megamini.downstream.kinds.limits import longest_input
 from megamini.downstream.metrics.measurement import ratio
 from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import UserError
-from megamini.files import fingerprint_of
-from megamini.models.pretrained import load_config, load_masked_lm, weights_fingerprint
+from megamini.files import fingerprint_of, sha256_of
+from megamini.models.families import family_of
+from megamini.models.pretrained import load_config, load_lm, weights_fingerprint
 
 
 class WithoutLabels(Part, Protocol):
@@ -35,10 +38,13 @@ def measures_without_labels(recipe: EvaluateRecipe, packs: Packs, lineages: Line
     if not (measures.bits_per_byte or measures.retrieval):
         return []
     primary = _Primary(recipe, packs)
-    parts: list[WithoutLabels] = [_Bits(primary)] if measures.bits_per_byte else []
+    if measures.retrieval and primary.is_decoder:
+        raise UserError(f"measures.retrieval: {primary.name} is a decoder; retrieval is for encoders")
+    of_bits = _RollingBits if primary.is_decoder else _Bits
+    parts: list[WithoutLabels] = [of_bits(primary)] if measures.bits_per_byte else []
     parts += [_Retrieval(primary)] if measures.retrieval else []
     names = [one.pack for part in parts for one in part.planned]
-    lineages.add(AutoModelForMaskedLM, primary.name, primary.config, primary.tokenizer, names)
+    lineages.add(family_of(primary.config).auto_class, primary.name, primary.config, primary.tokenizer, names)
     return parts
 
 
@@ -49,12 +55,13 @@ class _Primary:
         self.recipe, self.packs, self.name = recipe, packs, recipe.model.primary
         self._where = f"model.primary: {self.name}"
         self.config = load_config(self.name, self._where, dropout=None)
-        self.tokenizer = load_tokenizer(self.name)
+        self.tokenizer = load_tokenizer(self.name, decoder=family_of(self.config).causal)
+        self.is_decoder = family_of(self.config).causal
         self._fingerprint = fingerprint_of([weights_fingerprint(self.name), fingerprint(self.tokenizer)])
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return load_masked_lm(self.name, self.config, "sdpa", self._where).eval()
+        return load_lm(self.name, self.config, "sdpa", self._where).eval()
 
     def planned(self, task: str, metric: str, pair: LanguageAndPack, split: str | None, data: str) -> Planned:
         language, pack = pair
@@ -65,9 +72,15 @@ class _Primary:
 class _Bits:
     """How well text of each language is predicted."""
 
+    key = "data"
+
     def __init__(self, primary: _Primary) -> None:
         self._primary, self._section = primary, primary.recipe.measures.bits_per_byte
-        key, languages = "measures.bits_per_byte.data", tuple(self._section.data)
+        other = "text" if self.key == "data" else "data"
+        kind = "a decoder" if primary.is_decoder else "an encoder"
+        if getattr(self._section, other) or not getattr(self._section, self.key):
+            raise UserError(f"measures.bits_per_byte: {primary.name} is {kind}; give {self.key}, and no {other}")
+        key, languages = f"measures.bits_per_byte.{self.key}", tuple(getattr(self._section, self.key))
         languages_and_packs = primary.packs.of_languages(languages, primary.recipe.model.source_language, key)
         self.planned = [
             primary.planned("bits_per_byte", "bits_per_byte", pair, "validation", self._data(pair[0]))
@@ -89,6 +102,29 @@ class _Bits:
                 data = section.data[one.language]
                 parts, pieces = bits_per_byte_of(model, own, data, section, primary.recipe.evaluation.batch)
             yield one, one.result({"bits_per_byte": ratio(parts)}, pieces), parts
+
+
+class _RollingBits(_Bits):
+    """The same of a decoder, exactly."""
+
+    key = "text"
+
+    def _data(self, language: str) -> str:
+        files = find_files([self._section.text[language]])
+        return fingerprint_of([[sha256_of(file) for file in files], self._section.window])
+
+    def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
+        primary, section = self._primary, self._section
+        model = primary.model.to(device)
+        longest = longest_input(primary.config)
+        if section.window is not None and section.window > longest:
+            raise UserError(f"measures.bits_per_byte.window: {section.window}, but the model has {longest} positions")
+        for one in wanted:
+            with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
+                path = section.text[one.language]
+                where, batch = f"measures.bits_per_byte.text: {path}", primary.recipe.evaluation.batch
+                parts, tokens = rolling_bits(model, own, documents_of(path), where, batch, section.window)
+            yield one, one.result({"bits_per_byte": ratio(parts)}, tokens), parts
 
 
 class _Retrieval:

@@ -16,6 +16,7 @@ from megamini.downstream.task_model import lineage_entries
 from megamini.downstream.tasks.declaration import Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.errors import UserError
+from megamini.models.families import family_of
 from megamini.models.pretrained import load_config, load_model
 
 
@@ -51,6 +52,8 @@ def load_primary(recipe: FinetuneRecipe) -> Primary:
     name = recipe.model.primary
     where = f"model.primary: {name}"
     config = load_config(name, where, recipe.model.dropout)
+    if family_of(config).causal:
+        raise UserError(f"{where}: a decoder, and only encoders are fine-tuned here; use the libraries' own ways")
     tokenizer = load_tokenizer(name)
     body = load_model(AutoModel, name, config, where, fresh=re.compile("pooler"))
     embeddings = body.get_input_embeddings().weight.detach().clone()

@@ -11,6 +11,9 @@ from megamini.recipes.sections import BlockOrder, Recipe, RunRecipe, Section
 # Of checkpoints that do not say so, and of the recipes beside them.
 EARLIER_ORDER: BlockOrder = "blocks"
 
+# Section and key -> default, of keys that are left out where they are at it, as before there were such keys.
+_LEFT_OUT = {("objective", "predict_separators"): True}
+
 
 def identity_of(recipe: Recipe, data_fingerprint: str, of_checkpoint: bool = False) -> dict[str, Any]:
     """The parts of a recipe that a resumed run and an export must share with the checkpoint, and its data.
@@ -40,6 +43,9 @@ def describe_identity(
     values = recipe.model_dump(mode="json")
     free = {**free, "objective": ["loss_workspace_mib"]}
     chosen = {name: {key: values[name][key] for key in values[name] if key not in keys} for name, keys in free.items()}
+    for (section, key), default in _LEFT_OUT.items():
+        if chosen.get(section, {}).get(key) == default:
+            del chosen[section][key]
     chosen["optimizer"] = {key: values["optimizer"][key] for key in ("betas", "eps", "weight_decay")}
     if "name" in values["optimizer"]:
         muon = recipe.optimizer.muon_settings
@@ -74,7 +80,8 @@ def check_identity(
         if known and own.get(name) != saved.get(name):
             raise UserError(f"{what} that {checkpoint} was trained on; give the run another name")
     for section in (name for name in own if name not in wholes):
-        for key, value in own[section].items():
+        left_out = {key: default for (of, key), default in _LEFT_OUT.items() if of == section}
+        for key, value in (left_out | own[section]).items():
             unsaid = (defaults or {}).get(section, {}).get(key, value)
             before = saved.get(section, {}).get(key, unsaid)
             if value != before:

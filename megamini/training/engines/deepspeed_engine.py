@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -172,7 +172,7 @@ class DeepSpeedEngine:
         self.states_on_disk = self._state.on_disk
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
-        loss, losses = self._engine(batch.input_ids, batch.positions, batch.labels)
+        loss, losses = self._engine(batch.input_ids, batch.positions, batch.labels, weights=batch.weights)
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro-batch
@@ -205,9 +205,13 @@ class DeepSpeedEngine:
     def gather_objects(self, value: Any) -> list[Any]:
         return gather_objects(value)
 
-    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
-        parameter = self.model.token_embeddings
-        matrix = matrix.to(self.device)
+    def replace_token_matrices(self, matrices: Sequence[torch.Tensor]) -> None:
+        for parameter, matrix in zip(self.model.token_matrices, matrices, strict=True):
+            self._replace(parameter, matrix.to(self.device))
+        for held in self._held_by_optimizer(TOKEN_GROUP):
+            forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
+
+    def _replace(self, parameter: nn.Parameter, matrix: torch.Tensor) -> None:
         if self._stage == 3:
             safe_set_local_fp32_param(parameter, self._own_partition(matrix, parameter))
         else:
@@ -215,8 +219,6 @@ class DeepSpeedEngine:
         # All ranks: ZeRO-3 gathers the parameter, and scatters what rank 0 has written.
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
             parameter.copy_(matrix)
-        for held in self._held_by_optimizer(TOKEN_GROUP):
-            forget_moments(self._engine.optimizer.optimizer if self._stage else self._engine.optimizer, held)
 
     def parts(self) -> Iterator[list[Slice]]:
         return self._state.parts()

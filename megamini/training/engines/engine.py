@@ -1,6 +1,6 @@
 """What the loop asks of an engine: a small interface, which plain PyTorch and DeepSpeed answer alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,8 +47,8 @@ class Engine(Protocol):
     def gather_objects(self, value: Any) -> list[Any]:
         """One small Python object of every rank, in the order of ranks. *All ranks.*"""
 
-    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
-        """Overwrite the token matrix [V, d] and forget its optimizer state. *All ranks*, with the same matrix."""
+    def replace_token_matrices(self, matrices: Sequence[torch.Tensor]) -> None:
+        """Overwrite the model's token matrices [V, d] and forget their optimizer state. *All ranks*, with the same."""
 
     def parts(self) -> Iterator[list[Slice]]:
         """What this rank holds of all that trains, as views of its memory; the ranks together hold it once.

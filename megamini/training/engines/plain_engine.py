@@ -1,7 +1,7 @@
 """The plain PyTorch engine: one process or several ranks, on GPUs or the CPU, without DeepSpeed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class PlainEngine:
         self.model.train()
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
-        loss, losses = self.model(batch.input_ids, batch.positions, batch.labels)
+        loss, losses = self.model(batch.input_ids, batch.positions, batch.labels, weights=batch.weights)
         (loss * self._factor / self._accumulation).backward()
         if self._masters is not self._trained:
             self._accumulate_in_fp32()
@@ -136,11 +136,12 @@ class PlainEngine:
     def gather_objects(self, value: Any) -> list[Any]:
         return gather_objects(value) if self.world_size > 1 else [value]
 
-    def replace_token_embeddings(self, matrix: torch.Tensor) -> None:
-        master = self._masters[TOKEN_GROUP]
-        with torch.no_grad():
-            master.copy_(matrix)
-        forget_moments(self._optimizer, master)
+    def replace_token_matrices(self, matrices: Sequence[torch.Tensor]) -> None:
+        group = self._optimizer.param_groups[TOKEN_GROUP]["params"]
+        for master, matrix in zip(group, matrices, strict=True):
+            with torch.no_grad():
+                master.copy_(matrix)
+            forget_moments(self._optimizer, master)
         self._copy_masters_to_model()
 
     def trained_value(self, parameter: nn.Parameter) -> torch.Tensor:

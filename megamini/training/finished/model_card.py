@@ -29,7 +29,8 @@ def describe(run: RunCheckpoint, exit_layer: int | None) -> dict[str, Any]:
 
 def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
     """Markdown with the front matter that model hubs read."""
-    state, languages = _state(run), _languages(run)
+    state, languages, causal = _state(run), _languages(run), run.outline.family.causal
+    kind, pipeline = ("causal", "text-generation") if causal else ("masked", "fill-mask")
     head = "primary" if description["exit"] is None else f"exit_{description['exit']}"
     what = "the primary model"
     if description["exit"] is not None:
@@ -50,18 +51,18 @@ def model_card(run: RunCheckpoint, description: dict[str, Any]) -> str:
             "---",
             language_line(languages),
             "library_name: transformers",
-            "pipeline_tag: fill-mask",
-            "tags: [masked-lm, mini-model-adaptation]",
+            f"pipeline_tag: {pipeline}",
+            f"tags: [{kind}-lm, mini-model-adaptation]",
             "---",
             "",
             f"# {run.recipe.name}: {description['role']}",
             "",
-            f"A masked language model of {', '.join(languages)}, {what}, pretrained with megamini (Mini-Model "
+            f"A {kind} language model of {', '.join(languages)}, {what}, pretrained with megamini (Mini-Model "
             "Adaptation, Marchisio et al. 2023). Plain `transformers` loads it:",
             "",
             "```python",
             "from transformers import pipeline",
-            'pipeline("fill-mask", model="THIS FOLDER")',
+            f'pipeline("{pipeline}", model="THIS FOLDER")',
             "```",
             "",
             "| | |",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
-from megamini.models.build import build_primary, model_config, outline_of, source_weights
+from megamini.models.build import build_primary, is_causal, model_config, outline_of, source_weights
 from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.models.materialise import Weights
 from megamini.recipes.sections import Recipe, load_recipe
@@ -89,6 +89,12 @@ class LoadedRun(RunCheckpoint):
 def is_run(path: Path) -> bool:
     """Whether `path` is a run directory or a checkpoint in one."""
     return (_run_directory(path) / "recipe.yaml").is_file()
+
+
+def is_causal_run(path: Path) -> bool:
+    """Whether the model of a run, or of a checkpoint in it, is a decoder; cheap."""
+    directory = _run_directory(path)
+    return is_causal(_with_source(load_recipe(directory / "recipe.yaml"), directory).model)
 
 
 def _run_directory(path: Path) -> Path:

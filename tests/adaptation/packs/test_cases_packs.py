@@ -22,7 +22,7 @@ from megamini.errors import UserError
 from megamini.models.export import export_checkpoint
 from megamini.models.lineage import lineage_of
 from tests.models import bodies
-from tests.models.bodies import FAMILIES, VOCAB, WIDTH, small_model, small_tokenizer
+from tests.models.bodies import ENCODERS, VOCAB, WIDTH, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 
@@ -286,7 +286,7 @@ def test_learned_positions_are_those_of_the_plugged_model(role):
 # --- lengths ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_600_tokens_are_truncated_at_the_models_positions(family, tmp_path):
     model, long = small_model(family), " ".join(["w3"] * 600)
     positions = 40 if family in ("bert", "modernbert") else 38  # RoBERTa's begin behind the pad's id
@@ -349,7 +349,7 @@ def test_a_class_is_looked_up_among_those_of_its_type(architectures, tmp_path):
         load_any_model(tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_the_classes_of_its_type_are_found(family, tmp_path):
     model = small_model(family)
     model.save_pretrained(tmp_path)

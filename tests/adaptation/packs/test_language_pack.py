@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
-from tests.models.bodies import FAMILIES, VOCAB, WIDTH, small_model, small_tokenizer
+from tests.models.bodies import ENCODERS, VOCAB, WIDTH, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 
@@ -20,7 +20,7 @@ def make_pack(model, rows=VOCAB, seed=1):
     return LanguagePack("de", matrix, bias, TOKENIZER, lineage_of(model, TOKENIZER), {"method": "mini"})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_plugged_model_speaks_with_the_packs_matrix_and_nothing_else_changes(family):
     model = small_model(family)
     pack = make_pack(model, rows=VOCAB + 30)

@@ -2,11 +2,13 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from megamini.adaptation.beside_source import kind_of
 from megamini.adaptation.packs.kinds import kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
@@ -14,7 +16,7 @@ from megamini.data.vocabulary.unigram import with_pieces
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
 from tests.data.vocabulary.languages import ids, without_bytes
-from tests.models.bodies import FAMILIES, VOCAB, WIDTH, small_config, small_model
+from tests.models.bodies import DECODERS, ENCODERS, VOCAB, WIDTH, small_config, small_model
 
 WORDS = [f"{a}{b}" for a in "abcdefghijkv" for b in "lmnopqrstu"]
 OLD = without_bytes({"▁": -3.0} | {f"▁{word}": -4.0 - n / 100 for n, word in enumerate(WORDS[: VOCAB - 6])})
@@ -26,14 +28,14 @@ ENGLISH, MIXED = " ".join(WORDS[:15]), "al αβ am αα"
 def extension(model, language, added, seed=1):
     generator = torch.Generator().manual_seed(seed)
     rows, bias = torch.randn(len(added), WIDTH, generator=generator), torch.randn(len(added), generator=generator)
-    return LanguagePack(language, rows, bias, with_pieces(OLD, added), lineage_of(model, OLD), {}, "extension")
+    return LanguagePack(language, rows, bias, with_pieces(OLD, added), lineage_of(model, OLD), {}, kind="extension")
 
 
 def replacement(model, numbers=(20, 40, 41)):
     new = {number: (f"▁ня{number}", -4.0) for number in numbers}
     rows, own = torch.randn(len(numbers), WIDTH), torch.tensor(numbers)
     tokenizer = with_pieces(OLD, [], new)
-    return LanguagePack("ru", rows, rows[:, 0], tokenizer, lineage_of(model, OLD), {}, "replacement", own)
+    return LanguagePack("ru", rows, rows[:, 0], tokenizer, lineage_of(model, OLD), {}, kind="replacement", ids=own)
 
 
 def classifier(family="roberta"):
@@ -55,7 +57,7 @@ def test_the_kind_is_seen_by_the_tokenizers():
     assert len(others) == len(OLD) and kind_beside(others, OLD) == ("swapped", None)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_results_in_the_old_language_are_the_same_to_the_bit(family):
     model = classifier(family)
     before = model(**inputs(OLD, ENGLISH, "al am")).logits
@@ -65,7 +67,7 @@ def test_results_in_the_old_language_are_the_same_to_the_bit(family):
     assert not torch.equal(model(**inputs(tokenizer, MIXED, "al")).logits, model(**inputs(OLD, MIXED, "al")).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_old_rows_stay_and_new_ones_follow(family):
     model = small_model(family)
     matrix, bias = model.get_input_embeddings().weight.clone(), model.get_output_embeddings().bias.clone()
@@ -151,12 +153,25 @@ def test_an_exported_extended_model_takes_further_extensions_and_no_other_part(t
         plug(fresh, own, packs[2])
 
 
+def test_a_model_with_an_output_matrix_of_its_own_is_refused():
+    config = small_config(DECODERS[0], tie_word_embeddings=False)
+    text = SimpleNamespace(path="data/el", tokenizer=with_pieces(OLD, GREEK), train=SimpleNamespace(manifest={}))
+    tied, untied = (
+        SimpleNamespace(tokenizer=OLD, body=SimpleNamespace(config=one)) for one in (small_config("roberta"), config)
+    )
+    assert kind_of(text, tied)[0] == "extension"
+    with pytest.raises(UserError, match="data/el: its tokenizer is an extension of the source's, which has an output"):
+        kind_of(text, untied)
+    text.tokenizer = OLD
+    assert kind_of(text, untied) == ("swapped", None)
+
+
 def test_what_does_not_fit_is_one_line(tmp_path):
     model = small_model("roberta")
     pack = extension(model, "el", GREEK)
     for count in (2, 4):  # rows for three pieces
         torn = LanguagePack(
-            "el", torch.zeros(count, WIDTH), torch.zeros(count), pack.tokenizer, pack.lineage, {}, "extension"
+            "el", torch.zeros(count, WIDTH), torch.zeros(count), pack.tokenizer, pack.lineage, {}, kind="extension"
         )
         with pytest.raises(UserError, match="pack 'el': its tokenizer is no extension of the model's"):
             plug(model, OLD, torn)

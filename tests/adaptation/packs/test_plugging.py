@@ -9,7 +9,7 @@ from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
-from tests.models.bodies import FAMILIES, VOCAB, WIDTH, small_model, small_tokenizer
+from tests.models.bodies import ENCODERS, VOCAB, WIDTH, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 IDS = torch.randint(5, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -34,7 +34,7 @@ def assert_as_before(model, before):
     assert output.weight is model.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("rows", [VOCAB, VOCAB + 30])
 def test_unplugged_is_as_before(family, rows):
     model = small_model(family).eval()

@@ -95,7 +95,7 @@ def test_a_vocabulary_that_ends_below_the_ids_is_refused():
         reindexed(unigram(), {"bos": 101, "pad": 0, "eos": 102, "unk": 100, "mask": 103})
 
 
-@pytest.mark.parametrize("family", bodies.FAMILIES)
+@pytest.mark.parametrize("family", bodies.ENCODERS)
 def test_a_foreign_tokenizer_plugged_in_keeps_position_ids_and_its_rows(family):
     """What the model reads of a padded text is what its rows say, at positions that begin where they began."""
     model, own = bodies.small_model(family), bodies.small_tokenizer()

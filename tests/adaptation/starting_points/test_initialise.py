@@ -263,12 +263,13 @@ def test_lexicon_by_hand(source, target, tmp_path):
     def expect(piece, row):
         torch.testing.assert_close(got[piece], row, rtol=0, atol=1e-6)
 
+    # tree, red, green and big are the second to fifth piece: translations weigh as one over that.
     expect("▁Haus", of["▁house"])
     expect("▁Gift", of["▁water"])
-    expect("▁rot", (of["▁red"] + of["▁green"]) / 2)
+    expect("▁rot", (of["▁red"] / 3 + of["▁green"] / 4) / (1 / 3 + 1 / 4))
     expect("▁tür", (of["wood"] + of["door"]) / 2)
-    expect("er", (of["▁tree"] + of["▁big"] + of["▁red"]) / 3)
-    expect("▁Baum", (of["▁big"] + of["▁red"]) / 2)
+    expect("er", (of["▁tree"] / 2 + of["▁big"] / 5 + of["▁red"] / 3) / (1 / 2 + 1 / 5 + 1 / 3))
+    expect("▁Baum", (of["▁big"] / 5 + of["▁red"] / 3) / (1 / 5 + 1 / 3))
     expect("▁gift", of["▁water"])  # the other case of a word in the list
     for piece in ("▁in", "▁Wasser", "<0x41>", "ung"):
         number = target.tokenizer.get_vocab()[piece]

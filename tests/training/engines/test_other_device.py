@@ -27,7 +27,7 @@ from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import PretrainingOptimizerSection, TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.loop import _agree
-from tests.models.bodies import FAMILIES, LENGTH, VOCAB, small_config, small_model
+from tests.models.bodies import ENCODERS, LENGTH, VOCAB, small_config, small_model
 
 META = torch.device("meta")
 MICRO_BATCH, MASKED, ACCUMULATION = 2, 3, 2
@@ -88,7 +88,7 @@ def batch(blocks: int, **more) -> Batch:
 
 
 MODELS: dict[str, tuple[Callable[[], TrainedModel], int]] = {
-    **{family: (lambda family=family: primary(family), 1) for family in FAMILIES},
+    **{family: (lambda family=family: primary(family), 1) for family in ENCODERS},
     "minipost": (minipost, 1),
     "minipost-modernbert": (lambda: minipost("modernbert"), 1),
     "relearning": (lambda: relearning(1), 1),
