@@ -52,12 +52,17 @@ def prepare(
     """Make the data directory `out` from text files, or globs of them; returns it. The same call goes on after an
     interruption.
 
-    `settings` are the options of tools/prepare_data.py, such as `vocab_size`, `tokenizer` (a folder or hub name) and
-    `block_length`. Raises `UserError` for bad input, and `TypeError` for a setting that there is not.
+    `settings` are the options of tools/prepare_data.py, such as `vocab_size`, `tokenizer` (a folder or hub name),
+    `block_length`, `extend_tokenizer`, `add` and `old_text`. Raises `UserError` for bad input, and `TypeError` for a
+    setting that there is not.
     """
     files = [text] if isinstance(text, str | Path) else list(text)
-    if "tokenizer" in settings and settings["tokenizer"] is not None:
-        settings["tokenizer"] = str(settings["tokenizer"])
+    for name in ("tokenizer", "extend_tokenizer"):
+        if settings.get(name) is not None:
+            settings[name] = str(settings[name])
+    if (old_text := settings.get("old_text")) is not None:
+        settings["old_text"] = [old_text] if isinstance(old_text, str | Path) else list(old_text)
+        settings["old_text"] = [str(file) for file in settings["old_text"]]
     prepare_data(
         [str(file) for file in files],
         Path(out),

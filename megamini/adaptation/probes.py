@@ -89,6 +89,7 @@ def _probe(
         None,
         recipe.objective.loss_workspace_bytes(device_memory()),
         {language: setup.unplaced[language]},
+        {language: setup.own[language]},
     )
     engine = plain_engine(model, setup, alone=True)
     batches, accumulation = (
@@ -116,7 +117,7 @@ def _probe(
             states = [
                 _states(model.body, matrix, tokenizer, lines, setup.block_length, setup.batches.micro_batch)
                 for matrix, tokenizer, lines in (
-                    (model.matrices[language], text.tokenizer, [ours for ours, _ in held_out]),
+                    (model.vocabulary(language)[0], text.tokenizer, [ours for ours, _ in held_out]),
                     (theirs, setup.source.tokenizer, [line for _, line in held_out]),
                 )
             ]

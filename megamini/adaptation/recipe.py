@@ -30,6 +30,11 @@ class TargetDataSection(Section):
 
     path: PathName | Paths
     """Data directory of the new language (tools/prepare_data.py), or a list of them, to learn side by side."""
+    source: PathName | None = None
+    """Text of the source's own language, prepared with the tokenizer of `path`, where that reads both (an extension, a
+    replacement): validation measures it all along, as what is forgotten."""
+    source_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of it in an update; 0 only measures it."""
     workers: NotNegative = 2
     """Processes that make batches ahead of the step; 0 makes them in the step's own process."""
 
@@ -152,6 +157,10 @@ class AdaptationRecipe(RunRecipe):
                 "objective.mask_share: stages do not go with training.spike.most_roll_backs, for a language pack could "
                 "not tell what it has cost; give one share, or 0 roll-backs"
             )
+        if self.data.source is not None and len(self.data_paths) > 1:
+            raise ValueError("data.source goes with one data.path; learn the languages one by one")
+        if self.data.source_share and self.data.source is None:
+            raise ValueError("data.source_share goes with data.source")
         if self.adaptation.stop.plateau and not self.telemetry.validate_every:
             raise ValueError("adaptation.stop.plateau needs telemetry.validate_every")
         return self

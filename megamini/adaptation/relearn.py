@@ -53,6 +53,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
             recipe.objective.loss_workspace_bytes(device_memory()),
             setup.unplaced,
             {language: start.output for language, start in starts.items() if start.output is not None},
+            setup.own,
         )
         engine = plain_engine(model, setup)
         if recipe.adaptation.pack_every and rank == 0:

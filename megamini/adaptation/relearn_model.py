@@ -20,6 +20,8 @@ class RelearnModel(nn.Module):
     looks at it any more. `primary`: another one, for validation only. `unplaced`: ids of
     a language that will be where the source has its pad, though texts hold them too; RoBERTa counts positions without
     these. The loss is the sum of the languages' means, so that each gradient is that of the language learned alone.
+    `own`: ids int64 [N] of the rows that a language learns, where the others are the source's and stay; they are frozen
+    parameters of their own, so that nothing can move them. Such a language has no output matrix of its own.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RelearnModel(nn.Module):
         workspace_bytes: int = 256 * 2**20,
         unplaced: Mapping[str, Collection[int]] | None = None,
         outputs: Mapping[str, torch.Tensor] | None = None,
+        own: Mapping[str, torch.Tensor | None] | None = None,
     ) -> None:
         super().__init__()
         self._unplaced = unplaced or {}
@@ -38,8 +41,22 @@ class RelearnModel(nn.Module):
         if primary is not None:
             self.primary = _without_vocabulary(primary)
         # Lists, since a dictionary of parameters cannot hold a language named as a method of modules (to, Tongan).
-        self._matrices = nn.ParameterList(nn.Parameter(matrix) for matrix, _ in starts.values())
-        self._biases = nn.ParameterList(nn.Parameter(bias, requires_grad=train_bias) for _, bias in starts.values())
+        own = [(own or {}).get(language) for language in starts]
+        learned = [
+            (matrix, bias) if ids is None else (matrix[ids], bias[ids])
+            for (matrix, bias), ids in zip(starts.values(), own, strict=True)
+        ]
+        self._matrices = nn.ParameterList(nn.Parameter(matrix) for matrix, _ in learned)
+        self._biases = nn.ParameterList(nn.Parameter(bias, requires_grad=train_bias) for _, bias in learned)
+        # All rows, of which the learned ones are not looked at; empty where all are learned.
+        whole = [
+            start[:0] if ids is None else start
+            for pair, ids in zip(starts.values(), own, strict=True)
+            for start in pair
+        ]
+        self._kept = nn.ParameterList(nn.Parameter(start, requires_grad=False) for start in whole)
+        for number, ids in enumerate(own):
+            self.register_buffer(f"_own_{number}", ids, persistent=False)
         self.head_names = tuple(starts)
         self._outputs = nn.ParameterList(nn.Parameter(outputs[name]) for name in self.head_names if outputs)
         self.workspace_bytes = workspace_bytes
@@ -47,13 +64,22 @@ class RelearnModel(nn.Module):
 
     @property
     def matrices(self) -> dict[str, nn.Parameter]:
-        """Language -> token matrix [V, d]."""
+        """Language -> token matrix [V, d], or the rows [N, d] of it that are learned."""
         return dict(zip(self.head_names, self._matrices, strict=True))
 
     @property
     def biases(self) -> dict[str, nn.Parameter]:
-        """Language -> output bias [V]."""
+        """Language -> output bias [V], or the numbers [N] of it that are learned."""
         return dict(zip(self.head_names, self._biases, strict=True))
+
+    def vocabulary(self, language: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token matrix [V, d], output matrix [V, d] and output bias [V], kept rows and learned ones."""
+        number = self.head_names.index(language)
+        matrix, bias, ids = self._matrices[number], self._biases[number], getattr(self, f"_own_{number}")
+        if ids is None:
+            return matrix, self.outputs[language], bias
+        matrix = self._kept[2 * number].index_copy(0, ids, matrix)  # which is the output matrix too
+        return matrix, matrix, self._kept[2 * number + 1].index_copy(0, ids, bias)
 
     @property
     def outputs(self) -> dict[str, nn.Parameter]:
@@ -111,7 +137,8 @@ class RelearnModel(nn.Module):
         per_language = ids[0].numel()
         # Where a language's blocks stand once those of stopped ones before it are left out.
         moved = torch.cat([rows_of[old] + (new - old) * per_language for new, old in enumerate(going)])
-        embedded = torch.cat([self._embed(self.head_names[number], ids[number], self.body) for number in going])
+        vocabularies = {number: self.vocabulary(self.head_names[number]) for number in going}
+        embedded = torch.cat([embed(self.body, ids[number], vocabularies[number][0]) for number in going])
         positions = [self._positions(self.head_names[number], ids[number], self.body) for number in going]
         position_ids = None if positions[0] is None else torch.cat(positions)
         if attention_mask is not None:
@@ -122,19 +149,17 @@ class RelearnModel(nn.Module):
         total = torch.zeros((), device=input_ids.device)
         each = [None] * count if weights is None else weights.view(count, -1)
         for number, own_rows in zip(going, rows, strict=True):
-            loss, losses[number] = self._loss(self.head_names[number], own_rows, labels[number], each[number])
+            loss, losses[number] = self._loss(vocabularies[number], own_rows, labels[number], each[number])
             total = total + loss
         return total, losses
 
     def losses_of(self, language: str, batch: Batch, body: PreTrainedModel) -> torch.Tensor:
         """Negative log-likelihoods fp32 [1, R] of one language's batch through `body`: the own one, or `primary`."""
-        embedded = self._embed(language, batch.input_ids, body)
+        vocabulary = self.vocabulary(language)
+        embedded = embed(body, batch.input_ids, vocabulary[0])
         position_ids = self._positions(language, batch.input_ids, body)
         rows = _head_rows(body, embedded, batch.positions, batch.attention_mask, position_ids)
-        return self._loss(language, rows, batch.labels)[1][None]
-
-    def _embed(self, language: str, ids: torch.Tensor, body: PreTrainedModel) -> torch.Tensor:
-        return embed(body, ids, self.matrices[language])
+        return self._loss(vocabulary, rows, batch.labels)[1][None]
 
     def _positions(self, language: str, ids: torch.Tensor, body: PreTrainedModel) -> torch.Tensor | None:
         """Position ids [b, L] as RoBERTa gives them by the ids of tokens; None where it needs none to be told."""
@@ -145,14 +170,17 @@ class RelearnModel(nn.Module):
         return placed.cumsum(1) * placed + body.config.pad_token_id
 
     def _loss(
-        self, language: str, rows: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+        self,
+        vocabulary: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        rows: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         coefficients = torch.full((len(labels),), 1 / len(labels), device=rows.device)
         if weights is not None:
             coefficients = coefficients * weights
-        loss, losses = joint_cross_entropy(
-            rows, self.outputs[language], self.biases[language], labels, coefficients, self.workspace_bytes
-        )
+        _, output, bias = vocabulary
+        loss, losses = joint_cross_entropy(rows, output, bias, labels, coefficients, self.workspace_bytes)
         return loss, losses if weights is None else losses * weights
 
 

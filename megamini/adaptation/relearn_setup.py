@@ -1,6 +1,6 @@
 """A checked recipe of `launch/adapt.py`: source and texts, and what the run that follows from it costs and gives."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from megamini.adaptation.beside_source import kind_of, source_text
 from megamini.adaptation.candidates import candidates, probe_updates
+from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn_model import RelearnModel
@@ -18,6 +20,7 @@ from megamini.adaptation.starting_points.parallel_text import read_parallel
 from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
 from megamini.costs.hours import hours_in_words
 from megamini.data.batches import BatchPlan, MicroBatches, SideBySide, plan_batches
+from megamini.data.mixture import MixedMicroBatches, Shares
 from megamini.data.tokenizer import special_roles
 from megamini.errors import UserError
 from megamini.files import fingerprint_of, sha256_of
@@ -44,7 +47,11 @@ class RelearningSetup(RunSetup):
 
     recipe: AdaptationRecipe
     texts: dict[str, Text]
+    source_text: Text | None
+    """In the source's own language, by the tokenizer of the one language that is learned."""
     source: SourceModel
+    kinds: dict[str, tuple[Kind, torch.Tensor | None]]
+    """Of each language: the kind of its pack, and the ids of the rows that are its own; None for all."""
     starting_facts: dict[str, dict[str, Any]]
     starting_biases: dict[str, torch.Tensor]
     starting_sha256: dict[str, str]
@@ -52,6 +59,16 @@ class RelearningSetup(RunSetup):
     @property
     def packs_directory(self) -> Path:
         return self.recipe.run_directory / "packs"
+
+    @property
+    def own(self) -> dict[str, torch.Tensor | None]:
+        """Of each language, the ids of the rows that it learns; None for all."""
+        return {language: ids for language, (_, ids) in self.kinds.items()}
+
+    def learned_pieces(self, language: str) -> int:
+        """How many rows a language learns."""
+        ids = self.own[language]
+        return len(self.texts[language].tokenizer) if ids is None else len(ids)
 
     @property
     def trains_bias(self) -> bool:
@@ -90,12 +107,14 @@ class RelearningSetup(RunSetup):
         return Cost(self.tokens_per_update * len(going), flops)
 
     def planned_memory(self, sharding: Sharding) -> int:
-        trained = sum(self._parameters(text) for text in self.texts.values())
+        trained = sum(map(self._parameters, self.texts))
         bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
         # Which are dropped.
         vocabularies = [matrix for body in bodies for matrix in _matrices_of(body)]
         frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
         precision = self.recipe.training.precision
+        whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
+        frozen += whole * (self.source.body.config.hidden_size + 1)
         states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
         return states.total + sum(self._activations(text) for text in self.texts.values())
 
@@ -105,7 +124,10 @@ class RelearningSetup(RunSetup):
         return replace(self, batches=plan_batches(training.global_batch, training.micro_batch, 1))
 
     def identity(self) -> dict[str, Any]:
-        data = fingerprint_of([text.fingerprint for text in self.texts.values()])
+        fingerprints: list[Any] = [text.fingerprint for text in self.texts.values()]
+        if self.recipe.data.source_share:
+            fingerprints += [self.source_text.fingerprint, self.recipe.data.source_share]
+        data = fingerprint_of(fingerprints)
         free = {"adaptation": ["source", "primary", "attention", "stop", "pack_every", "pack"]}
         identity = describe_identity(self.recipe, data, self.source.fingerprint, free)
         section = self.recipe.adaptation
@@ -122,7 +144,10 @@ class RelearningSetup(RunSetup):
         return identity
 
     def micro_batches(self, rank: int) -> MicroBatches:
-        order = self.recipe.training.block_order
+        order, share = self.recipe.training.block_order, self.recipe.data.source_share
+        if share:
+            own = [text.micro_batches(self.batches, rank, order) for text in (*self.texts.values(), self.source_text)]
+            return MixedMicroBatches(own, Shares([1 - share, share], self.batches.global_batch), self.batches, rank)
         return SideBySide([text.micro_batches(self.batches, rank, order) for text in self.texts.values()])
 
     def validate(self, engine: PlainEngine) -> dict[str, float]:
@@ -132,25 +157,29 @@ class RelearningSetup(RunSetup):
         values = {}
         with torch.no_grad():
             for language, text in self.texts.items():
-                bodies = {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
-
-                def evaluate(batch, language=language, bodies=bodies):
-                    return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
-
-                found = measure(
-                    engine,
-                    text,
-                    list(bodies),
-                    evaluate,
-                    self.recipe.telemetry.validation_blocks,
-                    self.batches.micro_batch,
-                )
-                for head in (*bodies, UNIGRAM):
-                    suffix = "" if head == _OTHERS else f"_{head}"
-                    for kind in ("loss", "bits_per_byte"):
-                        values[f"validation/{kind}_{language}{suffix}"] = found[f"{kind}_{head}"]
+                values |= self._measured(engine, language, text, (*_bodies(model), UNIGRAM), "")
+                if self.source_text is not None:
+                    values |= self._measured(engine, language, self.source_text, _bodies(model), "_of_source")
         model.train()
         return values
+
+    def _measured(
+        self, engine: PlainEngine, language: str, text: Text, heads: Iterable[str], of: str
+    ) -> dict[str, float]:
+        """A language's embeddings on a text, by the names of the log. of: what these say of the text."""
+        model: RelearnModel = engine.model
+        bodies = _bodies(model)
+
+        def evaluate(batch):
+            return torch.cat([model.losses_of(language, batch, body) for body in bodies.values()])
+
+        most = self.recipe.telemetry.validation_blocks
+        found = measure(engine, text, list(bodies), evaluate, most, self.batches.micro_batch)
+        return {
+            f"validation/{kind}_{language}{of}{'' if head == _OTHERS else f'_{head}'}": found[f"{kind}_{head}"]
+            for head in heads
+            for kind in ("loss", "bits_per_byte")
+        }
 
     def after_update(self, engine: PlainEngine, state: TrainState) -> None:
         every = self.intervals.pack
@@ -170,8 +199,10 @@ class RelearningSetup(RunSetup):
         matrix, bias, output = (
             engine.trained_value(values[language]) for values in (model.matrices, model.biases, model.outputs)
         )
+        kind, ids = self.kinds[language]
         if not self.trains_bias:  # as it started: in the model it may be rounded to bf16
             bias = self.starting_biases[language]
+            bias = bias if ids is None else bias[ids]
         updates = state.stopped.get(language, state.update)
         facts = self.starting_facts[language]
         earlier = [facts.get("ledger", {}), *_spent_on(facts)]  # the first: of the pack that this one goes on from
@@ -188,6 +219,11 @@ class RelearningSetup(RunSetup):
             "settings": state.recipe or self.recipe.model_dump(mode="json"),
             "settings_changed": state.changes,
             "text": self.texts[language].train.manifest["sources"],
+            **(
+                {"vocabulary": vocabulary}
+                if (vocabulary := self.texts[language].train.manifest.get("vocabulary"))
+                else {}
+            ),
             "ledger": {
                 **{name: cost + sum(part.get(name, 0) for part in earlier) for name, cost in costs.items()},
                 "languages_side_by_side": len(self.texts),
@@ -197,7 +233,8 @@ class RelearningSetup(RunSetup):
         }
         tokenizer = truncating(self.texts[language].tokenizer, self.source.body.config)
         own_output = output if is_untied(self.source.body.config) else None
-        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, own_output)
+        ids = ids if kind == "replacement" else None
+        return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, own_output, kind, ids)
 
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
@@ -210,12 +247,14 @@ class RelearningSetup(RunSetup):
             **self.prediction_row(),
         }
         for language, text in self.texts.items():
-            vocab = len(text.tokenizer)
+            learned = self.learned_pieces(language)
+            kept = len(text.tokenizer) - learned
             flops = self.flops(language, updates)
             passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
                 f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
-                f"{self._parameters(text):,} parameters ({vocab:,} pieces); "
+                f"{self._parameters(language):,} parameters ({learned:,} pieces"
+                f"{f' beside {kept:,} of the source' if kept else ''}); "
                 f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
             )
             if self.source.primary is not None:
@@ -234,10 +273,10 @@ class RelearningSetup(RunSetup):
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
 
-    def _parameters(self, text: Text) -> int:
+    def _parameters(self, language: str) -> int:
         """How many of a language train."""
         width = self.source.body.config.hidden_size
-        return len(text.tokenizer) * (width * len(_matrices_of(self.source.body)) + self.trains_bias)
+        return self.learned_pieces(language) * (width * len(_matrices_of(self.source.body)) + self.trains_bias)
 
     def _activations(self, text: Text) -> int:
         shape = _shape(text, self.source.body)
@@ -300,11 +339,18 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
             stop.plateau.least_gain if stop.plateau else 0.0,
         ),
         texts=texts,
+        source_text=source_text(recipe, opened[0], source, causal),
         source=source,
+        kinds={language: kind_of(text, source) for language, text in texts.items()},
         starting_facts={},
         starting_biases={},
         starting_sha256={},
     )
+
+
+def _bodies(model: RelearnModel) -> dict[str, PreTrainedModel]:
+    """What embeddings are measured over, by the names that `measure` gets."""
+    return {_OTHERS: model.body} | ({"primary": model.primary} if model.primary is not None else {})
 
 
 def _affordable(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from megamini.adaptation.beside_source import rows_beside_source
 from megamini.adaptation.distillation import distilled
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
@@ -55,7 +56,11 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
             words = resources.get("lexicon")
             lexicon = None if words is None else read_lexicon(words, say=lambda line: None)  # build_setup has said it
             start = computed("combined", **resources)
-            return distilled(setup.alone(), language, start, lexicon, resources.get("parallel"))
+            start = distilled(setup.alone(), language, start, lexicon, resources.get("parallel"))
+            if (ids := setup.own[language]) is None:
+                return start
+            rows = rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], start.bias[ids], centred=False)
+            return StartingPoint(*rows, start.facts)
         start = initialise(
             kind,
             setup.source.vocabulary,
@@ -69,6 +74,9 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
         facts = dict(start.facts)
         if resources.get("parallel") is not None:
             facts["parallel_sha256"] = [sha256_of(path) for path in section.parallel]
+        if (ids := setup.own[language]) is not None:
+            level = start.bias[ids] - start.bias[ids].mean()
+            return StartingPoint(*rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], level), facts)
         no_bias = setup.source.vocabulary.output_bias is None
         return replace(start, bias=torch.zeros_like(start.bias) if no_bias else start.bias, facts=facts)
 
@@ -84,10 +92,13 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
         raise UserError(f"adaptation.pack: {path}: learned beside other token embeddings than the source's")
     if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
         raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
+    matrix, bias = pack.token_embeddings, pack.output_bias
+    if (ids := setup.own[text.language]) is not None:
+        matrix, bias = rows_beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
     if (pack.output_embeddings is None) != (setup.source.vocabulary.output_matrix is None):
         raise UserError(f"adaptation.pack: {path}: its output matrix is tied, or not, unlike the source's")
     facts = {"kind": "pack", "ledger": pack.details.get("ledger", {})}
-    return StartingPoint(pack.token_embeddings, pack.output_bias, facts, pack.output_embeddings)
+    return StartingPoint(matrix, bias, facts, pack.output_embeddings)
 
 
 def in_words(start: StartingPoint) -> str:

@@ -14,6 +14,7 @@ from megamini.errors import UserError, did_you_mean, run_command
 COMMANDS = {
     "fetch": "fetch real text and word lists from Debian's packages",
     "parallel": "two files whose lines say the same, out of fetched pages",
+    "translate-words": "pseudo text in a language that has a word list, out of source text",
     "prepare": "make a data directory out of text: a tokenizer, and blocks",
     "plan": "what a recipe needs on a cluster: memory, days, communication",
     "doctor": "check this environment",
@@ -46,7 +47,7 @@ def _dispatch() -> None:
         raise UserError(f"megamini {name}: no such command{did_you_mean(name, COMMANDS) or '; --help lists them'}")
     sys.argv = [f"megamini {name}", *rest]
     try:
-        import_module(f"megamini.commands.{name}").main()
+        import_module(f"megamini.commands.{name.replace('-', '_')}").main()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
@@ -66,7 +67,7 @@ def _version() -> str:
 
 def overview() -> str:
     """What `megamini --help` prints."""
-    lines = (f"  {name:10}{meaning}" for name, meaning in COMMANDS.items())
+    lines = (f"  {name:16}{meaning}" for name, meaning in COMMANDS.items())
     return "\n".join(["usage: megamini COMMAND ...", "", *lines, "", "megamini COMMAND --help says more"])
 
 

@@ -13,6 +13,14 @@ With a tokenizer that exists already, from a folder or the hub:
     python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en-xlmr \\
         --tokenizer FacebookAI/xlm-roberta-base
 
+With a tokenizer extended for this language, so that one model reads it beside its own (docs/more_languages.md):
+    python tools/prepare_data.py --text 'corpus/el-*.txt.zst' --language el --out data/el \\
+        --extend-tokenizer models/mine --add 8000
+
+With new pieces in the place of those that English uses least, so that the model keeps its size:
+    python tools/prepare_data.py --text 'corpus/hu-*.txt.zst' --language hu --out data/hu \\
+        --tokenizer models/mine --replace-least-used 5000 --old-text 'corpus/en-*.txt.zst'
+
 Run the same command again after an interruption: finished parts are kept. The output depends on the text and the
 options only, not on --processes.
 """
@@ -34,8 +42,10 @@ def main() -> None:
     from megamini.data.preparation.prepare import Settings, prepare
     from megamini.files import is_missing_folder
 
-    if options["tokenizer"] and is_missing_folder(options["tokenizer"]):
-        raise UserError(f"--tokenizer {options['tokenizer']}: no such folder; give one that holds tokenizer.json")
+    for name in ("tokenizer", "extend_tokenizer"):
+        if options[name] and is_missing_folder(options[name]):
+            option = f"--{name.replace('_', '-')} {options[name]}"
+            raise UserError(f"{option}: no such folder; give one that holds tokenizer.json")
     manifest = prepare(text or [], out, Settings(**options), processes, overwrite)
     for split, facts in manifest["splits"].items():
         print(
@@ -47,7 +57,29 @@ def main() -> None:
                 f"{split}: {facts['dropped_blocks']:,} more blocks were dropped, since hardly a token of them can be "
                 f"predicted: unknown to the tokenizer, or separators; {_poor_documents(manifest)}"
             )
+    if vocabulary := manifest.get("vocabulary"):
+        print(f"{out}: {_in_words(vocabulary)}")
     print(f"{out}: {manifest['bytes_per_token']:.2f} bytes per token, {manifest['vocab_size']:,} pieces")
+
+
+def _in_words(vocabulary: dict) -> str:
+    """How the tokenizer was made from another one."""
+    fertility, of_old = vocabulary["fertility"], vocabulary.get("fertility_of_old_text")
+    if vocabulary["kind"] == "replacement":
+        return (
+            f"{vocabulary['replaced_pieces']:,} of {vocabulary['old_pieces']:,} pieces replaced, which were "
+            f"{vocabulary['share_of_old_tokens']:.2%} of the old text's tokens; tokens of a word: {_row(fertility)}; "
+            f"in the old text: {_row(of_old)}"
+        )
+    kept = "every word of --old-text" if vocabulary["kept"] == "words" else "every word of the old pieces' characters"
+    return (
+        f"{vocabulary['added_pieces']:,} pieces beside {vocabulary['old_pieces']:,}; {kept} is cut as before; tokens "
+        f"of a word: {_row(fertility)}"
+    )
+
+
+def _row(fertility: dict) -> str:
+    return ", ".join(f"{value:.2f} {name}" for name, value in fertility.items())
 
 
 def _poor_documents(manifest: dict) -> str:
@@ -72,6 +104,23 @@ def _options() -> argparse.ArgumentParser:
         help="pieces of the tokenizer to train, specials included (default: %(default)s)",
     )
     tokenizer.add_argument("--tokenizer", metavar="DIR", help="use this tokenizer (folder or hub name) instead")
+    tokenizer.add_argument(
+        "--extend-tokenizer", metavar="DIR", help="this tokenizer (folder or hub name) with more pieces; see --add"
+    )
+    add("--add", type=int, metavar="N", help="pieces to add to --extend-tokenizer")
+    add(
+        "--replace-least-used",
+        type=int,
+        metavar="N",
+        help="pieces of --tokenizer that give their ids to new ones, those that --old-text uses least",
+    )
+    add(
+        "--old-text",
+        nargs="+",
+        metavar="FILE",
+        help="text in the tokenizer's languages. With --extend-tokenizer each of its words is cut as before, and new "
+        "pieces may have the characters of old ones; unset: all words of such characters are cut as before",
+    )
     add(
         "--decoder",
         action="store_true",

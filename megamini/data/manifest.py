@@ -46,6 +46,14 @@ class _SpecialTokens(_Part):
     unk: _Id | None = None
 
 
+class Vocabulary(_Part):
+    """How a tokenizer was made from another one; fertility: tokens of a word, by tokenizer."""
+
+    kind: Literal["extension", "replacement"]
+    fertility: dict[str, float] = {}
+    fertility_of_old_text: dict[str, float] = {}
+
+
 class _Manifest(_Part):
     block_length: Annotated[int, Field(ge=3, lt=2**20)]
     vocab_size: Annotated[int, Field(ge=1, lt=2**31)]
@@ -54,6 +62,7 @@ class _Manifest(_Part):
     tokenizer_fingerprint: str = ""
     special_tokens: _SpecialTokens | None = None
     sources: list[_Source] = []
+    vocabulary: Vocabulary | None = None
 
 
 def check_whole(manifest: dict[str, Any], directory: str) -> None:

@@ -51,22 +51,23 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def train_unigram(
-    texts: Iterable[str], vocab_size: int, character_coverage: float, sample_file: Path
+    texts: Iterable[str], vocab_size: int, character_coverage: float, sample_file: Path, exactly: bool = True
 ) -> PreTrainedTokenizerFast:
     """A Unigram tokenizer of exactly `vocab_size` pieces, specials and bytes included; equal texts, equal tokenizers.
 
     `sample_file` is scratch space for the normalised text. Characters outside `character_coverage` are read as bytes,
-    so no character is lost. Raises UserError when the text does not yield that many pieces, or needs more.
+    so no character is lost. exactly: raise UserError when the text does not yield that many pieces; else there are
+    fewer then. Raises UserError when the text needs more.
     """
     normalize = normalizer().normalize_str
     with sample_file.open("w", encoding="utf-8") as sample:
         for text in texts:
             for sentence in cut_text(normalize(text), SENTENCE_CHARACTERS):
                 sample.write(sentence.strip() + "\n")
-    return _as_fast_tokenizer(_train_sentencepiece(sample_file, vocab_size, character_coverage))
+    return _as_fast_tokenizer(_train_sentencepiece(sample_file, vocab_size, character_coverage, exactly))
 
 
-def _train_sentencepiece(sample_file: Path, vocab_size: int, character_coverage: float) -> bytes:
+def _train_sentencepiece(sample_file: Path, vocab_size: int, character_coverage: float, exactly: bool = True) -> bytes:
     model = io.BytesIO()
     pieces = {f"{role}_piece": piece for role, piece in SPECIAL_PIECES.items() if role != "mask"}
     ids = {f"{role}_id": number for number, role in enumerate(SPECIAL_PIECES) if role != "mask"}
@@ -78,6 +79,7 @@ def _train_sentencepiece(sample_file: Path, vocab_size: int, character_coverage:
             vocab_size=vocab_size,
             character_coverage=character_coverage,
             byte_fallback=True,
+            hard_vocab_limit=exactly,
             normalization_rule_name="identity",
             required_chars=ASCII,
             control_symbols=[SPECIAL_PIECES["mask"]],

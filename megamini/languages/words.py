@@ -7,11 +7,11 @@ list has it.
 
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import regex
-from icu4py.breakers import WordBreaker
+from icu4py.breakers import SentenceBreaker, WordBreaker
 
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _BY_DICTIONARY = regex.compile(r"[\p{lb=SA}\p{lb=AK}]")
@@ -24,6 +24,18 @@ _UNSEEN = regex.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
 def words(text: str) -> list[str]:
     """The words of a text, without what stands between them."""
     return [word for word in _segments(_composed(text)) if _LETTER.search(word)]
+
+
+def spelling(word: str) -> str:
+    """A word as lists of words are looked up by: composed, with one kind of apostrophe, without what is not seen."""
+    return _UNSEEN.sub("", _composed(word))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text by Unicode's rules (UAX #29) and its line ends, without the space around them."""
+    return [
+        found for line in text.splitlines() if line for one in SentenceBreaker(line, "und") if (found := one.strip())
+    ]
 
 
 class Segment(NamedTuple):
@@ -40,33 +52,34 @@ class WordList:
     def __init__(self, translations: Mapping[str, str]) -> None:
         self._translations: dict[str, str] = {}
         for word, translation in translations.items():
-            self._translations.setdefault(_UNSEEN.sub("", _composed(word)), translation)
+            self._translations.setdefault(spelling(word), translation)
         self._lengths = {len(word) for word in self._translations}
 
     def word(self, word: str) -> str:
         """The word's translation; the word itself where the list does not have it."""
-        return self._translations.get(_UNSEEN.sub("", _composed(word)), word)
+        return self._translations.get(spelling(word), word)
 
-    def text(self, text: str) -> str:
-        """The text with the list's words and phrases as their translations, all else as it is.
+    def text(self, text: str, translate: Callable[[str], str] | None = None) -> str:
+        """The text with the list's words and phrases as their translations, all else as it is. translate: gives the
+        translation of a word of the list, as that spells it, each time it occurs; unset: the list's.
 
         A word of the list begins and ends where ICU's words do; in scripts without spaces also where others of the list
         do, and in Chinese and Japanese at any character. Of all ways to read a text the one is taken that leaves the
         fewest characters untranslated; then the one with the fewest words that cross a bound of ICU's; then the one of
         the fewest words.
         """
-        return "".join(segment.told for segment in self.segments(text))
+        return "".join(segment.told for segment in self.segments(text, translate))
 
-    def segments(self, text: str) -> Iterator[Segment]:
+    def segments(self, text: str, translate: Callable[[str], str] | None = None) -> Iterator[Segment]:
         """The same in parts, which make up the whole text."""
         before = ""
-        for segment in self._read(text):
+        for segment in self._read(text, translate or self._translations.__getitem__):
             # Where no space was needed, translations would run into each other.
             between = _ends_in_a_word(before) and _LETTER.search(segment.told)
             before = segment.told
             yield segment._replace(told=f" {segment.told}") if between else segment
 
-    def _read(self, text: str) -> Iterator[Segment]:
+    def _read(self, text: str, translate: Callable[[str], str]) -> Iterator[Segment]:
         shown, bounds = _bounds(text)
         longest = max(self._lengths, default=0)
         # For each bound what the text behind it costs, and which bound ends its first segment.
@@ -96,7 +109,7 @@ class WordList:
                 yield _untranslated(shown[bounds[start].position : bounds[here].position])
             if listed:
                 word = shown[bounds[here].position : bounds[there].position]
-                yield Segment(word, self._translations[word], True)
+                yield Segment(word, translate(word), True)
             elif bounds[there].of_icu:
                 yield _untranslated(shown[bounds[start].position : bounds[there].position])
             start = there if listed or bounds[there].of_icu else start

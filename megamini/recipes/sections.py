@@ -120,6 +120,9 @@ class DataSection(Section):
     length (prepare them with --tokenizer), of which every update reads."""
     weights: Numbers | None = None
     """Shares of the data directories in an update, in any unit; unset: by their numbers of blocks."""
+    measured: Annotated[tuple[PathName, ...], Field(strict=False)] = ()
+    """Further data directories of the same tokenizer, of which nothing is learned: validation measures them all along,
+    as what a model forgets."""
     workers: NotNegative = 2
     """Processes per rank that make batches ahead of the step; 0 makes them in the step's own process."""
 
@@ -127,6 +130,8 @@ class DataSection(Section):
     def _check(self) -> "DataSection":
         if len(set(self.paths)) < len(self.paths):
             raise ValueError("data.path names a data directory twice; give it a larger weight in data.weights")
+        if len(every := (*self.paths, *self.measured)) > len(set(every)):
+            raise ValueError("data.measured names a data directory that is there already; each is measured once")
         if self.weights is not None and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
             raise ValueError(f"data.weights needs {len(self.paths)} positive numbers, one for each data directory")
         return self

@@ -48,6 +48,8 @@ class PretrainingSetup(RunSetup):
 
     recipe: Recipe
     texts: tuple[Text, ...]
+    measured: tuple[Text, ...]
+    """Further ones, for validation alone."""
     shape: BodyShape
     shares: Shares
 
@@ -101,12 +103,11 @@ class PretrainingSetup(RunSetup):
     def validate(self, engine: Engine) -> dict[str, float]:
         most_blocks = self.recipe.telemetry.validation_blocks
         heads = engine.model.head_names
-        each = [
-            measure(engine, text, heads, engine.evaluate, most_blocks, self.batches.micro_batch) for text in self.texts
-        ]
-        values = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+        texts, read = (*self.texts, *self.measured), len(self.texts)
+        each = [measure(engine, text, heads, engine.evaluate, most_blocks, self.batches.micro_batch) for text in texts]
+        values = {name: sum(one[name] for one in each[:read]) / read for name in each[0]}
         if len(each) > 1:
-            for text, one in zip(self.texts, each, strict=True):
+            for text, one in zip(texts, each, strict=True):
                 values |= {f"{name}_{text.language}": value for name, value in one.items()}
         return {f"validation/{name}": value for name, value in values.items()}
 
@@ -203,12 +204,15 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     training, causal = recipe.training, is_causal(recipe.model)
     if problem := recipe.objective.problem_of(causal):
         raise UserError(problem)
-    texts = tuple(
-        open_text(path, recipe.objective, training.seed, training.global_batch, causal) for path in recipe.data.paths
+    texts, measured = (
+        tuple(open_text(path, recipe.objective, training.seed, training.global_batch, causal) for path in paths)
+        for paths in (recipe.data.paths, recipe.data.measured)
     )
-    text = texts[0]
-    for other in texts[1:]:
+    text, *others = (*texts, *measured)
+    for number, other in enumerate(others):
         _check_same(text, other)
+        if twice := [one for one in others[:number] if one.language == other.language]:
+            _refuse_twice(twice[0], other)
     batches = plan_batches(training.global_batch, training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * text.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
@@ -230,6 +234,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
             config.initializer_range,
         ),
         texts=texts,
+        measured=measured,
         shape=BodyShape.from_config(config, recipe.model.attention),
         shares=Shares(recipe.data.weights or [len(one.train) for one in texts], batches.global_batch),
     )
@@ -246,4 +251,9 @@ def _check_same(text: Text, other: Text) -> None:
             "with the other's --block-length"
         )
     if text.language == other.language:
-        raise UserError(f"data.path: {both} are both of language '{text.language}'; prepare them together as one")
+        _refuse_twice(text, other)
+
+
+def _refuse_twice(text: Text, other: Text) -> None:
+    both = f"{text.path} and {other.path}"
+    raise UserError(f"data.path: {both} are both of language '{text.language}'; prepare them together as one")

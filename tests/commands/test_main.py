@@ -40,9 +40,8 @@ def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
 
 def test_every_script_has_its_subcommand():
     stubs = {path: path.read_text() for folder in ("launch", "tools") for path in (ROOT / folder).glob("*.py")}
-    started = {
-        match[1]: path for path, text in stubs.items() if (match := re.search(r"from megamini\.commands\.(\w+)", text))
-    }
+    found = {path: re.search(r"from megamini\.commands\.(\w+)", text) for path, text in stubs.items()}
+    started = {match[1].replace("_", "-"): path for path, match in found.items() if match}
     assert started.keys() == command.COMMANDS.keys()
 
 

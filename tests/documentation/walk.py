@@ -32,7 +32,7 @@ _SHORT = {
     "tasks": {},
 }
 _NARROW = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-_SMALLER = {"--vocab-size": "400"}
+_SMALLER = {"--vocab-size": "400", "--add": "40", "--replace-least-used": "15"}
 _SMALLER_IN_PYTHON = {"vocab_size=8000": "vocab_size=400", "10M tokens": "4 updates"}
 
 
@@ -123,4 +123,6 @@ def _write_texts(folder: Path) -> None:
     (folder / "text").mkdir()
     for language in ("xx", "en"):
         (folder / f"text/parallel.{language}.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
-    (folder / "my-language.txt").write_text("\n\n".join(own) + "\n", encoding="utf-8")
+    (folder / "words.tsv").write_text("ze\tthe\nund\tand\nvon\tof\nein\ta\nzu\tto\n", encoding="utf-8")
+    accented = [line.translate(str.maketrans("aeiou", "áéíóú")) for line in own]  # a language of its own
+    (folder / "my-language.txt").write_text("\n\n".join([*own, *accented]) + "\n", encoding="utf-8")

@@ -77,6 +77,25 @@ def test_two_languages_train_validate_resume_and_export(data, tmp_path):
     export_checkpoint(run.model.model, run.tokenizer, tmp_path / "out", about, card)
 
 
+def test_what_is_measured_alone_is_not_learned_from(data, tmp_path):
+    """The run is the one on the read text; the other text's loss is what that run has on it."""
+    short = {"schedule.duration": "6 updates"}
+    runs = {"alone": {}, "watched": {"data.measured": f"[{data / 'en'}]"}}
+    for name, changes in runs.items():
+        pretrain_plain(recipe(data, tmp_path, "de", name=name, **short, **changes))
+    alone, watched = (read_scalars(tmp_path / name) for name in runs)
+    for name in ("train/loss", "validation/loss_primary"):
+        assert watched[name] == alone[name]
+    assert watched["validation/loss_primary_de"] == alone["validation/loss_primary"]
+    assert set(watched["validation/loss_primary_en"]) == set(alone["validation/loss_primary"])
+    twice = {"name": "twice", "data.measured": f"[{data / 'de'}]"}
+    with pytest.raises(UserError, match=r"data\.measured names a data directory that is there already"):
+        recipe(data, tmp_path, "de", **twice)
+    for other, words in (("own-pieces", "different tokenizers"), ("en-again", "both of language 'en'")):
+        with pytest.raises(UserError, match=words):
+            build_setup(recipe(data, tmp_path, "en", **{"data.measured": f"[{data / other}]"}), 1)
+
+
 def test_shares_follow_the_blocks_by_default(data, tmp_path):
     setup = build_setup(recipe(data, tmp_path, "en", "de"), 1)
     blocks = [len(text.train) for text in setup.texts]

@@ -67,6 +67,9 @@ def bad_commands(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "no tokenizer").mkdir()
     text, language, out = ["--text", str(good)], ["--language", "de"], ["--out", str(folder / "out")]
     fine = [*language, *out]
+    train_unigram(documents(60), 520, 0.9998, folder / "sample").save_pretrained(folder / "old")
+    old, replace = ["--tokenizer", str(folder / "old")], ["--old-text", str(good), "--replace-least-used"]
+    extend = ["--extend-tokenizer", str(folder / "old"), "--add", "90000"]
 
     def reading(name):
         return ["--text", str(folder / name), *fine]
@@ -97,6 +100,21 @@ def bad_commands(folder: Path) -> dict[str, tuple[list[str], str]]:
         "column": ([*reading("column.jsonl"), "--text-column", "body"], "the columns are text"),
         "vocabulary": ([*text, *fine], "--vocab-size 50000: the text yields no more than"),
         "tokenizer": ([*text, *fine, "--tokenizer", str(folder / "no tokenizer")], "no tokenizer"),
+        "extend without a number": ([*text, *fine, "--extend-tokenizer", "x"], "goes with --add"),
+        "a number without what to extend": ([*text, *fine, "--add", "9"], "--extend-tokenizer goes with --add"),
+        "extend by none": ([*text, *fine, "--extend-tokenizer", str(folder / "old"), "--add", "0"], "--add 0"),
+        "nothing to extend": ([*text, *fine, "--extend-tokenizer", "./gone", "--add", "9"], "./gone: no such folder"),
+        "two vocabularies": ([*text, *fine, "--extend-tokenizer", "x", "--vocab-size", "900"], "--vocab-size"),
+        "old text alone": ([*text, *fine, "--old-text", str(good)], "--old-text goes with --extend-tokenizer"),
+        "no old text": ([*text, *fine, *extend, "--old-text", "gone.txt"], "--old-text gone.txt: no such file"),
+        "replace in nothing": (
+            [*text, *fine, "--replace-least-used", "9"],
+            "goes with --tokenizer, and with --old-text",
+        ),
+        "replace by no text": ([*text, *fine, *old, "--replace-least-used", "9"], "and with --old-text"),
+        "replace none": ([*text, *fine, *old, *replace, "0"], "--replace-least-used 0: must be at least 1"),
+        "replace too many": ([*text, *fine, *old, *replace, "500"], "--replace-least-used 500: more than half of the"),
+        "too many new pieces": ([*text, *fine, *extend], "--add 90000: the text yields no more than"),
         "folder in use": ([*text, *language, "--out", str(folder / "other")], "not empty"),
         "out is a file": ([*text, *language, "--out", str(good)], "good.txt"),
     }

@@ -1,7 +1,8 @@
 """Language packs: what a new language costs to ship, and how it plugs into any model that speaks its lineage.
 
 A pack is a folder: `embeddings.safetensors` (token matrix [V, d], output bias [V], and for models that do not tie it an
-output matrix [V, d]), the tokenizer's files, and `pack.json` (language, method, lineage, special tokens by role,
+output matrix [V, d]; of an extension or a replacement its own rows alone), the tokenizer's files, and `pack.json`
+(language, kind, method, lineage, special tokens by role,
 settings, ledger, checksum).
 """
 
@@ -17,9 +18,10 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.packs.hub import local_folder, upload
+from megamini.adaptation.packs.kinds import Kind, Vocabulary, check_rows, plugged_vocabulary
 from megamini.adaptation.packs.own_embeddings import keep, projection, token_matrix
 from megamini.adaptation.packs.pack_card import pack_card
-from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, read_description
+from megamini.adaptation.packs.pack_description import DESCRIPTION, FORMAT, FORMAT_OF_PARTS, read_description
 from megamini.adaptation.packs.reindex import reindexed, with_layout_of
 from megamini.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer, special_roles
 from megamini.errors import UserError, writing
@@ -44,7 +46,8 @@ class LanguagePack:
 
     token_embeddings: fp32 [V, d]. output_bias: fp32 [V], for models with a masked-LM head. lineage: which source
     matrix and tokenizer they were learned beside (`models.lineage`). details: method, settings, ledger; provenance.
-    output_embeddings: fp32 [V, d], for models whose output matrix is not the token matrix.
+    output_embeddings: fp32 [V, d], for models whose output matrix is not the token matrix. kind: see `kinds`; of an
+    extension or a replacement there are its own rows alone. ids: of a replacement, int64.
     """
 
     language: str
@@ -54,6 +57,8 @@ class LanguagePack:
     lineage: Lineage
     details: dict[str, Any] = field(default_factory=dict)
     output_embeddings: torch.Tensor | None = None
+    kind: Kind = "swapped"
+    ids: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raises `UserError` for numbers that no model could use, and a language that is no language code."""
@@ -95,13 +100,13 @@ class LanguagePack:
         tensors = {"token_embeddings": self.token_embeddings, "output_bias": self.output_bias}
         if self.output_embeddings is not None:
             tensors["output_embeddings"] = self.output_embeddings
-        write_tensors(
-            {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, aside / _EMBEDDINGS
-        )
+        tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}
+        write_tensors(tensors | ({} if self.ids is None else {"ids": self.ids.cpu()}), aside / _EMBEDDINGS)
         save_tokenizer(self.tokenizer, aside, [])
         description = {
-            "format": FORMAT,
+            "format": FORMAT if self.kind == "swapped" else FORMAT_OF_PARTS,
             "language": self.language,
+            **({} if self.kind == "swapped" else {"kind": self.kind}),
             "lineage": self.lineage,
             "special_tokens": special_roles(self.tokenizer),
             "embeddings_sha256": sha256_of(aside / _EMBEDDINGS),
@@ -110,7 +115,7 @@ class LanguagePack:
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (aside / DESCRIPTION).write_text(text, encoding="utf-8", errors="replace")
-        card = pack_card(self.language, self.token_embeddings.shape, self.lineage, self.details)
+        card = pack_card(self.language, self.token_embeddings.shape, self.lineage, self.details, self.kind)
         (aside / "README.md").write_text(card, encoding="utf-8", errors="replace")
 
     def push_to_hub(
@@ -157,12 +162,9 @@ class LanguagePack:
         tokenizer = load_tokenizer(directory)
         if fingerprint(tokenizer) != description["tokenizer_sha256"]:
             raise UserError(f"{directory}: the tokenizer is not the one in {DESCRIPTION}; fetch the whole pack again")
-        if len(tokenizer) != len(tensors["token_embeddings"]):
-            raise UserError(
-                f"{directory}: the tokenizer has {len(tokenizer)} pieces for {len(tensors['token_embeddings'])} rows; "
-                "fetch the pack again"
-            )
-        known = {"format", "language", "lineage", "special_tokens", "embeddings_sha256", "tokenizer_sha256"}
+        kind, ids = description.get("kind", "swapped"), tensors.get("ids")
+        check_rows(kind, len(tensors["token_embeddings"]), ids, len(tokenizer), str(directory))
+        known = {"format", "language", "kind", "lineage", "special_tokens", "embeddings_sha256", "tokenizer_sha256"}
         try:
             return cls(
                 description["language"],
@@ -172,6 +174,8 @@ class LanguagePack:
                 description["lineage"],
                 {key: value for key, value in description.items() if key not in known},
                 tensors.get("output_embeddings"),
+                kind,
+                ids,
             )
         except UserError as error:
             raise UserError(f"{weights}: {error}") from None
@@ -187,8 +191,9 @@ def plug(
     are not touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives
     them around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the
     tokenizer that comes back truncates at the model's positions. The model keeps a copy of its own embeddings, for
-    `unplug`. Raises `UserError` when the lineage is another one: other embeddings (another seed, trained since) or
-    another tokenizer.
+    `unplug`. An extension goes beside other extensions that are plugged in, and takes the place of any other pack.
+    Raises `UserError` when the lineage is another one: other embeddings (another seed, trained since) or another
+    tokenizer.
     """
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.from_pretrained(pack)
@@ -196,26 +201,35 @@ def plug(
     dtype = token_matrix(model).dtype
     if not all(torch.isfinite(one.to(dtype)).all() for one in pack.tensors):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
+    speaks = _vocabulary_with(model, tokenizer, pack)
     keep(model, tokenizer)
-    model.resize_token_embeddings(len(pack.token_embeddings), mean_resizing=False)
+    model.resize_token_embeddings(len(speaks.matrix), mean_resizing=False)
     with torch.no_grad():
-        token_matrix(model).copy_(pack.token_embeddings)
+        token_matrix(model).copy_(speaks.matrix)
         output = projection(model)
-        if output is not None and output.bias is not None:
-            output.bias.copy_(pack.output_bias)
+        if output is not None and output.bias is not None and speaks.bias is not None:
+            output.bias.copy_(speaks.bias)
         own_output = output_matrix_of(model)
         if pack.output_embeddings is not None and own_output is not None:
             own_output.copy_(pack.output_embeddings)
     model.tie_weights()
-    model.config.megamini = {**described(model.config), "lineage": pack.lineage, "plugged": pack.language}
-    return truncating(with_layout_of(pack.tokenizer, tokenizer), model.config)
+    entry = {key: value for key, value in described(model.config).items() if key not in ("kind", "own_pieces")}
+    model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
+    return truncating(with_layout_of(speaks.tokenizer, tokenizer), model.config)
+
+
+def _vocabulary_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> Vocabulary:
+    rows = pack.token_embeddings, pack.output_bias
+    where = f"pack '{pack.language}'"
+    return plugged_vocabulary(model, tokenizer, pack.kind, rows, pack.ids, pack.tokenizer, where)
 
 
 def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> LanguagePack:
     """The pack as it goes into `model`, of which only configuration and token embeddings are looked at, and which stays
     as it is. Raises `UserError` where it does not fit."""
     _check_lineage(model, tokenizer, pack)
-    pack = _with_roles_of(pack, tokenizer)
+    if pack.kind == "swapped":  # the others have the source's special tokens
+        pack = _with_roles_of(pack, tokenizer)
     own_output = output_matrix_of(model) is not None
     if own_output and pack.output_embeddings is None:
         raise UserError(f"pack '{pack.language}': holds no output matrix, and this model's is not its token matrix")
@@ -224,6 +238,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
     width = token_matrix(model).shape[1]
     if width != pack.token_embeddings.shape[1]:
         raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
+    _vocabulary_with(model, tokenizer, pack)
     return pack
 
 

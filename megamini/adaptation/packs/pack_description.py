@@ -1,15 +1,17 @@
 """`pack.json`, what a language pack says of itself: checked where it is read, since packs come from others."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from megamini.data.manifest import Vocabulary
 from megamini.errors import UserError
 from megamini.files import parse_json
 from megamini.languages.codes import CODE_PATTERN
 
 FORMAT = 1
+FORMAT_OF_PARTS = 2  # of packs that hold some rows of their vocabulary alone, which earlier versions do not know
 DESCRIPTION = "pack.json"
 
 _Cost = Annotated[float, Field(ge=0)]
@@ -43,6 +45,7 @@ class _Source(_Part):
 
 class _Description(_Part):
     language: Annotated[str, StringConstraints(pattern=f"^{CODE_PATTERN}$")]
+    kind: Literal["swapped", "extension", "replacement"] = "swapped"
     lineage: _Lineage
     embeddings_sha256: str
     tokenizer_sha256: str
@@ -52,6 +55,7 @@ class _Description(_Part):
     settings: dict[str, Any] = {}
     text: list[_Source] = []
     ledger: _Ledger = _Ledger()
+    vocabulary: Vocabulary | None = None
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -64,8 +68,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not the description of a language pack: {error}") from None
     found = description.get("format") if isinstance(description, dict) else None
-    if found is not None and found != FORMAT:
-        raise UserError(f"{path}: format {str(found)[:20]}, this version reads {FORMAT}")
+    if found is not None and found not in (FORMAT, FORMAT_OF_PARTS):
+        raise UserError(f"{path}: format {str(found)[:20]}, this version reads {FORMAT} and {FORMAT_OF_PARTS}")
     try:
         _Description.model_validate(description)
     except ValidationError as error:

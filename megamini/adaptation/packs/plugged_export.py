@@ -18,6 +18,12 @@ from megamini.training.finished.model_card import language_line
 
 check_internals(__name__)
 
+_ROWS = {
+    "swapped": "Its token embeddings (and output bias) are those of the pack",
+    "extension": "It has the token embeddings (and output biases) of the pack beside its own",
+    "replacement": "It has the token embeddings (and output biases) of the pack in the place of some of its own",
+}
+
 
 def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a folder in the class that its config.json names, from safetensors, and its tokenizer.
@@ -75,8 +81,8 @@ def plugged_card(description: dict[str, Any], pack: LanguagePack) -> str:
             "",
             f"# A model with the language pack `{pack.language}` plugged in",
             "",
-            "Its token embeddings (and output bias) are those of the pack, everything else is the model's, which",
-            "learned another language (Mini-Model Adaptation, Marchisio et al. 2023).",
+            f"{_ROWS[pack.kind]}, everything else is the model's, which learned another",
+            "language (Mini-Model Adaptation, Marchisio et al. 2023).",
             "",
             "| | |",
             "| --- | --- |",

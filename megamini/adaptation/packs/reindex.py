@@ -9,18 +9,17 @@ import json
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megamini.data.tokenizer import NEVER_MATCHED, special_roles
+from megamini.data.vocabulary.unigram import rebuilt
 from megamini.errors import UserError
 
 # Which of several roles of one piece keeps it: those that the tokenizer's model and its texts write.
 _PRECEDENCE = ("unk", "mask", "eos", "bos", "pad")
 # The token whose id `special_roles` takes first.
 _TOKEN_OF = {"bos": "cls_token", "eos": "sep_token", "pad": "pad_token", "unk": "unk_token", "mask": "mask_token"}
-_KEPT = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
 
 
 def reindexed(
@@ -137,10 +136,7 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, new_of: np.ndarray) -> PreTrain
         token["id"] = int(new_of[token["id"]])
     backend["added_tokens"].sort(key=lambda token: token["id"])
     backend["post_processor"] = _post_processor(backend["post_processor"], new_of)
-    backend["padding"] = None
-    kept = {key: getattr(tokenizer, key) for key in _KEPT if hasattr(tokenizer, key)}
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **special, **kept)
+    return rebuilt(tokenizer, backend)
 
 
 def _model(model: dict[str, Any], vocabulary: dict[str, int], new_of: np.ndarray) -> dict[str, Any]:

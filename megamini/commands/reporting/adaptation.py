@@ -5,6 +5,7 @@ from pathlib import Path
 from megamini.commands.reporting.plots import new_plot, plot_name, save_plot
 from megamini.commands.reporting.runs import RunRecord
 from megamini.commands.reporting.tables import plain_table
+from megamini.commands.reporting.vocabularies import fertility_table, source_table
 from megamini.markup import plain
 
 
@@ -59,6 +60,12 @@ def _language(language: str, runs: list[RunRecord], out: Path) -> str:
             "",
             plain_table(titles, rows),
             "",
+            *(
+                line
+                for table in (fertility_table(language, runs), source_table(language, runs))
+                if table
+                for line in (table, "")
+            ),
             f"![bits per byte against compute]({plot.name})",
         ]
     )

@@ -64,8 +64,8 @@ class Layout:
     text_column: str = "text"
 
 
-def find_files(patterns: list[str]) -> list[Path]:
-    """The files that `patterns` (names or globs) stand for, each glob sorted, none twice.
+def find_files(patterns: list[str], option: str = "--text") -> list[Path]:
+    """The files that `patterns` (names or globs) of an option stand for, each glob sorted, none twice.
 
     Raises UserError for a pattern without a file, an empty file and an extension that cannot be read.
     """
@@ -73,7 +73,7 @@ def find_files(patterns: list[str]) -> list[Path]:
     for pattern in patterns:
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not matches:
-            raise UserError(f"--text {pattern}: no such file")
+            raise UserError(f"{option} {pattern}: no such file")
         files.update(dict.fromkeys(Path(match).absolute() for match in matches))
     for file in files:
         if not file.is_file():

@@ -22,8 +22,11 @@ _NOT_YET_KEPT = {"lines": 0, "dropped": 0, "dropped_tokens": 0, "poor": []}
 _LINES_OF_A_LAYOUT = 10  # of a document, on average, for lines to be taken for documents
 
 
-def join_units(out: Path, job: Job, tokenizer: PreTrainedTokenizerBase, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make `out` from the units in the work folder; returns the manifest. `asked` is kept in it.
+def join_units(
+    out: Path, job: Job, tokenizer: PreTrainedTokenizerBase, asked: dict[str, Any], vocabulary: dict[str, Any]
+) -> dict[str, Any]:
+    """Make `out` from the units in the work folder; returns the manifest. `asked` is kept in it, and `vocabulary`: how
+    the tokenizer was made from another one, if it was.
 
     Raises UserError when the text does not fill one training block, or no document fell to validation.
     """
@@ -61,6 +64,7 @@ def join_units(out: Path, job: Job, tokenizer: PreTrainedTokenizerBase, asked: d
         "bytes_per_token": text_bytes / (tokens + dropped_tokens),
         **({"poor_documents": [name for _, name in poor]} if any(tally.dropped for tally in tallies.values()) else {}),
         **asked,
+        **({"vocabulary": vocabulary} if vocabulary else {}),
         "splits": splits,
     }
     manifest["fingerprint"] = fingerprint_of(manifest)

@@ -1,7 +1,7 @@
 """Text -> tokenizer -> blocks: the pipeline behind tools/prepare_data.py.
 
 1. Plan: the files are cut into units that do not depend on the number of processes.
-2. Tokenizer: trained on the beginning of each unit, or an existing one.
+2. Tokenizer (vocabulary.py): trained on the beginning of each unit, an existing one, or one extended for the text.
 3. Units (units.py): each is tokenized and packed by one worker into a folder of its own that appears only when
    complete, so a rerun of the same command goes on where the last one stopped.
 4. Joining (joining.py): the units' shards become `train/`, in order; their leftovers more blocks; the validation text
@@ -10,11 +10,8 @@
 """
 
 import contextlib
-import itertools
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,68 +20,20 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from megamini.data.blocks import Frame, load_manifest
-from megamini.data.corpus.chunks import cut_document
-from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units, read_chunks
-from megamini.data.corpus.hub import spool_units, stream_records
+from megamini.data.corpus.documents import Layout, Unit, find_files, plan_units
+from megamini.data.corpus.hub import spool_units
 from megamini.data.preparation import units
 from megamini.data.preparation.joining import join_units
-from megamini.data.tokenizer import (
-    LEAST_VOCABULARY,
-    encoder,
-    is_word_by_word,
-    load_tokenizer,
-    save_tokenizer,
-    special_ids,
-    special_roles,
-    train_unigram,
-)
+from megamini.data.preparation.settings import Settings
+from megamini.data.preparation.vocabulary import tokenizer_of
+from megamini.data.tokenizer import encoder, is_word_by_word, special_ids, special_roles
 from megamini.errors import UserError
-from megamini.files import folder_written_whole, printable, write_json
-from megamini.languages.codes import check_code
+from megamini.files import printable, write_json
 from megamini.lock_file import exclusive
 
+__all__ = ["Settings", "prepare"]
+
 _LOCK = ".running.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the output, given the text; kept in the manifest. Sizes: `block_length` in tokens, special ones
-    included; `tokenizer_sample` in characters of text."""
-
-    language: str
-    vocab_size: int = 50_000
-    tokenizer: str | None = None
-    block_length: int = 512
-    documents: str = "blank-line"
-    text_column: str = "text"
-    dataset: str | None = None
-    dataset_config: str | None = None
-    split: str = "train"
-    validation_share: float = 0.01
-    seed: int = 0
-    character_coverage: float = 0.9998
-    tokenizer_sample: int = 100_000_000
-    decoder: bool = False
-
-    def __post_init__(self) -> None:
-        check_code(self.language, "--language")
-        for name, least in {"vocab_size": LEAST_VOCABULARY, "block_length": 8, "tokenizer_sample": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
-        for name in ("validation_share", "character_coverage"):
-            if not 0 < getattr(self, name) <= (0.5 if name == "validation_share" else 1):
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0 and at most "
-                    f"{0.5 if name == 'validation_share' else 1}"
-                )
-        if self.decoder and not self.tokenizer:
-            raise UserError("--decoder goes with --tokenizer; a tokenizer trained here has all that a decoder needs")
-        if self.documents not in ("blank-line", "line"):
-            raise UserError(f"--documents {self.documents}: must be blank-line or line")
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.documents, self.text_column)
 
 
 def prepare(text: list[str], out: Path, settings: Settings, processes: int, overwrite: bool = False) -> dict[str, Any]:
@@ -108,24 +57,22 @@ def prepare(text: list[str], out: Path, settings: Settings, processes: int, over
 
 
 def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, overwrite: bool) -> dict[str, Any]:
-    chosen = asdict(settings)
-    if not settings.decoder:  # as earlier versions say nothing of it
-        del chosen["decoder"]
-    asked = {"settings": chosen, "sources": _sources(files)}
+    asked = {"settings": settings.told(), "sources": _sources(files)}
     if (out / "manifest.json").exists() and not overwrite:
         manifest = load_manifest(out)
         _refuse_other_settings(out, {part: manifest[part] for part in asked}, asked)
         print(f"{out}: already complete")
         return manifest
-    inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    read = [*files, *find_files(settings.old_text or [], "--old-text")]
+    inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in read]
     work = _work_folder(out, {**asked, "inputs": inputs}, overwrite)
     planned = plan_units(files, settings.layout)
     if files and not planned:
         raise UserError(f"{files[0]}: holds no documents")
-    tokenizer = _tokenizer(planned, files, work, settings)
+    tokenizer, vocabulary = tokenizer_of(planned, files, work, settings)
     job = _job(work, settings, tokenizer)
     _process(planned, job, settings, processes)
-    manifest = join_units(out, job, tokenizer, asked)
+    manifest = join_units(out, job, tokenizer, asked, vocabulary)
     shutil.rmtree(work)
     return manifest
 
@@ -171,61 +118,16 @@ def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
 
 def _refuse_other_settings(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     before, now = ({**values["settings"], **values} for values in (before, now))
-    changed = [key for key in now if key != "settings" and before.get(key) != now[key]]
+    changed = [key for key in {**now, **before} if key != "settings" and before.get(key) != now.get(key)]
     if changed:
         key = changed[0]
-        detail = "" if key in ("sources", "inputs") else f" ({before.get(key)} before, {now[key]} now)"
+        detail = "" if key in ("sources", "inputs") else f" ({before.get(key)} before, {now.get(key)} now)"
         raise UserError(
             f"{out}: was begun with other {key}{detail}; give another --out, or --overwrite to make it anew"
         )
 
 
-# --- tokenizer and units ----------------------------------------------------------------------------------------------
-
-
-def _tokenizer(planned: list[Unit], files: list[Path], work: Path, settings: Settings) -> PreTrainedTokenizerBase:
-    """The tokenizer, saved in the work folder so that a rerun need not train it again."""
-    folder = work / "tokenizer"
-    if not folder.exists():
-        if settings.tokenizer:
-            tokenizer = load_tokenizer(settings.tokenizer, settings.decoder)
-        else:
-            print(f"training a tokenizer of {settings.vocab_size} pieces", flush=True)
-            texts = _at_least_one(_sample(planned, settings), files)
-            tokenizer = train_unigram(texts, settings.vocab_size, settings.character_coverage, work / "sample.txt")
-            (work / "sample.txt").unlink()
-        probes = [text[:2_000] for text in itertools.islice(_sample(planned, settings), 100)]
-        with folder_written_whole(folder) as aside:
-            save_tokenizer(tokenizer, aside, probes)
-    return load_tokenizer(folder)
-
-
-def _at_least_one(texts: Iterator[str], files: list[Path]) -> Iterator[str]:
-    first = next(texts, None)
-    if first is None:
-        raise UserError(f"{files[0] if files else 'the data set'}: holds no documents")
-    return itertools.chain([first], texts)
-
-
-def _sample(planned: list[Unit], settings: Settings) -> Iterator[str]:
-    """The beginning of each unit, in all about `tokenizer_sample` characters."""
-    if settings.dataset:
-        records = _records(settings)
-        streams = [(chunk.text for record in records for chunk in cut_document(record["text"] or ""))]
-    else:
-        streams = [(chunk.text for chunk in read_chunks(unit, settings.layout)) for unit in planned]
-    share = -(-settings.tokenizer_sample // len(streams))
-    for stream in streams:
-        left = share
-        for text in stream:
-            yield text[:left]
-            left -= len(text)
-            if left <= 0:
-                break
-
-
-def _records(settings: Settings) -> Iterator[dict[str, Any]]:
-    return stream_records(settings.dataset, settings.dataset_config, settings.split, settings.text_column)
+# --- units ----------------------------------------------------------------------------------------------
 
 
 def _job(work: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> units.Job:
@@ -250,7 +152,7 @@ def _process(planned: list[Unit], job: units.Job, settings: Settings, processes:
     if done:
         print(f"continuing: {len(done)} units are done already", flush=True)
     if settings.dataset:
-        todo = spool_units(_records(settings), job.work, done)
+        todo = spool_units(settings.records(), job.work, done)
         progress = {"unit": "unit"}
     else:
         todo = ((number, unit) for number, unit in enumerate(planned) if number not in done)

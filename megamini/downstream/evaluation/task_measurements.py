@@ -34,7 +34,9 @@ class TaskMeasurements:
         self.key, self.section, self.packs, self.batch = key, section, packs, recipe.evaluation.batch
         self.task: Task = section.declaration(key)
         self.source = recipe.model.source_language
-        self.languages_and_packs = packs.of_languages(section.languages, self.source, f"tasks.{key}.languages")
+        self.languages_and_packs = packs.of_languages(
+            section.languages, self.source, f"tasks.{key}.languages", source_through_packs=True
+        )
         self.examples: dict[str, list[Example]] = {
             language: self.read(section.split, language)
             for language in dict.fromkeys(language for language, _ in self.languages_and_packs)

@@ -32,6 +32,7 @@ class Packs:
         """Raises UserError for a folder that is not a whole pack, before anything else is done."""
         self._folders: dict[str, Path] = {}
         self.languages: dict[str, str] = {}
+        self._beside_source: set[str] = set()
         self.learned: dict[str, Learned] = {}
         self._fingerprints: dict[str, str] = {}
         for series, folder_or_pattern in folders.items():
@@ -42,18 +43,25 @@ class Packs:
                 self._folders[name] = folder
                 self._fingerprints[name] = pack_fingerprint(folder)
                 self.languages[name] = pack.language
+                if pack.kind != "swapped":
+                    self._beside_source.add(name)
                 self.learned[name] = Learned(series, pack.details.get("method"), **costs)
 
-    def of_languages(self, languages: Sequence[str], source: str, key: str) -> list[LanguageAndPack]:
+    def of_languages(
+        self, languages: Sequence[str], source: str, key: str, source_through_packs: bool = False
+    ) -> list[LanguageAndPack]:
         """Each of `languages` with each of its packs; without any given, the source language and all that there are
-        packs of. A pack may name its language by another code; the closest counts. Raises UserError, with the recipe's
-        `key`, for a language that no pack is of."""
+        packs of. A pack may name its language by another code; the closest counts. source_through_packs: the source
+        language also with each pack that reads it beside its own (extensions, replacements). Raises UserError, with the
+        recipe's `key`, for a language that no pack is of."""
         found: list[LanguageAndPack] = []
         for language in languages or dict.fromkeys((source, *self.languages.values())):
             own = closest(language, self.languages.values(), f"{key}: `packs`")
             names = [name for name, language_of in self.languages.items() if language_of == own]
             if language == source or (not names and closest(language, [source], key)):
                 found.append((language, None))
+                through = self._beside_source if source_through_packs and language == source else ()
+                found += [(language, name) for name in self.languages if name in through]
             elif not names:
                 known = ", ".join(sorted(set(self.languages.values()))) or "none"
                 raise UserError(f"{key}: no pack in `packs` is of language '{language}'; there are {known}")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from megamini.data.blocks import Blocks
+from megamini.data.blocks import Blocks, load_manifest
 from megamini.data.corpus import chunks, hub
 from megamini.data.corpus import documents as corpus
 from megamini.data.preparation import prepare, units
@@ -302,6 +302,29 @@ def test_an_existing_tokenizer_is_kept_as_it_is(tmp_path, made):
     assert manifest["tokenizer_fingerprint"] == fingerprint(tokenizer) == fingerprint(again)
     assert all(tokenizer(text)["input_ids"] == again(text)["input_ids"] for text in TEXTS)
     assert contents(tmp_path / "data" / "train") == contents(made / "train")
+
+
+def test_an_extended_tokenizer_and_what_the_manifest_says_of_it(tmp_path, made):
+    """The blocks hold old and new pieces; a rerun keeps them, and other old text makes others."""
+    text = write_text(tmp_path / "el.txt", [f"{n} Ο μύλος δίπλα στο ποτάμι, η καμπάνα χτυπά νωρίς" for n in range(200)])
+    old = write_text(tmp_path / "old.txt", documents(50))
+    settings = {
+        "extend_tokenizer": str(made),
+        "add": 40,
+        "old_text": [str(old)],
+        "language": "el",
+        "vocab_size": 50_000,
+    }
+    manifest = make(tmp_path / "data", [text], **settings)
+    assert manifest["vocab_size"] == 560 and manifest["vocabulary"]["old_pieces"] == 520
+    assert manifest["vocabulary"]["of"] == fingerprint(AutoTokenizer.from_pretrained(made))
+    assert manifest["settings"]["old_text"] == [str(old)]
+    used = set(np.unique(Blocks(tmp_path / "data", "train").read(np.arange(20))).tolist())
+    assert any(number >= 520 for number in used) and any(5 < number < 520 for number in used)
+    assert make(tmp_path / "data", [text], **settings) == manifest
+    with pytest.raises(UserError, match="other old_text"):
+        make(tmp_path / "data", [text], **{**settings, "old_text": None})
+    assert "vocabulary" not in load_manifest(made) and "add" not in load_manifest(made)["settings"]
 
 
 def test_licence_and_source_come_from_the_fetched_manifest(tmp_path):

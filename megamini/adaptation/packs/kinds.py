@@ -1,0 +1,114 @@
+"""Three kinds of packs: what a language's vocabulary is beside the source's.
+
+* swapped: a vocabulary of its own, whose rows take the place of all of the source's.
+* extension: pieces behind the source's, which stay (`data.vocabulary.extension`). The pack holds the new rows alone.
+* replacement: pieces at the ids of some of the source's; the others stay. The pack holds the rows at these ids alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from megamini.adaptation.packs import own_embeddings
+from megamini.adaptation.packs.own_embeddings import projection, token_matrix
+from megamini.data.tokenizer import NEVER_MATCHED
+from megamini.data.vocabulary.extension import added_pieces
+from megamini.data.vocabulary.unigram import pieces_of, with_pieces
+from megamini.errors import UserError
+from megamini.models.lineage import described
+
+Kind = Literal["swapped", "extension", "replacement"]
+
+
+def kind_beside(
+    tokenizer: PreTrainedTokenizerBase, source: PreTrainedTokenizerBase
+) -> tuple[Kind, torch.Tensor | None]:
+    """The kind of a pack with this tokenizer over a source with that one, and the ids that are its own, int64 [N],
+    ascending; None for all."""
+    if added_pieces(tokenizer, source) is not None:
+        return "extension", torch.arange(len(source), len(tokenizer))
+    ours, theirs = pieces_of(tokenizer), pieces_of(source)
+    if ours is None or theirs is None or len(ours) != len(theirs) or ours == theirs:
+        return "swapped", None
+    # Tokenizers that were trained each for itself have no scores in common, to the last bit.
+    ordinary = [number for number, (_, score) in enumerate(theirs) if score > NEVER_MATCHED]
+    own = [number for number, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
+    common = len(ordinary) - len(set(ordinary) & set(own))
+    return ("replacement", torch.tensor(own)) if 2 * common >= len(ordinary) else ("swapped", None)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model is to speak: matrix fp [V, d], output bias fp [V] or None, tokenizer; and what its configuration is
+    to say of it."""
+
+    matrix: torch.Tensor
+    bias: torch.Tensor | None
+    tokenizer: PreTrainedTokenizerBase
+    entry: dict[str, Any]
+
+
+def plugged_vocabulary(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    rows: tuple[torch.Tensor, torch.Tensor],
+    ids: torch.Tensor | None,
+    own: PreTrainedTokenizerBase,
+    where: str,
+) -> Vocabulary:
+    """What `model`, which speaks `tokenizer`, is to speak once a pack is in it.
+
+    rows: the pack's matrix [N, d] and output bias [N]. ids: those of a replacement. own: the pack's tokenizer. An
+    extension goes beside others that are there; any other pack is taken out for it. Raises UserError, which begins with
+    `where`, where the pieces of the pack do not fit.
+    """
+    if kind == "swapped":
+        return Vocabulary(*rows, own, {})
+    entry = described(model.config)
+    beside = kind == "extension" and entry.get("kind") == "extension"
+    kept = own_embeddings.kept(model)
+    if entry.get("plugged") and not beside:
+        if kept is None:
+            raise UserError(
+                f"{where}: goes beside the model's own vocabulary, which '{entry['plugged']}' has taken the place of; "
+                "load the model without that pack"
+            )
+        matrix, bias, tokenizer = kept.matrix, kept.output_bias, kept.tokenizer
+    else:
+        output = projection(model)
+        matrix, bias = token_matrix(model).detach(), None if output is None or output.bias is None else output.bias
+    source = int(entry.get("own_pieces", 0)) if beside else len(tokenizer)
+    new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
+    told = {"kind": kind, "own_pieces": source}
+    if kind == "replacement":
+        ids = ids.to(matrix.device)
+        changed = None if bias is None else bias.detach().index_copy(0, ids, new[1])
+        return Vocabulary(matrix.index_copy(0, ids, new[0]), changed, own, told)
+    now, theirs = pieces_of(tokenizer), pieces_of(own)
+    if now is None or theirs is None or theirs[:source] != now[:source] or len(theirs) != source + len(new[0]):
+        raise UserError(f"{where}: its tokenizer is no extension of the model's")
+    there = {piece for piece, _ in now}
+    fresh = [number for number, (piece, _) in enumerate(theirs[source:]) if piece not in there]
+    joined = own if len(now) == source else with_pieces(tokenizer, [theirs[source + n] for n in fresh])
+    chosen = torch.tensor(fresh, dtype=torch.int64, device=matrix.device)
+    matrix = torch.cat([matrix[: len(now)], new[0][chosen]])
+    bias = None if bias is None else torch.cat([bias.detach()[: len(now)], new[1][chosen]])
+    return Vocabulary(matrix, bias, joined, told)
+
+
+def check_rows(kind: Kind, rows: int, ids: torch.Tensor | None, pieces: int, where: str) -> None:
+    """Raise UserError, which begins with `where`, where a pack's number of rows does not fit its tokenizer."""
+    fits = {"swapped": rows == pieces, "extension": 0 < rows < pieces, "replacement": 0 < rows < pieces}[kind]
+    if kind == "replacement" and fits:
+        fits = (
+            ids is not None
+            and ids.dtype == torch.int64
+            and ids.shape == (rows,)
+            and bool(np.all(np.diff(ids.numpy(), prepend=-1, append=pieces) > 0))
+        )
+    if not fits:
+        raise UserError(f"{where}: the tokenizer has {pieces} pieces for {rows} rows; fetch the pack again")

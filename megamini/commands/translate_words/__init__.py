@@ -1,0 +1,5 @@
+"""The command that makes pseudo text, and pseudo labelled data, word by word."""
+
+from megamini.commands.translate_words.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Vocabularies changed for a further language: pieces added, or put in the place of others."""

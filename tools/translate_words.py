@@ -1,0 +1,14 @@
+"""Pseudo text from source text and a word list: `python tools/translate_words.py --help` says how."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
+
+from megamini.commands.translate_words import main
+from megamini.errors import run_command
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    run_command(main)
