@@ -36,10 +36,8 @@ def candidates(section: AdaptationSection) -> list[Candidate]:
     found += [Candidate("combined", word_list=True)] if word_list else []
     found += [Candidate("combined", True, True)] if word_list and parallel else []
     found += [Candidate("combined", parallel=True)] if parallel else []
-    # Without translations it matches what the source makes of a language that it may not know.
-    if word_list or parallel:
-        found.append(Candidate("distil", word_list=word_list and not parallel, parallel=parallel))
-    return found
+    # Without parallel text, distil has lost against combined: see docs/adding-a-language.md.
+    return found + ([Candidate("distil", parallel=True)] if parallel else [])
 
 
 def probe_updates(updates: int, count: int) -> int:

@@ -1,8 +1,8 @@
 """`initialise: distil`: the rows of `combined`, learned on until hidden states match those of what the source can read.
 
 Token distillation (Dobler, Elliott and de Melo 2025, arXiv 2505.20133) matches the states of the source tokenizer's own
-segmentation, which say what the source knows of the language. Where there is a word list or parallel text, the states
-of translations are matched instead: of the training text translated word by word, of lines and their aligned pieces.
+segmentation, which say what the source knows of the language. Where there is parallel text, those of lines and of
+their aligned pieces are matched instead; else, with a word list, those of the training text translated word by word.
 Only the body is run, no head; only rows of new pieces move.
 """
 

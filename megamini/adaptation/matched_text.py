@@ -61,17 +61,16 @@ def matched_texts(
 ) -> dict[str, list[MatchedText]]:
     """Texts by where they come from. Those of the new language are `count` or fewer, evenly spread over its blocks.
 
-    lexicon, pairs: translations. What the source makes of the language itself is left out where there are any.
+    lexicon, pairs: translations. Of what there is only the best is taken: what people translated, what a list
+    translates word by word, what the source makes of the language itself.
     """
-    found = {}
     if pairs is not None:
-        found["parallel text"] = translated(pairs, ours, theirs)
+        return {"parallel text": translated(pairs, ours, theirs)}
+    texts = _texts(blocks, count, ours)
     if lexicon is not None:
         words = commonest_translations(lexicon, theirs.tokenizer, theirs.forms)
-        found["word list"] = told_by_list(_texts(blocks, count, ours), WordList(words), ours, theirs)
-    if not found:
-        found["own segmentation"] = spelled_twice(_texts(blocks, count, ours), ours, theirs)
-    return found
+        return {"word list": told_by_list(texts, WordList(words), ours, theirs)}
+    return {"own segmentation": spelled_twice(texts, ours, theirs)}
 
 
 def _texts(blocks: Blocks, count: int, ours: Vocabulary) -> list[str]:

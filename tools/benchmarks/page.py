@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import socket
 import statistics
 import subprocess
@@ -91,7 +92,7 @@ def heading(title: str, packages: Iterable[str]) -> str:
     """Title, date, hardware, versions and the exact command of a page."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    command = f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)} {' '.join(sys.argv[1:])}".strip()
+    command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
     return (
         f"# {title}\n\n"
         f"* Date: {datetime.date.today().isoformat()}\n"
