@@ -12,15 +12,16 @@ from megamini.recipes.sections import Recipe
 
 # Every key whose value is a path, as docs/options.md has it.
 PATHS = {
-    Recipe: {"model.from_checkpoint", "data.path", "training.runs"},
+    Recipe: {"model.from_checkpoint", "data.path", "data.measured", "training.runs"},
     AdaptationRecipe: {
         "adaptation.source", "adaptation.primary", "adaptation.lexicon", "adaptation.parallel", "adaptation.pack",
-        "data.path", "training.runs",
+        "data.path", "data.source", "training.runs",
     },
     FinetuneRecipe: {"model.primary", "tasks.NAME.path", "tasks.NAME.dataset", "training.runs"},
     EvaluateRecipe: {
         "model.finetuned", "model.primary", "packs", "tasks.NAME.path", "tasks.NAME.dataset", "tasks.NAME.models",
-        "tasks.NAME.word_lists", "measures.bits_per_byte.data", "measures.retrieval.files", "evaluation.runs",
+        "tasks.NAME.word_lists", "measures.bits_per_byte.data", "measures.bits_per_byte.text",
+        "measures.retrieval.files", "evaluation.runs",
     },
 }  # fmt: skip
 # What speaks of files and folders and is no path of the user's: patterns inside `path`, rules, names.
