@@ -13,7 +13,7 @@ With a tokenizer that exists already, from a folder or the hub:
     python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en-xlmr \\
         --tokenizer FacebookAI/xlm-roberta-base
 
-With a tokenizer extended for this language, so that one model reads it beside its own (docs/more_languages.md):
+With a tokenizer extended for this language, so that one model reads it beside its own (docs/more-languages.md):
     python tools/prepare_data.py --text 'corpus/el-*.txt.zst' --language el --out data/el \\
         --extend-tokenizer models/mine --add 8000
 
