@@ -15,7 +15,7 @@ from megamini.data.vocabulary.lattices import Lattices
 from megamini.errors import UserError
 
 LONGEST = 16  # characters of a piece
-_LEARNED_CHARACTERS = 3_000_000  # of the most frequent words
+_LEARNED_CHARACTERS = 1_500_000  # of the most frequent words; a few minutes of one core
 _CUT = 64  # characters; longer words, as scripts without spaces have them, are learned from in parts
 _LEAST_COUNT = 2  # of a candidate
 _CANDIDATES = 10  # times the pieces wanted
