@@ -56,7 +56,7 @@ USED: dict[str, tuple[Internals, ...]] = {
             ),
         ),
     ),
-    "megamini.models.masked_lm": (
+    "megamini.models.primary_model": (
         Internals("transformers", ("transformers:PreTrainedModel._init_weights",), marks=("_is_hf_initialized",)),
     ),
     "megamini.models.materialise": (

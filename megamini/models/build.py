@@ -13,10 +13,10 @@ from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.machine import device_memory
 from megamini.models.families import FAMILIES, family_of
-from megamini.models.masked_lm import PrimaryModel, check_exits
 from megamini.models.materialise import Partition, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
 from megamini.models.pretrained import load_config, load_lm, stored_weights
+from megamini.models.primary_model import PrimaryModel, check_exits
 from megamini.recipes.sections import ModelSection, Recipe
 
 # What the data decides: a recipe that sets one of these could contradict it.

@@ -19,8 +19,8 @@ from megamini.errors import UserError, writing
 from megamini.files import folder_written_whole, write_tensors
 from megamini.models.families import family_of, truncating
 from megamini.models.lineage import declared_lineage, lineage, output_matrix_of
-from megamini.models.masked_lm import assert_tied
 from megamini.models.pretrained import names_in_files, saved_tensors
+from megamini.models.primary_model import assert_tied
 
 Read = Callable[[str], torch.Tensor]
 

@@ -8,8 +8,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from megamini.errors import UserError
 from megamini.models.families import Family
-from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.models.materialise import Weights
+from megamini.models.primary_model import PrimaryModel, assert_tied
 
 
 def mini_config(config: PretrainedConfig, layers: int) -> PretrainedConfig:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from megamini.data.batches import Batch
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from megamini.training import run as run_module
 from megamini.training.engines.engine import Engine
 from megamini.training.setup import RunSetup

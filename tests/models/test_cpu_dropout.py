@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM
 from megamini.models import cpu_dropout
 from megamini.models.cpu_dropout import ATTENTION, attention_with_dropout, draw_dropout_fast, drop
 from megamini.models.families import FAMILIES
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from megamini.training.engines.plain_engine import PlainEngine
 from tests.models import bodies
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from megamini.errors import UserError
 from megamini.models.families import FAMILIES, embed, family_of
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from tests.models import bodies
 
 

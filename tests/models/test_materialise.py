@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from megamini.models.build import build_primary
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from tests.models import bodies
 
 

@@ -11,9 +11,9 @@ from megamini.errors import UserError
 from megamini.models import build
 from megamini.models.build import build_primary
 from megamini.models.families import family_of
-from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import materialise
 from megamini.models.mini_model import bottom_weights, extract_mini_model, mini_config
+from megamini.models.primary_model import PrimaryModel
 from megamini.recipes.sections import Recipe
 from tests.models import bodies
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megamini.data.next_token import NextTokenRule
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from tests.models import bodies
 
 # Of weights, blocks and code as they are: the library's loss of AutoModelForCausalLM, fp32 on a CPU.

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from megamini.costs.flops import BodyShape, ExitShape, muon_flops, training_flops
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from megamini.recipes.sections import MuonSection, PretrainingOptimizerSection, TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import hardware

@@ -25,7 +25,7 @@ from megamini.costs.flops import (
 )
 from megamini.data.batches import Batch
 from megamini.machine import best_device, device_memory
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from megamini.recipes.sections import MaskingSection, OptimizerSection, TrainingSection
 from megamini.training.engines.engine import DTYPES
 from megamini.training.engines.plain_engine import PlainEngine

@@ -14,7 +14,7 @@ from megamini.downstream.metrics.measurement import Parts
 from megamini.downstream.recipe import BitsPerByteSection
 from megamini.errors import UserError
 from megamini.machine import device_of_sums
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 
 
 def bits_per_byte_of(

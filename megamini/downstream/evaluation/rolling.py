@@ -17,7 +17,7 @@ from megamini.data.tokenizer import encoder, special_roles
 from megamini.downstream.metrics.measurement import Parts
 from megamini.errors import UserError
 from megamini.models.families import longest_input
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 
 
 def documents_of(path: str) -> Iterator[str]:

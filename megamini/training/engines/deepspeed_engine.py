@@ -23,8 +23,8 @@ from megamini.errors import UserError, did_you_mean
 from megamini.library_internals import ZERO_ATTRIBUTES, check_attributes, check_internals
 from megamini.machine import usable_cores
 from megamini.models.cpu_dropout import draw_dropout_fast
-from megamini.models.masked_lm import PrimaryModel
 from megamini.models.materialise import Partition
+from megamini.models.primary_model import PrimaryModel
 from megamini.recipes.sections import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.compiled import compile_layers

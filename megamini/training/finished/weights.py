@@ -13,8 +13,8 @@ from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import build_primary, is_causal, model_config, outline_of, source_weights
-from megamini.models.masked_lm import PrimaryModel, assert_tied
 from megamini.models.materialise import Weights
+from megamini.models.primary_model import PrimaryModel, assert_tied
 from megamini.recipes.sections import Recipe, load_recipe
 from megamini.training.checkpoints.checkpoint import is_checkpoint, newest_first
 from megamini.training.checkpoints.identity import check_identity, defaults_of, identity_of, keeps_source

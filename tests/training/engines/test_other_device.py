@@ -22,7 +22,7 @@ from megamini.data.batches import Batch
 from megamini.downstream.finetuning.trainer import freeze_token_embeddings
 from megamini.downstream.kinds.forward import Collator, outputs_of
 from megamini.models.build import _freeze
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from megamini.models.trained_model import TrainedModel
 from megamini.recipes.sections import PretrainingOptimizerSection, TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from megamini.errors import UserError
 from megamini.models.build import build_primary
-from megamini.models.masked_lm import PrimaryModel
+from megamini.models.primary_model import PrimaryModel
 from tests.models import bodies
 
 
