@@ -89,6 +89,7 @@ def _probe(
         None,
         recipe.objective.loss_workspace_bytes(device_memory()),
         {language: setup.unplaced[language]},
+        None if start.output is None else {language: start.output.clone()},
         {language: setup.own[language]},
     )
     engine = plain_engine(model, setup, alone=True)
