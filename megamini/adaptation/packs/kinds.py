@@ -85,6 +85,13 @@ def plugged_vocabulary(
     new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
     told = {"kind": kind, "own_pieces": source}
     if kind == "replacement":
+        replaced = set(ids.tolist())
+        now, theirs = (one.convert_ids_to_tokens(list(range(len(one)))) for one in (tokenizer, own))
+        kept_alike = [
+            number in replaced or pair[0] == pair[1] for number, pair in enumerate(zip(now, theirs, strict=False))
+        ]
+        if len(now) != len(theirs) or not all(kept_alike) or replaced & set(tokenizer.all_special_ids):
+            raise UserError(f"{where}: its tokenizer is no replacement of pieces of the model's")
         ids = ids.to(matrix.device)
         changed = None if bias is None else bias.detach().index_copy(0, ids, new[1])
         return Vocabulary(matrix.index_copy(0, ids, new[0]), changed, own, told)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -180,3 +181,15 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     bad.save(tmp_path / "order")
     with pytest.raises(UserError, match="120 pieces for 3 rows; fetch the pack again"):
         LanguagePack.load(tmp_path / "order")
+
+
+def test_a_replacement_of_another_vocabulary_is_refused_and_nothing_moves():
+    """Rows that it does not bring would be read by other pieces, without a word."""
+    model = small_model("roberta")
+    matrix, pack = model.get_input_embeddings().weight.clone(), replacement(model)
+    longer = with_pieces(OLD, GREEK, {20: ("x", -4.0)})
+    others = with_pieces(OLD, [], {number: (f"o{number}", -4.0) for number in (20, 40, 41, 42)})
+    for change in ({"tokenizer": longer}, {"tokenizer": others}, {"ids": torch.tensor([OLD.pad_token_id, 40, 41])}):
+        with pytest.raises(UserError, match="pack 'ru': its tokenizer is no replacement of pieces of the model's"):
+            plug(model, OLD, replace(pack, **change))
+    assert torch.equal(model.get_input_embeddings().weight, matrix) and not hasattr(model.config, "megamini")
