@@ -81,7 +81,9 @@ def plugged_vocabulary(
     else:
         output = projection(model)
         matrix, bias = token_matrix(model).detach(), None if output is None or output.bias is None else output.bias
-    source = int(entry.get("own_pieces", 0)) if beside else len(tokenizer)
+    source = entry.get("own_pieces") if beside else len(tokenizer)
+    if not isinstance(source, int) or isinstance(source, bool) or not 0 < source <= len(tokenizer):
+        raise UserError(f"{where}: the model's config.json: megamini.own_pieces is {source!r}; export the model again")
     new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
     told = {"kind": kind, "own_pieces": source}
     if kind == "replacement":

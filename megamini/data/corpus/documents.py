@@ -212,7 +212,7 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Chunk]:
         ends = line.endswith(b"\n")
         if offset == 0:
             text = text.removeprefix("\ufeff")
-            if not ends and "\r" in text:  # else the whole file would be one document
+            if not ends and text.count("\r") > 1:  # else the whole file would be one document
                 raise UserError(f"{unit.path}: {_RETURNS_ALONE}")
         blank = blank_line and ends and not continued and text.isspace()
         if not blank:

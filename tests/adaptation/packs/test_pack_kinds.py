@@ -193,3 +193,12 @@ def test_a_replacement_of_another_vocabulary_is_refused_and_nothing_moves():
         with pytest.raises(UserError, match="pack 'ru': its tokenizer is no replacement of pieces of the model's"):
             plug(model, OLD, replace(pack, **change))
     assert torch.equal(model.get_input_embeddings().weight, matrix) and not hasattr(model.config, "megamini")
+
+
+@pytest.mark.parametrize("said", ["abc", None, [1], -3, 0, True, 10_000])
+def test_a_foreign_number_of_own_pieces_is_one_line(said):
+    model = small_model("roberta")
+    tokenizer = plug(model, OLD, extension(model, "el", GREEK))
+    model.config.megamini["own_pieces"] = said
+    with pytest.raises(UserError, match="megamini.own_pieces is .*; export the model again"):
+        plug(model, tokenizer, extension(model, "ru", RUSSIAN, seed=2))

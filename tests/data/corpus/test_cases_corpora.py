@@ -301,6 +301,12 @@ def test_lines_that_end_with_a_carriage_return_alone_are_told_to_be_converted(lo
         prepared(tmp_path, tmp_path / "x.txt", vocab_size=520)
 
 
+def test_a_single_return_inside_a_line_is_white_space(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"one line\rwithout an end")
+    [chunk] = read_chunks(plan_units([tmp_path / "x.txt"], Layout())[0], Layout())
+    assert chunk.text == "one line\rwithout an end"
+
+
 def is_validation_of(path, seed):
     """Whether the first document of a file falls to validation."""
     piece = next(read_chunks(plan_units([path], Layout())[0], Layout()))
