@@ -200,5 +200,5 @@ def test_a_foreign_number_of_own_pieces_is_one_line(said):
     model = small_model("roberta")
     tokenizer = plug(model, OLD, extension(model, "el", GREEK))
     model.config.megamini["own_pieces"] = said
-    with pytest.raises(UserError, match="megamini.own_pieces is .*; export the model again"):
+    with pytest.raises(UserError, match=r"megamini\.own_pieces is .*; export the model again"):
         plug(model, tokenizer, extension(model, "ru", RUSSIAN, seed=2))
