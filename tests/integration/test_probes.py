@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 import torch
@@ -61,14 +62,20 @@ def test_a_probe_is_not_repeated_and_leaves_the_body_as_it_was(shop: Workshop, m
     )
 
 
-def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_path):
+@pytest.fixture
+def parallel(tmp_path) -> list[str]:
+    """Files of parallel text."""
     draw, words = random.Random(0), ["the", "bread", "flour", "water", "salt", "oven", "and", "with", "warm", "yeast"]
     lines = [" ".join(draw.choices(words, k=6)) for _ in range(600)]
     for name in ("ours", "theirs"):
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    return [str(tmp_path / "ours"), str(tmp_path / "theirs")]
+
+
+def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, parallel):
     changes = {
         "adaptation.initialise": "auto",
-        "adaptation.parallel": [str(tmp_path / "ours"), str(tmp_path / "theirs")],
+        "adaptation.parallel": parallel,
         "schedule.duration": "500 updates",
     }
     setup = build_setup(load_adaptation_recipe(shop.recipe("parallel", changes)))
@@ -87,6 +94,20 @@ def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_
     # What was distilled only to be tried has been paid for too.
     assert found["tokens"] > 5 * 10 * setup.tokens_per_update
     assert found["flops"] > 5 * setup.flops("de", 10)
+
+
+def test_the_seconds_of_a_distillation_that_is_chosen_count_once(shop: Workshop, parallel, monkeypatch):
+    only = Candidate("distil", parallel=True)
+    monkeypatch.setattr(probes, "candidates", lambda section: [only])
+    changes = {
+        "adaptation.initialise": "auto",
+        "adaptation.parallel": parallel,
+        "schedule.duration": "500 updates",
+    }
+    setup = build_setup(load_adaptation_recipe(shop.recipe("distilled", changes)))
+    began = time.perf_counter()
+    facts = starts.starting_point(setup, "de").facts
+    assert facts["probes"]["seconds"] + facts["distillation"]["seconds"] < time.perf_counter() - began
 
 
 def test_a_run_too_short_for_probes_says_how_long_is_enough(shop: Workshop):
