@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from megamini.adaptation.beside_source import kind_of, source_text
-from megamini.adaptation.candidates import candidates, probe_updates
+from megamini.adaptation.candidates import candidates, probe_updates, trial_updates
 from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
@@ -265,10 +265,10 @@ class RelearningSetup(RunSetup):
                 rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
         if self.recipe.adaptation.initialise == "auto":
             wanted = candidates(self.recipe.adaptation)
-            each = probe_updates(updates, len(wanted))
+            each = probe_updates(updates, wanted)
             rows["probes"] = (
                 f"{len(wanted)} starts ({'; '.join(one.name for one in wanted)}), {each} updates from each: "
-                f"{len(wanted) * each / updates:.0%} of the run"
+                f"at most {trial_updates(wanted, each) / updates:.0%} of the run"
             )
         rows["hours"] = hours_in_words(sum(self.flops(language, updates) for language in self.texts))
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
@@ -335,7 +335,7 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
     check_mask_stages(mask_schedule, schedule.updates)
     if recipe.adaptation.initialise == "auto":
-        probe_updates(schedule.updates, len(candidates(recipe.adaptation)))  # says so where the run is too short
+        probe_updates(schedule.updates, candidates(recipe.adaptation))  # says so where the run is too short
     stop = recipe.adaptation.stop
     return RelearningSetup(
         recipe=recipe,
