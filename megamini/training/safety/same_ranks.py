@@ -5,15 +5,17 @@ import platform
 import socket
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from megamini.errors import UserError
+from megamini.training.engines.process_group import gather_objects
 
 _LIBRARIES = ("torch", "transformers", "deepspeed", "numpy")
 
 
-def check_same_on_all_ranks(values: dict[str, Any], gather: Callable[[Any], list[Any]]) -> None:
+def check_same_on_all_ranks(values: dict[str, Any], gather: Callable[[Any], list[Any]] = gather_objects) -> None:
     """Raise `UserError`, on every rank, naming the first value in which one differs from rank 0. *All ranks.*
 
     values: by name; code and libraries are added. gather: gives what each rank has passed to it, in their order.
@@ -35,7 +37,8 @@ def code_version() -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(package)} {len(content)} ".encode() + content)
-    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    installed = {name for name in _LIBRARIES if find_spec(name)}
+    versions = {name: metadata.version(name) for name in sorted(installed)}
     return {"code of megamini": digest.hexdigest()[:16], "Python": platform.python_version(), **versions}
 
 
