@@ -26,7 +26,7 @@ from megamini.training.engines.deepspeed_config import sharding_of
 from megamini.training.engines.engine import DTYPES, Engine
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision, use_kernels_of
-from megamini.training.engines.process_group import end_process_group
+from megamini.training.engines.process_group import end_process_group, gather_objects
 from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
@@ -77,7 +77,7 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     config = merge(values, recipe, setup.batches, on_cpu())
     use_kernels_of(recipe.training)
     own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
-    check_same_on_all_ranks(own)
+    check_same_on_all_ranks(own, gather_objects)
     locked = locked_run_directory(setup) if rank == 0 else nullcontext()
     try:
         with within_memory(setup, sharding_of(config)), locked:

@@ -36,6 +36,7 @@ from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.device_memory import enough_memory
 from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
+from megamini.training.engines.process_group import gather_objects
 from megamini.training.safety.run_lock import run_lock
 from megamini.training.safety.same_ranks import check_same_on_all_ranks
 
@@ -77,7 +78,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     primary = load_primary(recipe)
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     now = made_from(recipe, jobs)
-    check_same_on_all_ranks({**recipe.model_dump(mode="json"), "content": now})
+    check_same_on_all_ranks({**recipe.model_dump(mode="json"), "content": now}, gather_objects)
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
             adopt_run_directory(recipe, now)

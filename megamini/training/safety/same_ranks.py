@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from megamini.errors import UserError
-from megamini.training.engines.process_group import gather_objects
 
 _LIBRARIES = ("torch", "transformers", "deepspeed", "numpy")
 
 
-def check_same_on_all_ranks(values: dict[str, Any], gather: Callable[[Any], list[Any]] = gather_objects) -> None:
+def check_same_on_all_ranks(values: dict[str, Any], gather: Callable[[Any], list[Any]]) -> None:
     """Raise `UserError`, on every rank, naming the first value in which one differs from rank 0. *All ranks.*
 
     values: by name; code and libraries are added. gather: gives what each rank has passed to it, in their order.
