@@ -92,7 +92,8 @@ def _at_home(value: Any) -> Any:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known name nearest to `word`, or nothing when none is near."""
     known = list(known)
-    near = [name for name in known if name.startswith(word)] or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    begun = [name for name in known if name.lower().startswith(word.lower())]
+    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

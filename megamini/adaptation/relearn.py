@@ -1,6 +1,5 @@
 """Learn languages over a frozen body: recipe to language packs, on one device or several, without DeepSpeed."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,13 @@ from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starts import in_words, starting_points
 from megamini.machine import device_memory
 from megamini.training.engines.precision import resolve_precision
-from megamini.training.engines.process_group import end_process_group, from_rank_0, gather_objects, join_ranks
+from megamini.training.engines.process_group import (
+    end_process_group,
+    from_rank_0,
+    gather_objects,
+    join_ranks,
+    on_rank_0,
+)
 from megamini.training.loop import is_over
 from megamini.training.run import execute, locked_run_directory, plain_engine, within_memory
 from megamini.training.safety.same_ranks import check_same_on_all_ranks
@@ -32,8 +37,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
     recipe = from_rank_0(resolve_precision(recipe) if rank == 0 else None)  # a measurement on each could differ
     setup = build_setup(recipe, world_size)
     check_same_on_all_ranks(setup.identity(), gather_objects)
-    locked = locked_run_directory(setup) if rank == 0 else nullcontext()
-    with within_memory(setup, Sharding()), locked:
+    with within_memory(setup, Sharding()), on_rank_0(locked_run_directory(setup)):
         # On rank 0 alone: FOCUS takes all cores, and its static vectors are not the same twice.
         starts = from_rank_0(starting_points(setup) if rank == 0 else None)
         setup = replace(

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from megamini.training.engines.deepspeed_config import sharding_of
 from megamini.training.engines.engine import DTYPES, Engine
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision, use_kernels_of
-from megamini.training.engines.process_group import end_process_group, gather_objects
+from megamini.training.engines.process_group import end_process_group, gather_objects, on_rank_0
 from megamini.training.loop import Yardsticks, is_over, ledger, train
 from megamini.training.pretraining import build_setup
 from megamini.training.profiling import Profile
@@ -72,15 +72,14 @@ def pretrain_deepspeed(recipe: Recipe, values: dict[str, Any], source: str) -> N
     )
 
     check_zero_section(values, source)
-    rank, world_size = start_process_group(recipe.training.hang_minutes)
+    _, world_size = start_process_group(recipe.training.hang_minutes)
     setup = build_setup(recipe, world_size)
     config = merge(values, recipe, setup.batches, on_cpu())
     use_kernels_of(recipe.training)
     own = {**setup.recipe.model_dump(mode="json"), source: values, "data fingerprint": setup.data_fingerprint}
     check_same_on_all_ranks(own, gather_objects)
-    locked = locked_run_directory(setup) if rank == 0 else nullcontext()
     try:
-        with within_memory(setup, sharding_of(config)), locked:
+        with within_memory(setup, sharding_of(config)), on_rank_0(locked_run_directory(setup)):
             partition = zero3_partition(recipe, config) if zero_stage(config) == 3 else None
             model = build_primary(recipe, setup.text.tokenizer, setup.block_length, partition)
             with closing(DeepSpeedEngine(model, recipe, config)) as engine:

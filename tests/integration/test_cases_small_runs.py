@@ -102,6 +102,10 @@ def test_cases_a_second_run_of_a_name_hears_who_has_it(lab: Lab, tmp_path: Path)
             (line,) = [line for line in second.printed().splitlines() if line.startswith("error: ")]
         who = f"(process {first.pids[0]} on {socket.gethostname()}, since 20"
         assert line.startswith(f"error: {directory}: another run writes there {who}")
+        with Ranks(impatient, arguments, 2, tmp_path / "on-ranks") as ranks:  # none waits for a rank that has ended
+            assert ranks.wait(120) == [2, 2], ranks.printed()
+            printed = ranks.printed()
+        assert printed.count("another run writes there") == 1 and "Traceback" not in printed
         assert first.alive()
 
 

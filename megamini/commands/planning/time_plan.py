@@ -46,7 +46,8 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
     training, muon = subject.recipe.training, subject.recipe.optimizer.muon_settings
-    seconds = subject.flops() / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
+    recomputed = 4 / 3 if layout.checkpointing else 1.0  # the layers' forward pass, a third of all, once more
+    seconds = recomputed * subject.flops() / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
     if muon:
         iteration = muon.newton_schulz_precision or ("bf16" if training.precision == "bf16" else "fp32")
         rate = cluster.gpu.peak(iteration) * cluster.utilisation

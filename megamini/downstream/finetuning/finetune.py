@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.device_memory import enough_memory
 from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
-from megamini.training.engines.process_group import gather_objects
+from megamini.training.engines.process_group import gather_objects, on_rank_0
 from megamini.training.safety.run_lock import run_lock
 from megamini.training.safety.same_ranks import check_same_on_all_ranks
 
@@ -79,7 +78,7 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
     now = made_from(recipe, jobs)
     check_same_on_all_ranks({**recipe.model_dump(mode="json"), "content": now}, gather_objects)
-    with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
+    with on_rank_0(run_lock(recipe.run_directory, "training.runs", _PATIENCE)):
         if ranks.rank == 0:
             adopt_run_directory(recipe, now)
         ranks.wait_for_all()

@@ -1,6 +1,8 @@
 """Where the ranks of a launcher meet, and which GPU each of them uses; without DeepSpeed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -69,6 +71,23 @@ def from_rank_0(value: Any) -> Any:
     held = [value]
     distributed.broadcast_object_list(held)
     return held[0]
+
+
+@contextmanager
+def on_rank_0(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """A context that rank 0 alone enters. *All ranks.* Where it refuses with a `UserError`, all ranks raise that: none
+    goes on to wait for a rank that has ended."""
+    refusal = None
+    with ExitStack() as entered:
+        if not distributed.is_initialized() or distributed.get_rank() == 0:
+            try:
+                entered.enter_context(context)
+            except UserError as error:
+                refusal = str(error)
+        refusal = from_rank_0(refusal)
+        if refusal is not None:
+            raise UserError(refusal)
+        yield
 
 
 def gather_objects(value: Any) -> list[Any]:
