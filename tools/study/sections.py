@@ -210,7 +210,8 @@ def amortised(ledgers: Sequence[Ledger], speeds: Sequence[Speeds], study: Study)
         pays = f"{max(1, math.ceil(extra / (standard - each)))}" if name != study.reference and each < standard else ""
         rows.append([name, f"{each:.3g}", f"{extra:.3g}", *(f"{each + extra / n:.3g}" for n in AMORTISED_OVER), pays])
     shares = [f"with its share, {count} languages" for count in AMORTISED_OVER]
-    return table(["series", "FLOPs a language", "once", *shares, f"languages from which it is less than `{study.reference}`"], rows)
+    pays_from = f"languages from which it is less than `{study.reference}`"
+    return table(["series", "FLOPs a language", "once", *shares, pays_from], rows)
 
 
 def spent_once(name: str, study: Study, flops: dict[str, float]) -> float | None:
