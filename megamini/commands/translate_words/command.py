@@ -43,7 +43,7 @@ def _text(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: JSON lines are written; call it .jsonl")
     files, layout = find_files(options.text), Layout(options.documents, options.text_column)
     if options.out.absolute() in files:
-        raise UserError(f"--out {options.out}: is the text itself")
+        raise UserError(f"--out {options.out}: is one of the --text files; choose another name")
     with writing(options.out):
         counts = translate_files(
             files, options.lexicon, layout, options.out, options.least, options.seed, options.processes
@@ -67,7 +67,7 @@ def _examples(options: argparse.Namespace) -> None:
     if not kept:
         raise UserError(
             f"{options.lexicon}: no example of {len(examples):,} has {options.least} words of its second column; "
-            "is it a list of the task's language? --least makes it fewer"
+            "is it a list of the task's language? Else lower --least"
         )
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
