@@ -1,13 +1,13 @@
 """Pseudo text in a language that has a word list and little or no text (Wang, Ruder and Neubig 2022).
 
-Each word of source text that the list has becomes one of its translations, by chance; all other words stay. Sentences
-with fewer than --least such words are left out.
+Each word of the source text that is in the list becomes one of its translations, drawn at random. All other words stay.
+Sentences with fewer than --least such words are left out.
 
 python tools/fetch_text.py freedict --languages de --out text
 python tools/translate_words.py --text 'text/*.en.jsonl' --lexicon text/freedict.de.tsv --out text/pseudo.de.jsonl
 
-The file is text like any other: tools/prepare_data.py takes it, alone or beside real text. The training files of a task
-become pseudo labelled data in the same way, with their labels, in a file that `task: custom` reads:
+tools/prepare_data.py takes the file like any other text, alone or beside real text. The training files of a task become
+pseudo labelled data in the same way, with their labels, in a file that `task: custom` reads:
 
 python tools/translate_words.py --task sib200 --path data/sib200 --language en --lexicon text/freedict.de.tsv \\
     --out data/pseudo/train.de.jsonl
