@@ -56,7 +56,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
                 ["torch", "transformers"],
                 f"The second head makes an update of pretraining {of_medians - 1:.1%} longer.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, exit after",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, exit after",
             f"layer {options.exit}; {BLOCKS} blocks of {BLOCK_LENGTH} = {BLOCKS * BLOCK_LENGTH:,} tokens an update,",
             f"{MASKED} masked in each; {options.precision}, dropout 0.1; forward, backward, clipping and AdamW in one",
             f"process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. Seconds an update:",

@@ -77,7 +77,7 @@ def _page(options: argparse.Namespace, rows: list[list], making: float) -> str:
                 ["torch"],
                 f"Waiting for the loader takes at most {max((row[-1] for row in rows), key=_percent)} of a step.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint;",
             f"{BLOCKS * BLOCK_LENGTH:,} tokens an update in blocks of {BLOCK_LENGTH}; {options.precision};",
             f"{torch.get_num_threads()} threads; {options.rounds} updates after the first.",
             "",

@@ -189,7 +189,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], precisio
                 f"megamini trains on {ratio(seconds, 'Trainer, fp32', 'ours, mlm, fp32')[0]:.2f} times as many tokens "
                 "a second as the Trainer of `transformers`, on a CPU in fp32.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, exit after",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, exit after",
             f"{options.exit} layers; {tokens:,} tokens an update in blocks of {BLOCK_LENGTH}, {MASKED} masked in each;",
             f"dropout 0.1; forward, backward, clipping, AdamW in one process with {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. The table has seconds an update. Utilisation is model FLOPs (ours",

@@ -155,7 +155,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
                 f"than over all {options.layers}, and {ratio(seconds, _library('fp32'), small)[0]:.2f} times less than"
                 "\nthe masked-LM model of `transformers` with a frozen body, on a CPU in fp32.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}; mini-model:",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces; mini-model:",
             f"{options.exit} layers. {tokens:,} tokens an update and language, in blocks of {BLOCK_LENGTH} with",
             f"{MASKED} masked; dropout 0.1. Token matrix and output bias train: forward, backward, clipping, AdamW in",
             f"one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. The library's",

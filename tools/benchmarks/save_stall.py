@@ -78,7 +78,7 @@ def _page(
                 f"While a checkpoint is written, the time of an update changes by {beside / usual - 1:+.1%}. Beginning "
                 f"one stops the run for {begin / usual:.1%}\nof an update.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint;",
             f"{options.precision}; a checkpoint of {size / 1e9:.2f} GB; {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. Seconds:",
             "",

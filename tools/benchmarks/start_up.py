@@ -58,7 +58,7 @@ def main() -> None:
                 ["torch", "transformers", "deepspeed"],
                 f"A run reports its first update after {medians[0]:.1f} to {medians[-1]:.1f} seconds.",
             ),
-            "The shape is small (3 layers, d 64, 500 pieces), so that the start takes nearly all of the time.",
+            "The shape is small (3 layers, width 64, 500 pieces), so that the start takes nearly all of the time.",
             f"{options.rounds} interleaved rounds. Seconds until the first update is reported:",
             "",
             table(["command", "median", "fastest", "slowest"], spread(seconds)),

@@ -69,7 +69,7 @@ def main() -> None:
 
 def _about(options: argparse.Namespace, rates: dict[str, float]) -> str:
     return (
-        f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint with\n"
+        f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint with\n"
         f"an exit after {options.exit} layers; {BLOCKS * BLOCK_LENGTH:,} tokens an update; {torch.get_num_threads()} "
         f"threads; mean of {options.rounds} updates\nunder PyTorch's profiler, which slows them a little.\n"
         f"{about_rates(rates)}\n"
