@@ -48,8 +48,8 @@ def main() -> None:
                 ["torch", "transformers", "deepspeed"],
                 "A mini-model can be made out of an encoder without a masked-LM head, and a language learned over it.",
             ),
-            "The sentence encoder (6 layers, width 384) has no masked-LM head, so one is trained first. "
-            "Then a mini-model is made\nout of its bottom 2 layers and 1 new layer. Then German is learned over the mini-model.",
+            "The sentence encoder (6 layers, width 384) has no masked-LM head, so one is trained first. Then a\n"
+            "mini-model is made out of its bottom 2 layers and 1 new layer. Then German is learned over it.",
             _before_and_after({"head": head, "bridge": bridge, "German": german}),
             *(pretraining_section(run, options.out) for _, run in (head, bridge)),
             adaptation_section([german[1]], options.out),

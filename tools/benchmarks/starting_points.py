@@ -126,7 +126,7 @@ def _page(found: dict[str, dict[tuple[str, int], dict[str, Mean]]], starts: Sequ
     parts = [
         heading("A new language from different starting points", ["torch", "transformers", "scikit-learn"]),
         "Token embeddings are learned over the quickstart's mini-model (2 of 6 layers, width 128, 8,000 pieces each).\n"
-        "The columns are updates. Zero-shot accuracy on LibreOffice pages is in percent: mean of the fine-tuned models, "
+        "Columns: updates. Zero-shot accuracy on LibreOffice pages is in percent: mean of the fine-tuned models, "
         "± their\nstandard deviation (of means over languages: ± half the 95% interval over languages). One adaptation "
         f"seed. `word list`:\nFreeDict. `parallel`: {LINES:,} lines of help pages, none of a test page.",
     ]
