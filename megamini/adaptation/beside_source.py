@@ -29,8 +29,8 @@ def kind_of(text: Text, source: SourceModel) -> tuple[Kind, torch.Tensor | None]
         )
     if found[0] != "swapped" and is_untied(source.body.config):
         raise UserError(
-            f"data.path: {text.path}: its tokenizer is {_MADE[found[0]][0]} the source's, which does not go with a "
-            "source that has an output matrix of its own; prepare the data with a tokenizer of their own"
+            f"data.path: {text.path}: its tokenizer is {_MADE[found[0]][0]} the source's, which has an output "
+            "matrix of its own; for such a source, prepare the data with a tokenizer trained on them"
         )
     return found
 

@@ -120,10 +120,10 @@ def page() -> str:
             "NVLink inside a node, 25 GB/s from each GPU to other nodes, 40% of peak. 50,000 pieces (base, large) or",
             "250,002 (xl, xxl).",
             "",
-            table(SUMMARY_TITLES, rows),
-            "",
             "Sharding: the least that fits. Break-even: after so many languages, the exit has saved more FLOPs than it",
             "cost in pretraining. Host: memory of the host for each rank, in training and while the model is built.",
+            "",
+            table(SUMMARY_TITLES, rows),
             "",
             *plans,
         ]
