@@ -283,7 +283,7 @@ class Blocks:
         if roles["pad"] in (roles["bos"], roles["eos"]):
             raise UserError(
                 f"{self.directory}: its tokenizer uses one token as padding and as end of text, and an earlier version "
-                "made the data, which could not tell them apart; make it again: tools/prepare_data.py --overwrite"
+                "could not tell the two apart; make the data again: tools/prepare_data.py --overwrite"
             )
         filled = self.read(np.arange(len(self) - facts["padded_blocks"], len(self))) != roles["pad"]
         return self.block_length - np.argmax(filled[:, ::-1], axis=1).astype(np.int64)
