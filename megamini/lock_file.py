@@ -190,5 +190,5 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _end(message: str) -> None:
-    print(f"error: {message}; it ends, so that the two do not write over one another", file=sys.stderr, flush=True)
+    print(f"error: {message}; it ends, so that they do not overwrite each other's files", file=sys.stderr, flush=True)
     os._exit(2)

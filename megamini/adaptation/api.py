@@ -33,8 +33,8 @@ def load(
     folder = local_folder(model, revision)
     if is_run(folder):
         raise UserError(
-            f"{model}: a run, not a model; tools/export.py makes a model of a run of pretraining, and what a run of "
-            "adaptation has learned is in its packs/"
+            f"{model}: a run, not a model; for a run of pretraining, tools/export.py makes one; a run of adaptation "
+            "has language packs in its packs/"
         )
     loaded, tokenizer = load_any_model(folder)
     return loaded, tokenizer if pack is None else plug(loaded, tokenizer, pack)
@@ -106,8 +106,8 @@ def adapt(
     checked = load_adaptation_recipe(recipe, overrides)
     packs = relearn.adapt(checked)
     if not packs:
-        raise UserError(f"{checked.run_directory}: stopped before its end; the same call goes on")
+        raise UserError(f"{checked.run_directory}: stopped before its end; the same call continues it")
     if len(packs) > 1:
-        raise UserError(f"data.path: {len(packs)} languages, of which this call returns one; learn them one by one")
+        raise UserError(f"data.path: {len(packs)} languages, but this call returns one pack; learn them one by one")
     (folder,) = packs
     return LanguagePack.load(folder)

@@ -30,7 +30,7 @@ def kind_of(text: Text, source: SourceModel) -> tuple[Kind, torch.Tensor | None]
     if found[0] != "swapped" and is_untied(source.body.config):
         raise UserError(
             f"data.path: {text.path}: its tokenizer is {_MADE[found[0]][0]} the source's, which has an output "
-            "matrix of its own: not for such a model; prepare the data with a tokenizer of their own"
+            "matrix of its own; for such a source, prepare the data with a tokenizer trained on them"
         )
     return found
 
@@ -47,7 +47,7 @@ def source_text(recipe: AdaptationRecipe, text: Text, source: SourceModel, causa
             f"data.source: {path}: blocks of {own.block_length}; prepare it with blocks of {text.block_length}"
         )
     if kind_of(text, source)[0] == "swapped":
-        raise UserError(f"data.source: {text.path}: has a tokenizer of its own, which reads one language")
+        raise UserError(f"data.source: {text.path}: has a tokenizer of its own, which reads one language; leave it out")
     return own
 
 

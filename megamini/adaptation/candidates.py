@@ -52,8 +52,8 @@ def probe_updates(updates: int, wanted: Sequence[Candidate]) -> int:
     if each < LEAST_UPDATES:
         least = int(LEAST_UPDATES * count / MOST_SHARE)
         raise UserError(
-            f"adaptation.initialise: auto: {updates} updates are too few to try {len(wanted)} starts, which is to cost "
-            f"at most {MOST_SHARE:.0%} of them; give schedule.duration of {least} updates or more, or name a start"
+            f"adaptation.initialise: auto: {updates} updates are too few to try {len(wanted)} starts in at most "
+            f"{MOST_SHARE:.0%} of them; give schedule.duration of {least} updates or more, or name a start"
         )
     return each
 

@@ -56,7 +56,7 @@ def distilled(
     seen, held = _split([one for some in told.values() for one in some])
     if not held:
         raise UserError(
-            f"adaptation.initialise: distil: there is too little that the source can read of {text.path}; give "
+            f"adaptation.initialise: distil: there is too little in {text.path} that the source can read; give "
             "adaptation.lexicon or adaptation.parallel, or start from 'combined'"
         )
     new = np.array([form is not None for form in ours.forms]) & (shared_pieces(theirs.forms, ours.forms) < 0)

@@ -29,14 +29,15 @@ class TargetDataSection(Section):
     """Prepared text of the new languages."""
 
     path: PathName | Paths
-    """Data directory of the new language (tools/prepare_data.py), or a list of them, to learn side by side."""
+    """Data directory of the new language (tools/prepare_data.py), or a list of them, to learn several languages in one
+    run."""
     source: PathName | None = None
-    """Text of the source's own language, prepared with the tokenizer of `path`, where that reads both (an extension, a
-    replacement): validation measures it all along, as what is forgotten."""
+    """Data directory of the source's own language, prepared with the tokenizer of `path`. Only if that tokenizer reads
+    both languages (an extension or a replacement). Each validation measures it, to show what is forgotten."""
     source_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of it in an update; 0 only measures it."""
+    """Share of `data.source` in an update; 0: it is only measured."""
     workers: NotNegative = 2
-    """Processes that make batches ahead of the step; 0 makes them in the step's own process."""
+    """Processes that prepare batches in advance; 0: the training process prepares them itself."""
 
 
 class PlateauSection(Section):
@@ -45,16 +46,17 @@ class PlateauSection(Section):
     patience: Positive
     """Validations in a row without a new best one."""
     least_gain: Annotated[float, Field(ge=0)] = 0.0
-    """Nats by which a loss must be below the best to count as a new best one."""
+    """Nats by which a loss must be below the best one to count as better."""
 
 
 class StopSection(Section):
     """Ends before that of the schedule, whichever comes first."""
 
     flops: Annotated[float, Field(gt=0)] | None = None
-    """Most model FLOPs of each language; shortens the schedule, so that the learning rate still ends as it should."""
+    """Most model FLOPs for each language. The schedule is shortened to fit, so the learning rate still falls to its
+    end."""
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """Longest time in the loop, over all sessions."""
+    """Most seconds of training, added over all starts of the run."""
     plateau: PlateauSection | None = None
     """Stop a language on a plateau of its validation loss; unset: never."""
 
@@ -63,50 +65,53 @@ class AdaptationSection(Section):
     """What the embeddings are learned over, and from where they start."""
 
     source: PathName
-    """Model to learn over: a checkpoint folder (an export, any RoBERTa, XLM-R, BERT or ModernBERT, any Llama, Qwen2,
-    Qwen3, Gemma or GPT-NeoX) or hub name, or a run directory or checkpoint of launch/pretrain.py."""
+    """Model to learn over: a checkpoint folder or hub name (an export, or any RoBERTa, XLM-R, BERT, ModernBERT, Llama,
+    Qwen2, Qwen3, Gemma or GPT-NeoX), or a run directory or checkpoint of launch/pretrain.py."""
     method: Literal["standard", "mini"]
-    """standard: over the whole primary model. mini: over a mini-model, which the source is or has as an exit."""
+    """standard: over the whole primary model. mini: over a mini-model. The source is the mini-model, or has it as an
+    exit."""
     exit: Positive | None = None
-    """Layer of the exit, where the source is a run with several."""
+    """Layer of the exit, if the source is a run with several exits."""
     primary: PathName | None = None
-    """Checkpoint folder of the primary model: validation then also plugs the embeddings into it. Unset: that of the
-    run, where the source is one with exits."""
+    """Checkpoint folder of the primary model: validation then also measures the primary model with the new embeddings.
+    Unset: the primary model of the run, if the source is a run with exits."""
     initialise: Literal[
         "random", "unigram", "overlap", "subword", "focus", "combined", "distil", "lexicon", "auto", "pack"
     ] = "focus"
-    """Starting point. random: as published. unigram: the same, with special rows of the source. overlap: shared pieces
-    copied, others drawn alike. subword: others from the source's pieces that spell them. focus: others mixed from
-    shared ones. combined: focus, with a fifth of subword. distil: combined, then learned until hidden states are those
-    that the source has of the text or, with a word list or parallel text, of its translation. lexicon: from a word
-    list. auto: what is best of these after a few updates. pack: from a pack."""
+    """Starting point of the new rows. random: random rows, as published. unigram: the same, with the special rows of
+    the source. overlap: shared pieces are copied, others are random with the spread of the source's rows. subword:
+    shared pieces are copied, others are the mean of the source's pieces that spell them. focus: shared pieces are
+    copied, others are mixed from shared ones. combined: as focus, and a fifth of each mix is the subword row. distil:
+    as combined, then trained so that hidden states match those of the translation (with `lexicon` or `parallel`), or of
+    the source's own pieces. lexicon: words of a word list start at the mean of their translations. auto: the best of
+    subword, focus, combined and, with `parallel`, distil, after a few updates of each. pack: the rows of a pack."""
     calibrate: bool | None = None
-    """Spread the rows that are mixed from others as widely as the source's own rows are; unset: yes, but for a run that
-    an earlier version has begun."""
+    """Spread mixed rows as widely as the source's own rows. Unset: yes, except for a run that an earlier version
+    began."""
     bias: Literal["unigram", "source"] | None = None
-    """Output bias to start from: log-probabilities of the target's pieces, or the source's numbers, as published.
-    Unset: source for random, else unigram."""
+    """Output bias to start from. unigram: log-probabilities of the target's pieces. source: the source's numbers, as
+    published. Unset: source for random, else unigram."""
     train_bias: bool = True
-    """Learn the output bias too; as published it stays."""
+    """Train the output bias too. In the published method it is not trained."""
     lexicon: PathName | None = None
-    """Word list of `initialise: lexicon`, or with `focus`, `combined`, `distil` and `auto`, to mix from its words too:
-    lines of target word, tab, source word (or white space between two words, as MUSE's)."""
+    """Word list, for `initialise: lexicon`, `focus`, `combined`, `distil` and `auto`. Each line: target word, tab,
+    source word. White space between the two words will do too, as in MUSE's lists."""
     parallel: Annotated[tuple[PathName, PathName], Field(strict=False)] | None = None
-    """Parallel text for `initialise: focus`, `combined`, `distil` and `auto`, to mix from the pieces that it aligns
-    too: two files whose lines say the same, that of the new language first."""
+    """Parallel text, for `initialise: focus`, `combined`, `distil` and `auto`: two text files, the new language first.
+    Each line of one is the translation of the same line of the other."""
     pack: PathName | None = None
-    """Language pack of `initialise: pack`, of the same lineage and tokenizer: go on from there."""
+    """Language pack to continue from, for `initialise: pack`. It needs the same lineage and tokenizer."""
     focus_through: Literal["deepfocus", "scikit-learn"] | None = None
-    """Static embeddings of `initialise: focus`, `combined` and `distil`; unset: the package deepfocus where it is
-    installed and there is neither word list nor parallel text."""
+    """Package for the static embeddings of `initialise: focus`, `combined` and `distil`. Unset: deepfocus, if it is
+    installed and there is neither word list nor parallel text; else scikit-learn."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the source's own."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel of `transformers`."""
     stop: StopSection = StopSection()
     pack_every: Duration | None = None
-    """Distance between two packs on the way, the untrained one first, kept as LANG-step-XXXXXXXX; unset: only at the
-    end."""
+    """Distance between two packs during the run, kept as LANG-step-XXXXXXXX. The first is the untrained one. Unset: one
+    pack, at the end."""
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptationSection":

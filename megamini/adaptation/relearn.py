@@ -49,7 +49,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
         own = [part.strip() for part in str(setup.source.provenance.get("language", "")).split(",")]
         for language, start in starts.items() if rank == 0 else ():
             if language in own:
-                print(f"{language}: is the source's own language; launch/evaluate.py measures that without a pack")
+                print(f"{language}: is the source's own language; launch/evaluate.py measures it without a pack")
             print(f"{language}: starts from {in_words(start)}", flush=True)
         model = RelearnModel(
             setup.source.body,

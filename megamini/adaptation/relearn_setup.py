@@ -381,7 +381,7 @@ def _affordable(
             if now < count:
                 break
         if asked and not paid:
-            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs do not pay for one update of {each:.3g}")
+            raise UserError(f"adaptation.stop.flops: {most:.3g} FLOPs are too few for one update of {each:.3g}")
         return paid
 
     return affordable

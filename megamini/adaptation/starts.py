@@ -96,7 +96,7 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
     if (ids := setup.own[text.language]) is not None:
         matrix, bias = rows_beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
     if (pack.output_embeddings is None) != (setup.source.vocabulary.output_matrix is None):
-        raise UserError(f"adaptation.pack: {path}: its output matrix is tied, or not, unlike the source's")
+        raise UserError(f"adaptation.pack: {path}: only one of it and the source has an output matrix of its own")
     facts = {"kind": "pack", "ledger": pack.details.get("ledger", {})}
     return StartingPoint(matrix, bias, facts, pack.output_embeddings)
 
@@ -120,10 +120,10 @@ def in_words(start: StartingPoint) -> str:
     if distilled_from := facts.get("distillation"):
         before, after = (distilled_from[f"unmatched_{when}"] for when in ("before", "after"))
         words += (
-            f"; hidden states held to {' and '.join(distilled_from['texts'])}: {before:.2f} of their spread unmatched"
+            f"; hidden states trained to match {' and '.join(distilled_from['texts'])}: unmatched share {before:.2f}"
         )
         words += f" before, {after:.2f} after"
     unspelled = {script: share for script, share in facts.get("spelled_by_bytes", {}).items() if share > 0.5}
     for script, share in unspelled.items():
-        words += f"; the source can spell {share:.0%} of the new {script} pieces only byte by byte: these are drawn"
+        words += f"; the source can spell {share:.0%} of the new {script} pieces only by bytes: these are random"
     return words

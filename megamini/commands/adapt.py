@@ -6,7 +6,7 @@
     python launch/adapt.py launch/recipes/my_language.yaml adaptation.source=FOLDER "data.path=[data/xx, data/yy]"
     torchrun --nproc_per_node 8 launch/adapt.py launch/recipes/my_language.yaml ...     # on the 8 GPUs of this machine
 
-The language pack comes to lie in RUN/packs/LANG. The same command again resumes from the newest complete checkpoint, on
+The language pack is then in RUN/packs/LANG. The same command again continues from the newest complete checkpoint, on
 any number of GPUs.
 """
 

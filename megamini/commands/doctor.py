@@ -3,7 +3,7 @@
 python tools/doctor.py                                   # this machine
 deepspeed --hostfile HOSTS tools/doctor.py               # also: do all ranks reach each other, do their clocks agree
 
-Exit status 0 where nothing is to mend, else 2.
+Exit status 0 if there is nothing to mend, else 2.
 """
 
 import argparse

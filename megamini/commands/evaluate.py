@@ -1,11 +1,11 @@
-"""Evaluate fine-tuned models in their source language and, by language packs, in every other: zero-shot.
+"""Evaluate fine-tuned models in their source language and, with language packs, in other languages: zero-shot.
 
     python launch/evaluate.py launch/recipes/quickstart/evaluate.yaml
     python launch/evaluate.py RECIPE name=dev tasks.xnli.split=dev "tasks.xnli.languages=[en]" packs.de=runs/de/packs/de
 
-Writes results.json, as it measures, and at the end summary.json (mean and deviation over seeds) and table.md into the
-run directory; with evaluation.keep_scores=true also scores.jsonl, what each test example counts. What is measured
-already is kept: the same command goes on, and with other packs theirs are added.
+Writes results.json into the run directory while it measures, and at the end summary.json (mean and deviation over
+seeds) and table.md. With evaluation.keep_scores=true, it also writes scores.jsonl, the score of each test example. The
+same command again keeps what is measured, and continues. If the recipe has more packs by then, it measures these too.
 """
 
 from megamini.downstream.recipe import EvaluateRecipe

@@ -62,7 +62,7 @@ def _export_folder(arguments: argparse.Namespace) -> None:
     from megamini.adaptation.packs.plugged_export import load_any_model
 
     if arguments.exit is not None:
-        raise UserError(f"--exit: {arguments.source} is no run directory, which alone has exits")
+        raise UserError(f"--exit: {arguments.source} is not a run directory; only a run has exits")
     model, tokenizer = load_any_model(arguments.source)
     if arguments.pack is None:
         raise UserError(f"{arguments.source} is an ordinary checkpoint already; give --pack, or a run directory")

@@ -6,9 +6,9 @@ python tools/fetch_text.py debian --languages de --out text        # every text 
 python tools/fetch_text.py freedict --languages de --out text      # a German-English word list, for adaptation.lexicon
 
 SOURCE is libreoffice-help, package-descriptions, manpages, debian-handbook, installation-guide, debian (all of these
-that exist for the language) or freedict. Written: text/SOURCE.LANG.jsonl, one document a line, or .tsv, a word, a tab
-and its translation, and text/manifest.json. What is complete already is kept; text/.cache holds the downloads and may
-be deleted.
+that exist for the language) or freedict. The command writes text/SOURCE.LANG.jsonl (one document a line), or .tsv for
+freedict (a word, a tab, its translation), and text/manifest.json. Complete files are kept. text/.cache has the
+downloads, and may be deleted.
 """
 
 import argparse

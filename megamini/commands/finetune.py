@@ -4,7 +4,7 @@
     python launch/finetune.py launch/recipes/tasks/xnli.yaml tasks.xnli.path=data/xnli "training.seeds=[0, 1, 2]"
     deepspeed --num_gpus 2 launch/finetune.py launch/recipes/tasks/squad.yaml --deepspeed_config ds_configs/zero2.json
 
-Each seed becomes an ordinary checkpoint, runs/NAME/TASK/seed-N. The same command again goes on after an interruption.
+Each seed becomes an ordinary checkpoint, runs/NAME/TASK/seed-N. The same command again continues after an interruption.
 """
 
 import argparse

@@ -22,8 +22,8 @@ def main() -> None:
     parser.add_argument(
         "pages", nargs=2, type=Path, metavar="FILE", help="NAME.LANG.jsonl: the new language, the source"
     )
-    parser.add_argument("--out", required=True, metavar="STEM", help="STEM.LANG.txt are the files to write")
-    parser.add_argument("--lines", type=int, metavar="N", help="evenly spread over all; unset: all")
+    parser.add_argument("--out", required=True, metavar="STEM", help="the files to write are STEM.LANG.txt")
+    parser.add_argument("--lines", type=int, metavar="N", help="number of lines, evenly spread over all (unset: all)")
     options = parser.parse_args()
     languages = [path.name.split(".")[-2] if path.name.count(".") > 1 else "" for path in options.pages]
     if "" in languages or languages[0] == languages[1]:

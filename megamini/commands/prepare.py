@@ -13,11 +13,11 @@ With a tokenizer that exists already, from a folder or the hub:
     python tools/prepare_data.py --text text/debian-handbook.en.jsonl --language en --out data/en-xlmr \\
         --tokenizer FacebookAI/xlm-roberta-base
 
-With a tokenizer extended for this language, so that one model reads it beside its own (docs/more-languages.md):
+With a tokenizer that gets more pieces, so that one model reads this language beside its own (docs/more-languages.md):
     python tools/prepare_data.py --text 'corpus/el-*.txt.zst' --language el --out data/el \\
         --extend-tokenizer models/mine --add 8000
 
-With new pieces in the place of those that English uses least, so that the model keeps its size:
+With new pieces instead of those that English uses least, so that the model keeps its size:
     python tools/prepare_data.py --text 'corpus/hu-*.txt.zst' --language hu --out data/hu \\
         --tokenizer models/mine --replace-least-used 5000 --old-text 'corpus/en-*.txt.zst'
 
@@ -101,30 +101,30 @@ def _options() -> argparse.ArgumentParser:
         type=int,
         default=50_000,
         metavar="N",
-        help="pieces of the tokenizer to train, specials included (default: %(default)s)",
+        help="pieces of the tokenizer to train, special ones included (default: %(default)s)",
     )
-    tokenizer.add_argument("--tokenizer", metavar="DIR", help="use this tokenizer (folder or hub name) instead")
+    tokenizer.add_argument("--tokenizer", metavar="DIR", help="use this tokenizer (folder or hub name), train none")
     tokenizer.add_argument(
-        "--extend-tokenizer", metavar="DIR", help="this tokenizer (folder or hub name) with more pieces; see --add"
+        "--extend-tokenizer", metavar="DIR", help="add pieces to this tokenizer (folder or hub name); see --add"
     )
     add("--add", type=int, metavar="N", help="pieces to add to --extend-tokenizer")
     add(
         "--replace-least-used",
         type=int,
         metavar="N",
-        help="pieces of --tokenizer that give their ids to new ones, those that --old-text uses least",
+        help="number of pieces of --tokenizer to replace by new ones: those that --old-text uses least",
     )
     add(
         "--old-text",
         nargs="+",
         metavar="FILE",
-        help="text in the tokenizer's languages. With --extend-tokenizer each of its words is cut as before, and new "
-        "pieces may have the characters of old ones; unset: all words of such characters are cut as before",
+        help="text in the tokenizer's languages. With --extend-tokenizer, each word of this text is cut as before, and "
+        "new pieces may use old characters. Unset: all words of old characters are cut as before",
     )
     add(
         "--decoder",
         action="store_true",
-        help="the --tokenizer is a decoder's: it needs no mask, and what ends texts may begin and pad them",
+        help="the --tokenizer is a decoder's: it needs no mask token, and one token may begin, end and pad texts",
     )
     add(
         "--block-length",
@@ -154,13 +154,19 @@ def _options() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of the documents for validation (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="decides which documents those are (default: %(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="decides which documents are for validation (default: %(default)s)",
+    )
     add(
         "--character-coverage",
         type=float,
         default=0.9998,
         metavar="SHARE",
-        help="share of the characters that get a piece; the rest is read as bytes (default: %(default)s)",
+        help="share of the text's characters that get a piece; others are read as bytes (default: %(default)s)",
     )
     add(
         "--tokenizer-sample",
@@ -170,7 +176,7 @@ def _options() -> argparse.ArgumentParser:
         help="characters of text that the tokenizer is trained on (default: %(default)s)",
     )
     add("--processes", type=int, default=usable_cores(), metavar="N", help="(default: %(default)s)")
-    add("--overwrite", action="store_true", help="make the directory anew, whatever is in it")
+    add("--overwrite", action="store_true", help="delete what is in the directory, and make it again")
     return parser
 
 

@@ -5,7 +5,7 @@
     python launch/pretrain.py launch/recipes/quickstart/pretrain.yaml                   # one process, no DeepSpeed
     python launch/pretrain.py launch/recipes/quickstart/pretrain.yaml --dry-run optimizer.learning_rate=1e-3
 
-The same command again resumes from the newest complete checkpoint.
+The same command again continues from the newest complete checkpoint.
 """
 
 import argparse

@@ -31,7 +31,8 @@ def main() -> None:
     out, directories = Path(arguments.out), [Path(run) for run in arguments.runs]
     names = [directory.name for directory in directories]
     if len(set(names)) < len(names):
-        raise UserError("two runs have one name, by which their plots are called; give each a name of its own")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two runs have the name '{twice}', and plots are named after runs; rename one of the folders")
     evaluations = [read_evaluation(directory) for directory in directories if is_evaluation(directory)]
     runs, young = [], []
     for directory in directories:

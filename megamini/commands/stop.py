@@ -2,7 +2,7 @@
 
 python tools/stop.py runs/quickstart-en
 
-The same command that started it goes on from there.
+The same command that started the run continues it.
 """
 
 from pathlib import Path

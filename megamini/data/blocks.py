@@ -282,8 +282,8 @@ class Blocks:
         roles = self.manifest["special_tokens"]
         if roles["pad"] in (roles["bos"], roles["eos"]):
             raise UserError(
-                f"{self.directory}: its tokenizer pads with the token that ends a text, and the data is of an earlier "
-                "version, which took these for one; make the data again: tools/prepare_data.py --overwrite"
+                f"{self.directory}: its tokenizer uses one token as padding and as end of text, and an earlier version "
+                "could not tell the two apart; make the data again: tools/prepare_data.py --overwrite"
             )
         filled = self.read(np.arange(len(self) - facts["padded_blocks"], len(self))) != roles["pad"]
         return self.block_length - np.argmax(filled[:, ::-1], axis=1).astype(np.int64)

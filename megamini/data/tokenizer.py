@@ -152,7 +152,7 @@ def load_tokenizer(name: str | Path, decoder: bool = False) -> PreTrainedTokeniz
     folder = Path(name)
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         # The library would take the class of config.json instead, whose ids may be others.
-        raise UserError(f"{name}: has a tokenizer.json but no tokenizer_config.json, without which ids may differ")
+        raise UserError(f"{name}: has a tokenizer.json but no tokenizer_config.json; without it ids may differ")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except Exception as error:
@@ -162,10 +162,10 @@ def load_tokenizer(name: str | Path, decoder: bool = False) -> PreTrainedTokeniz
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{name}: only a Python ('slow') tokenizer; save a fast one (tokenizer.json) there")
     if len(tokenizer) <= len(special_ids(tokenizer)):  # what the library makes up where it finds no files
-        raise UserError(f"{name}: no tokenizer there: no piece but special ones; is tokenizer.json missing?")
+        raise UserError(f"{name}: the tokenizer there has only special pieces; is tokenizer.json missing?")
     if (last := max(tokenizer.get_vocab().values())) >= len(tokenizer):
         raise UserError(
-            f"{name}: the tokenizer has {len(tokenizer)} pieces with ids up to {last}, so that some ids are of none; "
+            f"{name}: the tokenizer has {len(tokenizer)} pieces with ids up to {last}, so some ids have no piece; "
             "save it with ids from 0 on without gaps"
         )
     roles = special_roles(tokenizer)

@@ -22,20 +22,21 @@ class TaskSection(Section):
     """A task and where its data lie. The key is the task's name, or any name with `task` inside."""
 
     task: str | None = None
-    """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset: the
-    one that the key names."""
+    """Which task it is (xnli, pawsx, squad, mlqa, xquad, tydiqa, sib200, panx, ud_pos, libreoffice, custom); unset:
+    the one called NAME."""
     path: PathName | None = None
     """Folder of the task's files, as released or as in docs/tasks-and-evaluation.md; unset: the data set on the hub."""
     dataset: PathName | None = None
-    """Another data set of the `datasets` library, by name or folder, with {language} in it; instead of `path`."""
+    """Instead of `path`: another data set of the `datasets` library, by name or folder. {language} in it stands for the
+    language."""
     kind: Kind | None = None
     """custom only: what is predicted."""
     files: dict[str, str] = Field(default={})
-    """custom only: split to file or glob inside `path`, with {language} in it."""
+    """custom only: for each split, a file or glob inside `path`. {language} in it stands for the language."""
     columns: Words = ()
-    """custom only: names of the text column or columns, and last of the label's."""
+    """custom only: names of the one or two text columns, and of the label column last."""
     limit: Positive | None = None
-    """Most examples that are taken of a split, evenly spread over it; unset: all."""
+    """Most examples that are taken from a split, evenly spread over it; unset: all."""
 
     @model_validator(mode="after")
     def _check(self) -> "TaskSection":
@@ -62,15 +63,17 @@ class FinetuneTask(TaskSection):
     """A task to fine-tune on."""
 
     language: str = "en"
-    """The source language: that of the training data, which the primary model was pretrained in."""
+    """The source language: of the training data, and of the primary model's pretraining."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str | None = None
-    """Split of the source language that each seed is measured on at the end; unset: the task's own, mostly dev."""
+    """Split of the source language on which each seed is measured at the end; unset: the task's own, for most tasks
+    dev."""
     max_length: Annotated[int, Field(ge=16)] | None = None
-    """Tokens of an input; unset: 128 (classes), 256 (tags) or 384 (questions), as far as the model has positions."""
+    """Most tokens of an input; unset: 128 (classes), 256 (tags) or 384 (questions), or fewer if the model has fewer
+    positions."""
     doc_stride: NotNegative = 128
-    """Questions only: tokens that two windows of a long context share."""
+    """Questions only: number of tokens that two neighbouring windows of a long context share."""
     max_answer_length: Positive = 30
     """Questions only: most tokens of an answer."""
 
@@ -107,10 +110,10 @@ class FinetuneTraining(Section):
     micro_batch: Positive = 32
     """Most examples that a rank runs at once; accumulation makes up the rest."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Precision of activations; weights and optimizer stay fp32 (under DeepSpeed bf16: master copies do). auto: tf32
-    (fp32, with matrix products in TF32) on a GPU that has it, else fp32."""
+    """Precision of activations. Weights and optimizer stay fp32; under DeepSpeed with bf16, only the master copies do.
+    auto: tf32 (fp32, with matrix products in TF32) on a GPU that has it, else fp32."""
     seeds: Seeds = (0,)
-    """A model is fine-tuned for each of these: head, order of examples and dropout."""
+    """One model is fine-tuned for each seed. A seed decides the initial head, the order of examples and dropout."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
 
@@ -119,7 +122,7 @@ class FinetuneCheckpoints(Section):
     """What an interrupted seed goes on from."""
 
     every_epoch: bool = True
-    """Save at the end of each epoch, and go on from there when the same command is run again."""
+    """Save at the end of each epoch. The same command then continues from there."""
 
 
 class FinetuneTelemetry(Section):
@@ -152,52 +155,54 @@ class EvaluateTask(TaskSection):
     """A task to evaluate on."""
 
     models: Folders = ()
-    """Fine-tuned models: folders of `launch/finetune.py`, of one seed or of all seeds of a task; unset: the folder of
-    this task's name in `model.finetuned`."""
+    """Fine-tuned models: folders that `launch/finetune.py` made, of one seed or of all seeds of a task; unset: the
+    folder NAME in `model.finetuned`."""
     split: str = "test"
     """Split to evaluate on."""
     languages: Words = ()
     """Languages to evaluate in; unset: the source language and the language of every pack."""
     reference_lines: bool = False
-    """Classes and tags only: also measure what needs no language model (TF-IDF with logistic regression; each word's
-    commonest tag), trained in the source language and, where there are training data, in the target language."""
+    """Classes and tags only: also measure baselines without a language model (TF-IDF with logistic regression; each
+    word's most common tag). They are trained in the source language and, if there are training data, in the target
+    language."""
     word_lists: PathName | None = None
-    """For `reference_lines`: word lists as `adaptation.lexicon` takes them, a file a language with {language} in its
-    path; texts translated by them word by word are one more line."""
+    """For `reference_lines`: word lists as for `adaptation.lexicon`, one file for each language. {language} in the path
+    stands for the language. One more baseline then translates each text word by word."""
 
 
 class EvaluateModelSection(Section):
     """What is evaluated."""
 
     finetuned: PathName | None = None
-    """Run directory of `launch/finetune.py`, with a folder a task."""
+    """Run directory of `launch/finetune.py`, with a folder for each task."""
     primary: PathName | None = None
     """Folder of the exported primary model, for the measures without labels."""
     source_language: str = "en"
-    """Language that needs no pack."""
+    """Source language of the model: it needs no pack."""
 
 
 class RetrievalSection(Section):
     """Sentence retrieval: which page of the source language is the same as this one?"""
 
     files: PathName
-    """JSON lines with `id` and `text`, a file a language with {language} in its path; the same id in all languages."""
+    """JSON Lines files with `id` and `text`, one for each language. {language} in the path stands for the language. A
+    page has the same id in all languages."""
     languages: Words = ()
-    """Languages to retrieve in; unset: the language of every pack."""
+    """Languages to retrieve in; unset: the languages of all packs."""
     layer: NotNegative | None = None
     """Layer whose hidden states are averaged; unset: the middle one."""
     pages: Positive = 500
-    """Most pages, the first ones that all languages have."""
+    """Most pages. The first ones that all languages have are taken."""
 
 
 class BitsPerByteSection(Section):
     """How well the primary model with a pack predicts text of the pack's language."""
 
     data: dict[str, PathName] = Field(default={})
-    """Encoders: language to data directory (tools/prepare_data.py), made with the pack's tokenizer."""
+    """Encoders: for each language, a data directory (tools/prepare_data.py) made with the pack's tokenizer."""
     text: dict[str, PathName] = Field(default={})
-    """Decoders: language to a file of held-out text (or a pattern of several), as tools/prepare_data.py reads it. Every
-    token counts, by windows that roll over each document."""
+    """Decoders: for each language, a file of held-out text (or a pattern of several) as for tools/prepare_data.py.
+    Every token counts: overlapping windows cover each document."""
     blocks: Positive = 512
     """Encoders: most validation blocks that are read."""
     mask_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
@@ -224,8 +229,8 @@ class EvaluationSection(Section):
     """Precision of activations; weights stay fp32. auto: tf32 (fp32, with matrix products in TF32) on a GPU that has
     it, else fp32."""
     keep_scores: bool = False
-    """Write `scores.jsonl` too: what each test example counts in the headline metric of each measurement. Intervals of
-    differences that are paired over examples need it."""
+    """Also write `scores.jsonl`: the score of each test example in the main metric of each measurement. The report
+    needs it for intervals that are paired over examples."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
 
@@ -235,8 +240,8 @@ class EvaluateRecipe(RunRecipe):
 
     model: EvaluateModelSection
     packs: dict[TaskName, PathName] = Field(default={})
-    """Name in the results to folder of a language pack, or to a pattern of several that were learned one after the
-    other (`runs/mini/packs/*-step-*`); each knows its language, and a language may have several."""
+    """For each name in the results: the folder of a language pack, or a pattern of several that one run kept
+    (`runs/mini/packs/*-step-*`). A pack knows its language. A language may have several packs."""
     tasks: dict[TaskName, EvaluateTask] = Field(default={})
     measures: MeasuresSection = MeasuresSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -279,9 +279,9 @@ def _checkpoint_config(
     if pieces != len(tokenizer):
         raise UserError(f"{where}: its vocabulary has {pieces} pieces, the data's tokenizer {len(tokenizer)}; {advice}")
     if own is not None and own.get_vocab() != tokenizer.get_vocab():
-        raise UserError(f"{where}: its tokenizer has other pieces than the data's, as many though they are; {advice}")
+        raise UserError(f"{where}: its tokenizer has as many pieces as the data's, but other ones; {advice}")
     if config.vocab_size < pieces:
-        raise UserError(f"{where}: has {config.vocab_size} rows for the {pieces} pieces of its own tokenizer")
+        raise UserError(f"{where}: has only {config.vocab_size} rows for the {pieces} pieces of its tokenizer")
     check_positions(config, tokenizer, block_length, where)
     config.vocab_size = len(tokenizer)  # without rows that only fill the matrix up
     if hasattr(config, "megamini"):  # of the checkpoint, and no more of what is trained from it: its lineage is another

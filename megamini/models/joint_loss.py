@@ -154,5 +154,5 @@ def sums_products_in_fp32() -> bool:
         if torch.equal(total, torch.full_like(total, 1 + 2.0**-6)):
             return True
         reason = f"the sum is {total[0, 0].item()}"
-    print(f"WARNING: the joint loss adds products in a step of its own, more slowly: {reason}", flush=True)
+    print(f"WARNING: the joint loss adds products in an extra step, more slowly: {reason}", flush=True)
     return False

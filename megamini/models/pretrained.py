@@ -31,7 +31,7 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:  # whatever a broken folder makes the library raise
         if (Path(checkpoint) / "recipe.yaml").is_file():
-            raise UserError(f"{where}: a run and no model; of one of pretraining, tools/export.py makes one") from None
+            raise UserError(f"{where}: a run, not a model; tools/export.py makes one of a pretraining run") from None
         here = "" if Path(checkpoint).is_dir() else "no such folder here, and as a hub name "
         raise UserError(f"{where}: {here}no config.json of a model can be read there: {error}") from None
     try:
@@ -41,7 +41,7 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
     if getattr(config, "use_bidirectional_attention", None):
         raise UserError(f"{where}: a decoder that sees both sides (use_bidirectional_attention) predicts no next token")
     if not family.causal and not config.tie_word_embeddings:
-        raise UserError(f"{where}: token embeddings and output matrix are not tied, which the method needs")
+        raise UserError(f"{where}: token embeddings and output matrix are not tied; use a model that ties them")
     if dropout is not None:
         for key in family.dropout_keys:
             setattr(config, key, dropout)
@@ -60,7 +60,7 @@ def load_lm(
     model, missing = _read(family.auto_class, checkpoint, config, attention, where)
     of_head = _head_tensors(model)
     if fresh_head and not missing:
-        raise UserError(f"{where}: has a masked-LM head of its own; objective.method head is for those without")
+        raise UserError(f"{where}: has a masked-LM head of its own; objective.method head is for models without one")
     if missing and not fresh_head:
         advice = "; train one first: objective.method: head" if set(missing) <= of_head and not family.causal else ""
         kind = "causal" if family.causal else "masked"
@@ -109,7 +109,7 @@ def load_model(
     model, missing = _read(model_class, checkpoint, config, attention, where)
     lost = [name for name in missing if fresh is None or not fresh.search(name)]
     if lost:
-        raise UserError(f"{where}: misses {lost[0]} and {len(lost) - 1} other tensors; torn?")
+        raise UserError(f"{where}: misses {lost[0]} and {len(lost) - 1} other tensors; fetch it again")
     return model
 
 
@@ -165,7 +165,7 @@ def _refuse_untied_tensors(model: PreTrainedModel, checkpoint: str, where: str) 
     holder = _files_of_tensors(checkpoint)
     for name, source in model._tied_weights_keys.items():
         if name in holder and source in holder and not torch.equal(*(_tensor(holder[n], n) for n in (name, source))):
-            raise UserError(f"{where}: {name} differs from {source}: not tied, which the method needs")
+            raise UserError(f"{where}: {name} differs from {source}: not tied, but the method needs one matrix")
 
 
 def _files_of_tensors(checkpoint: str) -> dict[str, str]:

@@ -165,8 +165,8 @@ def assert_tied(model: PreTrainedModel) -> None:
         return
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         raise UserError(
-            "model: token embeddings and output matrix are not tied in this checkpoint, which the method needs; use "
-            "one with tie_word_embeddings: true"
+            "model: token embeddings and output matrix are not tied in this checkpoint, but the method needs it; "
+            "use one with tie_word_embeddings: true"
         )
 
 

@@ -31,7 +31,7 @@ class RecipeParser(CommandParser):
 
     def _recipes(self) -> str:
         names = [f"  {path.relative_to(ROOT)}" for path in recipes_of(self._kind)]
-        return "\n".join(["recipes that come along:", *names])
+        return "\n".join(["included recipes:", *names])
 
 
 def recipes_of(kind: type[BaseModel]) -> list[Path]:

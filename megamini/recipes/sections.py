@@ -80,22 +80,22 @@ class ModelSection(Section):
     """The primary model: a body of the `transformers` library and the layers at which it has exits."""
 
     family: FamilyName | None = None
-    """Family of the body; needed unless `from_checkpoint` says it."""
+    """Family of the body; needed unless `from_checkpoint` is given."""
     config: dict[str, int | float | bool | str | list[str] | None] = {}
-    """Keys of the family's configuration class (hidden_size, num_hidden_layers ...). What the data decides (vocabulary,
-    special tokens, enough positions) is filled in."""
+    """Keys of the family's configuration class (hidden_size, num_hidden_layers ...). Vocabulary, special tokens and the
+    number of positions are taken from the data."""
     from_checkpoint: PathName | None = None
     """Checkpoint folder (or hub name) whose body to start from, instead of random weights."""
     exits: Layers = ()
-    """Layers after which a further head reads the hidden states; empty for plain pretraining. minipost: the one layer
-    up to which the mini-model keeps the model's own."""
+    """Layers after which there is an exit: a second head. Empty for plain pretraining. minipost: one number, of the
+    bottom layers that the mini-model keeps."""
     bridge_layers: NotNegative = 0
-    """minipost: fresh layers between the exit and the model's own head, the only ones that train."""
+    """minipost: number of new layers between the exit and the model's own head. Only these train."""
     dropout: Share | None = None
     """Dropout of hidden states and attention; unset: the configuration's own."""
     zero_init_outputs: bool = False
-    """From scratch: the output projections of attention and feed-forward networks start at zero, so that every layer
-    starts as the identity."""
+    """Only with `family`: the output projections of attention and feed-forward networks start at zero, so that every
+    layer starts as the identity."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel of `transformers`."""
 
@@ -116,15 +116,15 @@ class DataSection(Section):
     """Prepared text: folders written by `tools/prepare_data.py`."""
 
     path: PathName | Paths
-    """Data directory (tokenizer, train/, validation/, manifest.json), or a list of them, with one tokenizer and block
-    length (prepare them with --tokenizer), of which every update reads."""
+    """Data directory (tokenizer, train/, validation/, manifest.json), or a list of them. Every update reads from all of
+    a list. They need the same tokenizer (prepare them with --tokenizer) and the same block length."""
     weights: Numbers | None = None
-    """Shares of the data directories in an update, in any unit; unset: by their numbers of blocks."""
+    """Shares of the data directories in an update, such as [3, 1]; unset: by their numbers of blocks."""
     measured: Annotated[tuple[PathName, ...], Field(strict=False)] = ()
-    """Further data directories of the same tokenizer, of which nothing is learned: validation measures them all along,
-    as what a model forgets."""
+    """Further data directories with the same tokenizer. Nothing is learned from them: each validation measures them, to
+    show what the model forgets."""
     workers: NotNegative = 2
-    """Processes per rank that make batches ahead of the step; 0 makes them in the step's own process."""
+    """Processes per rank that prepare batches in advance; 0: the training process prepares them itself."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataSection":
@@ -148,7 +148,7 @@ class ForgettingSection(Section):
     every: Duration
     """Distance between two re-initialisations of the token embeddings and their optimizer state."""
     none_in_last: Duration
-    """Length of the last stretch, in which nothing is forgotten any more."""
+    """Length of the last part of the run, in which the token embeddings are not re-initialised."""
 
 
 class MaskStageSection(Section):
@@ -189,18 +189,18 @@ class MaskingSection(Section):
     """What is predicted: by an encoder, masked positions; by a decoder, the token behind each position."""
 
     mask_share: MaskShares = 0.15
-    """Share of a block's positions that are predicted; exactly round(share x (block length - 2)) in every block. Or a
-    list of stages, such as [{share: 0.3, until: 2000 updates}, {share: 0.15}]; validation has the last share all
-    along."""
+    """Share of a block's positions that are predicted: exactly round(share x (block length - 2)) in every block. Or a
+    list of stages, such as [{share: 0.3, until: 2000 updates}, {share: 0.15}]. Validation always uses the last
+    share."""
     replace_with_mask: Share = 0.8
     """Share of the predicted positions that show the mask token."""
     replace_with_random: Share = 0.1
     """Share of the predicted positions that show a random token; the rest keep their own."""
     predict_separators: bool = True
-    """Decoders only: predict the token behind each document too; false leaves it out of the loss."""
+    """Decoders only: predict the token at the end of each document too; false leaves it out of the loss."""
     loss_workspace_mib: Positive | None = None
-    """Memory for one chunk of logits of the joint loss, in MiB per rank. Unset: 256 on a CPU, and on a GPU a 32nd of
-    its memory, between 256 and 2048."""
+    """Memory for one chunk of logits of the joint loss, in MiB per rank. Unset: 256 on a CPU; on a GPU 1/32 of its
+    memory, between 256 and 2048."""
 
     def loss_workspace_bytes(self, device_memory: float | None) -> int:
         """device_memory: bytes of the GPU; None on a CPU. The fewer chunks, the fewer times the token matrix and its
@@ -229,9 +229,10 @@ class ObjectiveSection(MaskingSection):
     """What is predicted, what trains, and how the heads' losses are summed."""
 
     method: Literal["mlm", "causal", "minijoint", "minipost", "head"]
-    """mlm: everything trains, by the primary head; causal: the same for a decoder. minijoint: by the weighted mean over
-    the primary head and all exits. minipost: only fresh bridge layers between the bottom layers and the head of a
-    checkpoint. head: only a fresh head over a checkpoint that has none, such as a sentence encoder."""
+    """mlm: everything trains, on the loss of the primary head. causal: the same for a decoder. minijoint: everything
+    trains, on the weighted mean of the losses of the primary head and all exits. minipost: only new bridge layers
+    train, between the bottom layers and the head of a checkpoint. head: only a new head trains, over a checkpoint that
+    has none, such as a sentence encoder."""
     head_weights: Numbers | None = None
     """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
     forgetting: ForgettingSection | None = None
@@ -252,11 +253,11 @@ class MuonSection(Section):
     momentum: Decay = 0.95
     """Decay rate of the momentum, a running mean of the gradients."""
     nesterov: bool = True
-    """Orthogonalise the momentum as it will be one gradient later."""
+    """Nesterov momentum: mix the newest gradient into the momentum once more before it is orthogonalised."""
     newton_schulz_steps: Annotated[int, Field(ge=1, lt=100)] = 5
-    """Steps of the iteration."""
+    """Steps of the Newton-Schulz iteration."""
     newton_schulz_precision: Literal["fp32", "bf16"] | None = None
-    """Precision of the iteration; unset: bf16 where training.precision is bf16, else fp32."""
+    """Precision of the Newton-Schulz iteration; unset: bf16 if training.precision is bf16, else fp32."""
 
 
 class OptimizerSection(Section):
@@ -269,7 +270,7 @@ class OptimizerSection(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-6
     """Added to the root of AdamW's second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay of matrices."""
+    """Decoupled weight decay, of matrices only."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest global gradient norm; 0 never clips."""
 
@@ -283,8 +284,8 @@ class PretrainingOptimizerSection(OptimizerSection):
     """AdamW alone, or beside Muon."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """adamw: for all parameters. muon: Muon for the matrices of attention, feed-forward networks and heads, with
-    updates of the size of AdamW's, so that one learning rate and decay fit both; AdamW for all others."""
+    """adamw: AdamW for all parameters. muon: Muon for the matrices of attention, feed-forward networks and heads, AdamW
+    for the rest. Muon's updates are scaled to the size of AdamW's, so one learning rate and decay fit both."""
     muon: MuonSection | None = None
     """Settings of Muon; unset: its defaults."""
 
@@ -324,12 +325,12 @@ class SpikeSection(Section):
     """A loss far above those before it is reported with its blocks, once the warm-up is over."""
 
     above: Annotated[float, Field(gt=0)] = 1.0
-    """Nats over the median of the last losses that make a spike."""
+    """A loss is a spike if it is this many nats above the median of the last losses."""
     window: Positive = 50
     """Number of losses that the median is taken over."""
     most_roll_backs: NotNegative = 0
-    """So many times a run may go back to its newest checkpoint and leave out the blocks from there to the spike; 0 only
-    reports."""
+    """How many times the run may go back to its newest checkpoint after a spike, and leave out the blocks from there to
+    the spike. 0: spikes are only reported."""
 
 
 class TrainingSection(Section):
@@ -341,33 +342,34 @@ class TrainingSection(Section):
     """Most blocks that a rank runs at once; accumulation makes up the rest."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
     """Precision of weights and activations; the optimizer keeps fp32 master copies. tf32: fp32, with matrix products in
-    TF32 on GPUs that have it. auto, without DeepSpeed: on a GPU bf16, or fp16 where it has no bf16; on a CPU bf16 where
-    a measurement at the start shows a gain, else fp32."""
+    TF32 on GPUs that have it. auto (only without DeepSpeed): on a GPU bf16, or fp16 if the GPU has no bf16; on a CPU
+    bf16 if a measurement at the start shows that it is faster, else fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order of blocks, masks and dropout."""
     activation_checkpointing: bool = False
     """Recompute the layers in the backward pass instead of keeping their activations."""
     compile: bool = False
-    """Compile the layers with torch.compile, at the first updates and validation; needs a C++ compiler, and not
-    ZeRO stage 3."""
+    """Compile the layers with torch.compile, during the first updates and the first validation. Needs a C++ compiler.
+    Not with ZeRO stage 3."""
     runs: PathName = "runs"
     """Folder in which the run directory is made."""
     stop_after_nonfinite: Positive = 10
     """End the run after this many updates in a row whose loss or gradient was not finite."""
     spike: SpikeSection = SpikeSection()
     deterministic: bool = False
-    """Kernels alone that add in the same order each time, so that a GPU too gives the same bits twice; slower. On a CPU
-    all do."""
+    """Use only kernels that add in a fixed order, so that a GPU gives the same bits each time. Slower. Kernels on a CPU
+    always do."""
     profile: Positive | None = None
-    """Updates of which rank 0 writes a trace of PyTorch's profiler into the run's folder `profile`, for TensorBoard's
-    profiler plugin or ui.perfetto.dev; the first three are left out. Unset: none."""
+    """Number of updates that PyTorch's profiler traces, after the first three. Rank 0 writes the trace into the run's
+    folder `profile`, for TensorBoard's profiler plugin or ui.perfetto.dev. Unset: none."""
     block_order: BlockOrder | None = None
-    """runs: of neighbouring blocks, which are read as one, in random order; every block of a batch is of another place.
-    blocks: single blocks in random order, each of which is read alone, as in earlier versions; slow on a network file
-    system. Unset: as the run began, and runs for a new one. They differ from about 64 MB of blocks on."""
+    """runs: neighbouring blocks are read together, and these runs of blocks are in random order; the blocks of a batch
+    come from different runs. blocks: each block is read alone, in random order, as in earlier versions; slow on a
+    network file system. Unset: runs, or for a run that is continued, its own order. The two differ only from about
+    64 MB of blocks on."""
     hang_minutes: Annotated[float, Field(gt=0)] | None = 30.0
-    """End the process, with stack traces and status 75, when no update, validation or save has ended for this long;
-    null: never, but for ranks that wait an hour for another. The first update has at least 30 minutes."""
+    """End the process, with stack traces and status 75, if no update, validation or save has ended for this long. The
+    first update has at least 30 minutes. null: no such limit, but a rank waits at most an hour for another."""
 
 
 class CheckpointSection(Section):
@@ -376,29 +378,31 @@ class CheckpointSection(Section):
     every: Duration | None = None
     """Distance between two checkpoints; unset: by time, as `every_minutes` says."""
     every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
-    """Where `every` is unset: minutes between two checkpoints, about the most that a kill can cost; null: only at the
-    end."""
+    """If `every` is unset: minutes between two checkpoints. A killed run loses about this much at most. null: only at
+    the end."""
     keep_last: Positive = 2
     """Number of newest checkpoints that are kept."""
     keep_every: Duration | None = None
     """Checkpoints at multiples of this are kept for good; unset: none."""
     in_background: bool = True
-    """Write beside the training steps, from a copy in memory: 12 bytes a parameter that trains, over all ranks."""
+    """Write while training goes on, from a copy in memory. The copy takes 12 bytes per trained parameter, over all
+    ranks together."""
     resume: bool = True
-    """Go on from the newest complete checkpoint of the run directory where there is one."""
+    """Continue from the newest complete checkpoint of the run directory, if there is one."""
 
 
 class TelemetrySection(Section):
     """What is written down along the way."""
 
     every: Positive = 10
-    """Updates between two lines of the log; each holds the mean since the last."""
+    """Updates between two lines of the log. Each line has the means since the line before."""
     validate_every: Duration | None = None
     """Distance between two validations; unset: only at the end."""
     validation_blocks: Positive = 2048
     """Most validation blocks that are read."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
-    """Peak rate of one device for model-FLOPs utilisation; unset: known for the device, or measured at start."""
+    """Peak rate of one device in TFLOP/s, for model-FLOPs utilisation. Unset: the known rate of the device, or measured
+    at the start."""
 
 
 class RunRecipe(Section):

@@ -27,6 +27,6 @@ def resolve_intervals(recipe: RunRecipe, tokens_per_update: int, pack_every: str
     if keep and (not save or keep % save):
         raise UserError(
             f"checkpoint.keep_every: {keep} updates is no multiple of checkpoint.every ({save or 'unset'}), so "
-            "that hardly any checkpoint would be kept"
+            "hardly any checkpoint would be kept; make it one"
         )
     return Intervals(*(None if updates is None else max(1, updates) for updates in (validate, save, keep, pack)))

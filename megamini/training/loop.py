@@ -219,7 +219,7 @@ def _agree(
 
 def _stop(wishes: _Wishes, safe_point: SafePoint, state: TrainState, telemetry: Telemetry | Silence) -> None:
     """Say so; all that there is has been saved. Raises `TryAgain` where the scheduler has asked. *All ranks.*"""
-    telemetry.say(f"stopped by {safe_point.stopped_by} after update {state.update}; the same command goes on from here")
+    telemetry.say(f"stopped by {safe_point.stopped_by} after update {state.update}; the same command continues it")
     if wishes.comes_back:
         raise TryAgain
 
@@ -272,7 +272,7 @@ def _check_for_spike(
     if found is None:
         return
     goes_back = setup.spikes.rolls_back(state) and checkpoints.any()
-    telemetry.say(f"{found}{'; going back to the newest checkpoint, and on behind them' if goes_back else ''}")
+    telemetry.say(f"{found}{'; going back to the newest checkpoint, and leaving them out' if goes_back else ''}")
     if goes_back:
         checkpoints.finish(engine)
         raise RollBack(state.last_batch)

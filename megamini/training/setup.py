@@ -79,7 +79,7 @@ class RunSetup(ABC):
             return f"every {self.intervals.save:,} updates, {when}"
         if section.every_minutes:
             return f"every {section.every_minutes:g} minutes (checkpoint.every_minutes), {when}"
-        return f"only {when}: a kill costs all (checkpoint.every, checkpoint.every_minutes)"
+        return f"only {when}: a killed run loses everything (checkpoint.every, checkpoint.every_minutes)"
 
     @property
     @abstractmethod

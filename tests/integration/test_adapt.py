@@ -256,7 +256,7 @@ def test_a_mask_share_that_changes_costs_what_its_stages_cost(shop: Workshop) ->
         UserError, match=r"objective\.mask_share: the stage of share 0\.4 ends after 3 updates, and the"
     ):
         most(3 * high)
-    with pytest.raises(UserError, match=re.escape(f"do not pay for one update of {high:.3g}")):
+    with pytest.raises(UserError, match=re.escape(f"are too few for one update of {high:.3g}")):
         most(high - 1)
 
 

@@ -42,7 +42,7 @@ def test_a_stopped_rank_ends_the_run_with_stack_traces(lab: Lab, tmp_path: Path)
     assert codes[0] == TRY_AGAIN
     assert codes[1] != 0
     (line,) = [line for line in printed[0].splitlines() if line.startswith("error: ")]
-    assert "rank 0: nothing has moved for 0.1 minutes (training.hang_minutes) behind update" in line
+    assert "rank 0: nothing has moved for 0.1 minutes (training.hang_minutes) after update" in line
     assert "loop.py" in printed[0].partition(line)[2], "where the main thread stands"
 
 

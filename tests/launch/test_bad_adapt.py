@@ -288,7 +288,7 @@ EXPORTS: Cases = {
         lambda w: [str(w.good / "primary"), str(w.folder / "o")],
         ("ordinary checkpoint already", "--pack"),
     ),
-    "exit of a folder": (lambda w: [*w.plugging(nothing), "--exit", "2"], ("--exit", "no run directory")),
+    "exit of a folder": (lambda w: [*w.plugging(nothing), "--exit", "2"], ("--exit", "not a run directory")),
     "adaptation run": (
         lambda w: [str(w.good / "runs/small-de"), str(w.folder / "o")],
         ("small-de", "a recipe of launch/adapt.py"),

@@ -212,7 +212,7 @@ def test_another_tokenizer_with_as_many_pieces_is_refused(checkpoint):
     text = (checkpoint / "tokenizer.json").read_text()
     piece = next(piece for piece in own.get_vocab() if piece not in own.all_special_tokens)
     (checkpoint / "tokenizer.json").write_text(text.replace(f'"{piece}"', f'"{piece}x"'))
-    assert f"other pieces than the data's, as many though they are; prepare the data with --tokenizer {checkpoint}" in (
+    assert f"as many pieces as the data's, but other ones; prepare the data with --tokenizer {checkpoint}" in (
         refusal(checkpoint)
     )
 

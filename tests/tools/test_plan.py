@@ -209,7 +209,7 @@ def test_break_even_by_hand():
         (["launch/recipes/base/minijoint.yaml", "--utilisation", "40"], "--utilisation 40.0: a share above 0"),
         (["launch/recipes/base/minijoint.yaml", "--gpus", "7"], "cannot be divided over 7 ranks"),
         (["launch/recipes/xxl/minijoint.yaml", "--gpus", "1", "--gpu-memory", "8"], "no layout fits 1 GPUs of 8 GB"),
-        (["launch/recipes/base/minijoint.yaml", "--gpu", "v100-32gb"], "training.precision: bf16: V100-SXM2 has none"),
+        (["launch/recipes/base/minijoint.yaml", "--gpu", "v100-32gb"], "training.precision: bf16: V100-SXM2 lacks it"),
         (["launch/recipes/base/minijoin.yaml"], "minijoin.yaml"),
         (["launch/recipes/base/minijoint.yaml", "schedule.duration=0 updates"], "schedule.duration: a run needs"),
         (

@@ -23,7 +23,8 @@ import yaml
 from tools.benchmarks.page import ROOT, free_port, heading, start_peak, status_bytes, table
 
 _ON_DISK = (
-    ", of which AdamW's fp32\nstates are on disk (`offload_optimizer` to NVMe, saved and read one sub-group at a time)."
+    ". AdamW's fp32 states, a part of it, are on disk (`offload_optimizer` to NVMe).\n"
+    "They are saved and read one sub-group at a time."
 )
 PHASES = ("before it", "building", "engine", "training")
 NOTES = "BIG_BODY_NOTES"
@@ -152,21 +153,30 @@ def _page(options: argparse.Namespace, ranks: list[dict[str, int]], exported: in
     rows.append(["export (one process)", _gib(exported), ""])
     return "\n".join(
         [
-            heading("Memory of a rank with a big body", ["torch", "deepspeed"]),
-            f"{parameters / 1e9:.2f}B parameters (XLM-R XL's shape, {options.layers} layers, d {options.hidden}), an",
-            f"exit, ZeRO-3 on {options.ranks} ranks, bf16. Whole model in fp32: **{_gib(whole)}**. A rank's own",
-            f"share of the states of training: {_gib(states)}{_ON_DISK if options.nvme else '.'}",
+            heading(
+                "Memory of a rank with a big body",
+                ["torch", "deepspeed"],
+                f"A model is built on {options.ranks} ranks, and no rank needs memory for all of it: building takes "
+                f"{_gib(most['building'] - most[PHASES[0]])}\non a rank. The whole model in fp32 is {_gib(whole)}.",
+            ),
+            f"The model has {parameters / 1e9:.2f}B parameters (XLM-R XL's shape, {options.layers} layers, "
+            f"d {options.hidden}) and an exit.",
+            f"It is trained by ZeRO-3 on {options.ranks} ranks in bf16. A rank's own share of the training states is",
+            f"{_gib(states)}{_ON_DISK if options.nvme else '.'}",
             "Peak of resident memory, the largest of all ranks:",
             "",
             table(["phase", "resident", "above the process before it"], rows),
-            "Training: three updates, a validation, a checkpoint. AdamW's fp32 states alone are 12 bytes a parameter,",
-            f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks.",
-            "What training holds beyond its share in memory is what a rank gathers at a time"
-            + (", and buffers for a few sub-groups of states." if options.nvme else "."),
+            "Training: three updates, a validation, a checkpoint. AdamW's fp32 states alone are 12 bytes a parameter:",
+            f"{_gib(12 * parameters / options.ranks)} on each of {options.ranks} ranks. Beyond its own share, a rank "
+            "holds what it gathers at a time"
+            + (",\nand buffers for a few sub-groups of states." if options.nvme else "."),
             "",
-            "Set for this, and in no configuration that is shipped: buckets and live parameters that are small beside",
-            "the body (DeepSpeed's defaults let a rank gather all of this one), gradients kept in bf16, and",
-            "`MALLOC_MMAP_THRESHOLD_=131072`, without which the C library keeps what is freed (building: 2.0 GiB).",
+            "These settings are in no configuration of `ds_configs/`:",
+            "",
+            "* buckets and live parameters that are small beside the body. With DeepSpeed's defaults, a rank could",
+            "  gather all of it;",
+            "* gradients kept in bf16;",
+            "* `MALLOC_MMAP_THRESHOLD_=131072`. Without it, the C library keeps freed memory (building: 2.0 GiB).",
             "",
         ]
     )

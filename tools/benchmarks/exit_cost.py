@@ -51,8 +51,12 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
     of_medians, of_rounds = ratio(seconds, "minijoint", "mlm")
     return "\n".join(
         [
-            heading("The second head's cost in pretraining", ["torch", "transformers"]),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, exit after",
+            heading(
+                "The second head's cost in pretraining",
+                ["torch", "transformers"],
+                f"The second head makes an update of pretraining {of_medians - 1:.1%} longer.",
+            ),
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, exit after",
             f"layer {options.exit}; {BLOCKS} blocks of {BLOCK_LENGTH} = {BLOCKS * BLOCK_LENGTH:,} tokens an update,",
             f"{MASKED} masked in each; {options.precision}, dropout 0.1; forward, backward, clipping and AdamW in one",
             f"process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. Seconds an update:",
@@ -61,7 +65,7 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str:
             f"**MiniJoint over plain masked-LM: {of_medians:.3f}** (ratio of medians; median of the rounds' ratios",
             f"{of_rounds:.3f}). By the FLOPs formula: {arithmetic:.3f}.",
             "",
-            "Caveat: random tokens, since only shapes matter here; whatever else runs on the machine shows in the",
+            "Caveat: the tokens are random, since only shapes matter here. Other work on the machine shows in the",
             "slowest column.",
             "",
         ]

@@ -350,16 +350,23 @@ def _page(done: list[dict], optimizer: str) -> str:
     titles = ["fault", "runs", "finished", "exact", "hangs", "most updates lost"]
     return "\n".join(
         [
-            heading("Faults", ["torch", "deepspeed"]),
-            f"{len(done)} runs of {UPDATES} updates with {optimizer}, {RANKS} ranks, ZeRO 1 to 3, saving every",
-            f"{SAVE_EVERY}; each",
-            "met one fault at a random update and was then started again. Exact: the last checkpoint (weights,",
-            "moments, steps of all ranks) equals that of an uninterrupted run, bit for bit; where a loss was NaN:",
-            "exactly that update was left out. Updates lost: from the last one logged to the checkpoint that the run",
-            "went on from; a damaged newest checkpoint costs the interval before it too.",
+            heading(
+                "Faults",
+                ["torch", "deepspeed"],
+                f"{len(done) - len(failed)} of {len(done)} runs that met a fault, and were started again, ended "
+                "exactly as without it.",
+            ),
+            f"{len(done)} runs of {UPDATES} updates with {optimizer}, {RANKS} ranks, ZeRO 1 to 3. They save every "
+            f"{SAVE_EVERY} updates.",
+            "Each met one fault at a random update and was then started again.",
+            "",
+            "* Exact: the last checkpoint (weights, moments, steps of all ranks) equals that of an uninterrupted run,",
+            "  bit for bit. Where a loss was not a number, exactly that update was left out.",
+            "* Updates lost: from the last one logged back to the checkpoint from which the run continued. If the",
+            "  newest checkpoint was damaged, this is the one before it.",
             "",
             table(titles, rows),
-            f"Neither finished nor exact, or hanging: {failed or 'none'}.",
+            f"Runs that did not finish, were not exact, or hung: {failed or 'none'}.",
         ]
     ) + "\n"  # fmt: skip
 

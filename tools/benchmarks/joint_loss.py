@@ -31,18 +31,18 @@ ROWS, WIDTH = 512, 768
 ROUNDS = {8_000: 3, 50_000: 3, 250_000: 1}  # by vocabulary
 FULL = (4096, 250_000, 768)
 MOST_CPU_SECONDS = 20  # a candidate is not repeated after this, nor tried where four times as much is to be expected
-CAVEAT = (
-    "The machine is shared with other work, so read processor seconds and not the clock; memory bandwidth and caches "
-    "are contended all the same. One thread. Peak memory is the resident set above inputs, weights and returned "
-    "gradients; where the peak comes before those exist, as with naive logits, that flatters the candidate. No GPU: "
-    "Liger's and Apple's kernels are CUDA only and were **not run**, nor was our low-precision path for GPUs timed."
-)
-CHOICE = (
-    "**Chosen: ours**, 256 MiB by default. The logits never exist whole, whatever the number of rows and pieces; it "
-    "takes no more time than naive logits in fp32, and far less in bf16 on a processor without bf16 instructions, "
-    "where it multiplies in fp32 and is the most precise. Its price there is an fp32 copy of the matrix and of its "
-    "gradient, which at few rows is more memory than naive bf16 logits take."
-)
+CAVEAT = """What to know when reading the tables:
+
+* The machine is shared with other work. Read processor seconds, not the clock. Memory bandwidth and caches are shared
+  too. One thread.
+* Peak memory is the resident set above inputs, weights and returned gradients. With naive logits the peak comes before
+  the gradients exist, so this candidate looks better than it is.
+* There was no GPU. Liger's and Apple's kernels are CUDA only and were **not run**. Our low-precision path for GPUs was
+  not timed."""
+CHOICE = """**Chosen: ours**, with a workspace of 256 MiB by default. It computes the logits in chunks, whatever the
+number of rows and pieces. In fp32 it takes no more time than naive logits. In bf16 on a processor without bf16
+instructions it takes far less time, and is the most precise: it multiplies in fp32 there. The price is an fp32 copy of
+the matrix and of its gradient. With few rows, that is more memory than naive bf16 logits take."""
 
 
 def naive(x, weight, bias, labels):
@@ -163,7 +163,7 @@ def main() -> None:
     if options.measure:
         name, rows, vocab, width, dtype = options.measure
         return print_cost(measure(name, int(rows), int(vocab), int(width), getattr(torch, dtype)))
-    page = [heading("The joint loss: candidates", ("torch",)), CAVEAT + "\n", CHOICE + "\n"]
+    page = [heading("The joint loss: candidates", ("torch",), CHOICE), CAVEAT + "\n"]
     for section in (precision, time_and_memory, lambda: full_size(options.full)):
         page.append(section())
         Path(__file__).with_suffix(".md").write_text("\n".join(page))

@@ -68,14 +68,21 @@ def page() -> str:
         [
             "# What the joint loss moves on a GPU",
             "",
-            "By formula, for forward and backward of one micro-batch in bf16, on an A100 of 80 GB (2,039 GB/s, 312",
-            "TFLOP/s). **No GPU has run this yet.** Command: `python tools/benchmarks/joint_loss_traffic.py`.",
+            f"By formula, the joint loss of the {rows[0][0]} shape moves {rows[1][5]} GB of a GPU's memory in a "
+            f"micro-batch. It was {rows[0][5]} GB before.",
+            "**No GPU has run this yet.**",
+            "",
+            "Forward and backward of one micro-batch in bf16, on an A100 of 80 GB (2,039 GB/s, 312 TFLOP/s).",
+            "Command: `python tools/benchmarks/joint_loss_traffic.py`.",
             "",
             table(columns, rows),
-            f"Before: chunks in {BEFORE.workspace // 2**20} MiB; fp32 logits beside the bf16 ones, eight operations;",
-            f"{BEFORE.per_logit} bytes a logit. Now: chunks in {NOW.workspace // 2**20} MiB, by the GPU's memory; one",
-            f"kernel in place; {NOW.per_logit} bytes a logit; the product adds to the fp32 gradient itself. The matrix",
-            "products are the same.",
+            f"* Before: chunks in {BEFORE.workspace // 2**20} MiB. fp32 logits beside the bf16 ones, in eight "
+            f"operations: {BEFORE.per_logit} bytes a logit.",
+            f"* Now: chunks in {NOW.workspace // 2**20} MiB, by the GPU's memory. One kernel in place: {NOW.per_logit} "
+            "bytes a logit. The product adds",
+            "  directly to the fp32 gradient.",
+            "",
+            "The matrix products are the same.",
             "",
         ]
     )

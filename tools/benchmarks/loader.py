@@ -117,21 +117,28 @@ def _page(options, rows: list[list], runs: RunOrder) -> str:
     per_block = subject.flops() / (subject.updates * options.global_batch)
     eaten = GPUS["a100-80gb"].peak("bf16") * UTILISATION / per_block
     columns = ["`training.block_order`", "`data.workers`", "warm (blocks/s)", "cold (blocks/s)"]
+    slow = {name: rates[-1] for name, *rates in reversed(rows)}  # of the fewest workers, which come first
     return "\n".join(
         [
-            heading("Reading the corpus", ["torch", "numpy"]),
-            f"One rank of {options.ranks}, global batch {options.global_batch:,}: the real loader, with masking, one "
-            f"thread a process. {options.blocks:,} blocks of {BLOCK_LENGTH} tokens, 1 KiB each. Medians of "
-            f"{options.repeats}. Cold: the system was told to drop the file from its cache.",
+            heading(
+                "Reading the corpus",
+                ["torch", "numpy"],
+                f"If each read takes {options.latency:g} ms, one process reads {slow['runs']} blocks a second in the "
+                f"order `runs`, and {slow['blocks']} in the order `blocks`.",
+            ),
+            f"This is one rank of {options.ranks} with a global batch of {options.global_batch:,}: the real loader, "
+            f"with masking, one thread per\nprocess. There are {options.blocks:,} blocks of {BLOCK_LENGTH} tokens, "
+            f"1 KiB each. Medians of {options.repeats}. Cold: the system was told to drop the\nfile from its cache.",
             "",
             table([*columns, f"{options.latency:g} ms a read (blocks/s)"], rows),
-            f"`runs` reads {runs.run} blocks ({runs.run} KiB) at a time and keeps at most "
-            f"{options.global_batch // options.ranks + 1:,} such runs in a process, those of its rank.",
+            f"`runs` reads {runs.run} blocks ({runs.run} KiB) at a time. A process keeps at most "
+            f"{options.global_batch // options.ranks + 1:,} such runs, those of its rank.",
             "",
-            f"**What is needed.** A base-shaped body with MiniJoint takes {per_block / 1e12:.2f} TFLOPs a block. An "
-            f"A100 at {UTILISATION:.0%} of its bf16 peak eats {eaten:,.0f} blocks a second, eight {8 * eaten:,.0f}.",
+            f"**What is needed.** A base-shaped body with MiniJoint takes {per_block / 1e12:.2f} TFLOPs a block. At "
+            f"{UTILISATION:.0%} of its bf16 peak, an\nA100 needs {eaten:,.0f} blocks a second, and eight of them "
+            f"{8 * eaten:,.0f}.",
             "",
-            "Not measured: a real network file system, whose reads also wait for one another.",
+            "Not measured: a real network file system. Its reads also wait for one another.",
             "",
         ]
     )

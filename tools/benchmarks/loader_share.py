@@ -72,17 +72,25 @@ def _updates(
 def _page(options: argparse.Namespace, rows: list[list], making: float) -> str:
     return "\n".join(
         [
-            heading("The loader's share of a step", ["torch"]),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
+            heading(
+                "The loader's share of a step",
+                ["torch"],
+                f"Waiting for the loader takes at most {max((row[-1] for row in rows), key=_percent)} of a step.",
+            ),
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint;",
             f"{BLOCKS * BLOCK_LENGTH:,} tokens an update in blocks of {BLOCK_LENGTH}; {options.precision};",
-            f"{torch.get_num_threads()} threads; {options.rounds} updates behind the first.",
+            f"{torch.get_num_threads()} threads; {options.rounds} updates after the first.",
             "",
             table(["`data.workers`", "median wait (ms)", "longest (ms)", "update (s)", "share of the step"], rows),
             f"Making a batch (reading, masking, 80/10/10) takes {1e3 * making:.2f} ms of one core: "
-            f"{BLOCKS * BLOCK_LENGTH / making:,.0f} tokens a second and worker.",
+            f"{BLOCKS * BLOCK_LENGTH / making:,.0f} tokens a second for each worker.",
             "",
         ]
     )
+
+
+def _percent(text: str) -> float:
+    return float(text.removesuffix("%"))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     page = "\n\n".join(
         [
-            heading("MiniPost out of all-MiniLM-L6-v2", ["torch", "transformers", "deepspeed"]),
-            "The sentence encoder (6 layers, d 384) comes without a masked-LM head, so one is trained first; then a "
-            "mini-model is bridged out of its bottom 2 layers and 1 fresh one; then German is learned over that.",
+            heading(
+                "MiniPost out of all-MiniLM-L6-v2",
+                ["torch", "transformers", "deepspeed"],
+                "A mini-model can be made out of an encoder without a masked-LM head, and a language learned over it.",
+            ),
+            "The sentence encoder (6 layers, width 384) has no masked-LM head, so one is trained first. Then a\n"
+            "mini-model is made out of its bottom 2 layers and 1 new layer. Then German is learned over it.",
             _before_and_after({"head": head, "bridge": bridge, "German": german}),
             *(pretraining_section(run, options.out) for _, run in (head, bridge)),
             adaptation_section([german[1]], options.out),

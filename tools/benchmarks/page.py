@@ -88,13 +88,14 @@ def _median(costs: list[Cost]) -> Cost:
     return Cost(**values, peak_bytes=int(statistics.median(cost.peak_bytes for cost in costs)))
 
 
-def heading(title: str, packages: Iterable[str]) -> str:
-    """Title, date, hardware, versions and the exact command of a page."""
+def heading(title: str, packages: Iterable[str], point: str = "") -> str:
+    """Title, the page's point in a sentence or two, date, hardware, versions and the exact command."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     command = shlex.join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
     return (
         f"# {title}\n\n"
+        f"{point}{point and chr(10) * 2}"
         f"* Date: {datetime.date.today().isoformat()}\n"
         f"* Hardware: {hardware()}; load average at the start {load}\n"
         f"* Versions: Python {platform.python_version()}, {versions}\n"

@@ -149,22 +149,26 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
     return "\n".join(
         [
             heading(
-                "Learning a language: an update over the whole body and over a mini-model", ["torch", "transformers"]
+                "Learning a language: an update over the whole body and over a mini-model",
+                ["torch", "transformers"],
+                f"An update over {options.exit} layers takes {ratio(seconds, whole, small)[0]:.2f} times less time "
+                f"than over all {options.layers}, and {ratio(seconds, _library('fp32'), small)[0]:.2f} times less than"
+                "\nthe masked-LM model of `transformers` with a frozen body, on a CPU in fp32.",
             ),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}; mini-model:",
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces; mini-model:",
             f"{options.exit} layers. {tokens:,} tokens an update and language, in blocks of {BLOCK_LENGTH} with",
-            f"{MASKED} masked; dropout 0.1; token matrix and output bias train: forward, backward, clipping, AdamW in",
+            f"{MASKED} masked; dropout 0.1. Token matrix and output bias train: forward, backward, clipping, AdamW in",
             f"one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. The library's",
-            "way: `RobertaForMaskedLM` with frozen body and labels, logits at all positions (bf16: autocast). Seconds",
-            "an update.",
+            "way is `RobertaForMaskedLM` with frozen body and labels: logits at all positions (bf16: autocast). The",
+            "table has seconds an update.",
             about_rates(rates),
             "",
             table(["over", "median", "fastest", "slowest"], spread(seconds)),
             table(["ratio", "of medians", "median of the rounds' ratios"], ratios),
             f"By the FLOPs formula, without the optimizer, whole body over mini-model: {full / mini:.2f}.",
             "",
-            "Caveat: random tokens, since only shapes matter here; whatever else runs on the machine shows in the",
-            "slowest column. All candidates share a process, so the library's too keep freed memory, as ours ask for.",
+            "Caveat: the tokens are random, since only shapes matter here. Other work on the machine shows in the",
+            "slowest column. All candidates share a process. Ours makes it keep freed memory, which helps theirs too.",
             "",
         ]
     )

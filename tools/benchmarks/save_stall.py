@@ -72,16 +72,18 @@ def _page(
     ]
     return "\n".join(
         [
-            heading("What a checkpoint costs the step", ["torch", "safetensors"]),
-            f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint;",
+            heading(
+                "What a checkpoint costs the step",
+                ["torch", "safetensors"],
+                f"While a checkpoint is written, the time of an update changes by {beside / usual - 1:+.1%}. Beginning "
+                f"one stops the run for {begin / usual:.1%}\nof an update.",
+            ),
+            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint;",
             f"{options.precision}; a checkpoint of {size / 1e9:.2f} GB; {torch.get_num_threads()} threads;",
             f"{options.rounds} interleaved rounds. Seconds:",
             "",
             table(["", "median", "fastest", "slowest"], rows),
-            f"**An update beside a save takes {beside / usual - 1:+.1%}**, and beginning one stalls the run for "
-            f"{begin / usual:.1%} of an update.",
-            "",
-            "Caveat: on a CPU the thread that hashes and writes takes a core from the step; on a GPU it would not.",
+            "Caveat: on a CPU, the thread that hashes and writes takes a core from the step. On a GPU it would not.",
             "",
         ]
     )

@@ -8,6 +8,7 @@ Data are made from this project's own texts. Each round runs every command once,
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -49,10 +50,15 @@ def main() -> None:
         for row, (name, command) in enumerate(commands.items()):
             seconds[name].append(_first_update([*command, f"name=run-{number}-{row}"], work))
             print(f"{name:40} {seconds[name][-1]:.1f} s", flush=True)
+    medians = sorted(statistics.median(times) for times in seconds.values())
     page = "\n".join(
         [
-            heading("Start-up: from the command to the first update", ["torch", "transformers", "deepspeed"]),
-            "A small shape (3 layers, d 64, 500 pieces), so that little but the start is left;",
+            heading(
+                "Start-up: from the command to the first update",
+                ["torch", "transformers", "deepspeed"],
+                f"A run reports its first update after {medians[0]:.1f} to {medians[-1]:.1f} seconds.",
+            ),
+            "The shape is small (3 layers, width 64, 500 pieces), so that the start takes nearly all of the time.",
             f"{options.rounds} interleaved rounds. Seconds until the first update is reported:",
             "",
             table(["command", "median", "fastest", "slowest"], spread(seconds)),

@@ -125,10 +125,10 @@ def changes(start: str, language: str, updates: int) -> list[str]:
 def _page(found: dict[str, dict[tuple[str, int], dict[str, Mean]]], starts: Sequence[str], steps: Sequence[int]) -> str:
     parts = [
         heading("A new language from different starting points", ["torch", "transformers", "scikit-learn"]),
-        "Token embeddings learned over the quickstart's mini-model (2 of 6 layers, d 128, 8,000 pieces each). Columns: "
-        "updates. Zero-shot accuracy on LibreOffice pages in percent, mean of the fine-tuned models, ± their standard "
-        "deviation (of the means over languages: half the 95% interval over languages), and bits per byte. One "
-        f"adaptation seed. `word list`: FreeDict; `parallel`: {LINES:,} lines of help pages, none of a test page.",
+        "Token embeddings are learned over the quickstart's mini-model (2 of 6 layers, width 128, 8,000 pieces each).\n"
+        "Columns: updates. Zero-shot accuracy on LibreOffice pages is in percent: mean of the fine-tuned models, "
+        "± their\nstandard deviation (of means over languages: ± half the 95% interval over languages). One adaptation "
+        f"seed. `word list`:\nFreeDict. `parallel`: {LINES:,} lines of help pages, none of a test page.",
     ]
     for metric, title in (("accuracy", "Zero-shot accuracy"), ("bits_per_byte", "Bits per byte")):
         parts += [f"## {title}", f"### Mean of {len(found)} languages", _over_languages(found, starts, steps, metric)]

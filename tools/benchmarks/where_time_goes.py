@@ -49,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     batch = random_batch(options.vocab)
     rates = measured_rates()
-    pages = [heading("Where the time of an update goes", ["torch", "transformers"]), _about(options, rates)]
+    pages, point = [_about(options, rates)], ""
     for precision, rate in rates.items():
         engine = pretraining_engine(options, "minijoint", precision)
         pretraining_update(engine, batch)
@@ -58,27 +58,35 @@ def main() -> None:
             for _ in range(options.rounds):
                 pretraining_update(engine, batch)
         took = (time.perf_counter() - started) / options.rounds
-        pages.append(_section(options, precision, profiler, took, rate))
-    page = "\n".join(pages)
+        seconds = _seconds(options, profiler, took)
+        largest, value = seconds.most_common(1)[0]
+        point = point or f"Most of the time of an update goes into {largest}: {value / took:.1%} in {precision}."
+        pages.append(_section(options, precision, seconds, took, rate))
+    page = "\n".join([heading("Where the time of an update goes", ["torch", "transformers"], point), *pages])
     print(page)
     options.out.write_text(page, encoding="utf-8")
 
 
 def _about(options: argparse.Namespace, rates: dict[str, float]) -> str:
     return (
-        f"RoBERTa shape of {options.layers} layers, d {options.hidden}, vocabulary {options.vocab:,}, MiniJoint with\n"
+        f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces, MiniJoint with\n"
         f"an exit after {options.exit} layers; {BLOCKS * BLOCK_LENGTH:,} tokens an update; {torch.get_num_threads()} "
         f"threads; mean of {options.rounds} updates\nunder PyTorch's profiler, which slows them a little.\n"
         f"{about_rates(rates)}\n"
     )
 
 
-def _section(options: argparse.Namespace, precision: str, profiler: profile, took: float, rate: float) -> str:
+def _seconds(options: argparse.Namespace, profiler: profile, took: float) -> Counter[str]:
+    """Seconds of an update by kind of work."""
     seconds: Counter[str] = Counter()
     for event in profiler.key_averages():
         kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "other")
         seconds[kind] += event.self_cpu_time_total / 1e6 / options.rounds
     seconds["Python, NumPy's draws for dropout, between operations"] = max(0.0, took - seconds.total())
+    return seconds
+
+
+def _section(options: argparse.Namespace, precision: str, seconds: Counter[str], took: float, rate: float) -> str:
     shape = BodyShape.from_config(roberta_config(options))
     flops = BLOCKS * training_flops(shape, BLOCK_LENGTH, MASKED, "minijoint", (ExitShape(options.exit),))
     rows = [[kind, f"{value:.2f}", f"{value / took:.1%}"] for kind, value in seconds.most_common()]
@@ -86,8 +94,8 @@ def _section(options: argparse.Namespace, precision: str, profiler: profile, too
         [
             f"## {precision}: {took:.2f} s an update",
             "",
-            f"Its matrix products and attention alone would take {flops / rate:.2f} s at the rate of this machine's",
-            f"matrix multiply, {rate / 1e9:,.0f} GFLOP/s.",
+            f"At this machine's matrix-multiply rate, {rate / 1e9:,.0f} GFLOP/s, its matrix products and attention",
+            f"would take {flops / rate:.2f} s.",
             "",
             table(["", "seconds", "share"], rows),
         ]

@@ -27,7 +27,7 @@ def claim(speeds: Sequence[Speeds], study: Study) -> str:
             continue
         cells = [_average(own[task], name, "flops") if task in own else "" for task in tasks]
         rows.append([name, series.about, *cells, _average(next(iter(own.values())), name, "seconds")])
-    return table(["series", "what is learned over, and from where it starts", *tasks, f"seconds, {tasks[0]}"], rows)
+    return table(["series", "learned over; start", *tasks, f"seconds, {tasks[0]}"], rows)
 
 
 def _average(own: Speeds, series: str, cost: str) -> str:

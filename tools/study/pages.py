@@ -60,9 +60,11 @@ def write_pages(study: Study, ledgers: Sequence[Ledger], out: Path) -> None:
     (out.parent / "DETAILS.md").write_text("\n\n".join(part for part in details if part) + "\n", encoding="utf-8")
 
 
-_HOW_TO_READ = """* `at once`: the untrained pack is there already.
-* `≥`: it is there before the first pack that was learned.
-* `[low, high; x%]`: 95% of 2,000 resamplings of fine-tuned models, drawn alike for all series, and of adaptation
-  seeds. x% of those with a target reach it; the others count as 0. `- (x%)`: not reached as measured.
-* `average speed-up`: the geometric mean over all languages in which standard gains. One that is not reached makes it 0.
+_HOW_TO_READ = """* `at once`: the untrained pack reaches the target already.
+* `≥`: the target is reached before the first pack that was learned.
+* `[low, high; x%]`: 95% of 2,000 resamplings of adaptation seeds and of fine-tuned models, which are the same for all
+  series. x% of the resamplings with a target reach it; the others count as 0. `- (x%)`: not reached as measured.
+* Resamplings that reach it: in these, languages are drawn too.
+* `average speed-up`: the geometric mean over all languages in which standard gains. A language that does not reach the
+  target makes it 0.
 * `mean of languages`: the curve of the mean accuracy."""

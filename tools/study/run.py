@@ -2,9 +2,9 @@
 
 python tools/study/run.py --work study --dry-run                 # what there is to do
 python tools/study/run.py --work study --ledgers study/ledgers   # all cells of study.yaml, from nothing
-python tools/study/run.py --work row --ledgers row/ledgers --series standard mini-4 --languages de  # one, from nothing
+python tools/study/run.py --work row --ledgers row/ledgers --series standard mini --languages de  # one, from nothing
 
-The same command again goes on where it stopped. `python tools/study/results.py` writes RESULTS.md from the ledgers.
+The same command again continues where it stopped. `python tools/study/results.py` writes RESULTS.md from the ledgers.
 """
 
 import sys

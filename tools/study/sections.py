@@ -42,7 +42,7 @@ def series_table(study: Study, record: EvaluationRecord) -> str:
         if result.learned is not None:
             runs.setdefault(result.learned.series, set()).add((result.language, result.seed[0]))
     rows = [[name, series.about, str(len(runs[name]))] for name, series in study.series.items() if name in runs]
-    return table(["series", "what is learned over, and from where it starts", "runs"], rows)
+    return table(["series", "learned over; start", "runs"], rows)
 
 
 def primaries(ledgers: Sequence[Ledger]) -> str:
@@ -131,9 +131,9 @@ def _summary_of(
              in_percent(reaching) if reaching is not None else "",
              "same" if start == own.reference and itself else itself]
         )  # fmt: skip
-    titles = ["series", "what is learned over, and from where it starts", "languages", "seeds", "untrained"]
-    titles += ["at the end", f"less than `{own.reference}`", "there in (languages drawn too)"]
-    titles += ["less than standard from its own start"]
+    titles = ["series", "learned over; start", "languages", "seeds", "untrained"]
+    titles += ["at the end", f"times less FLOPs than `{own.reference}`", "resamplings that reach it"]
+    titles += ["times less FLOPs than standard with the same start"]
     return table(titles, rows)
 
 
@@ -210,7 +210,8 @@ def amortised(ledgers: Sequence[Ledger], speeds: Sequence[Speeds], study: Study)
         pays = f"{max(1, math.ceil(extra / (standard - each)))}" if name != study.reference and each < standard else ""
         rows.append([name, f"{each:.3g}", f"{extra:.3g}", *(f"{each + extra / n:.3g}" for n in AMORTISED_OVER), pays])
     shares = [f"with its share, {count} languages" for count in AMORTISED_OVER]
-    return table(["series", "FLOPs a language", "once", *shares, f"less than `{study.reference}` from"], rows)
+    pays_from = f"languages from which it is less than `{study.reference}`"
+    return table(["series", "FLOPs a language", "once", *shares, pays_from], rows)
 
 
 def spent_once(name: str, study: Study, flops: dict[str, float]) -> float | None:

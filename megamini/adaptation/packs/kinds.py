@@ -74,7 +74,7 @@ def plugged_vocabulary(
     if entry.get("plugged") and not beside:
         if kept is None:
             raise UserError(
-                f"{where}: goes beside the model's own vocabulary, which '{entry['plugged']}' has taken the place of; "
+                f"{where}: goes beside the model's own vocabulary, which '{entry['plugged']}' has replaced; "
                 "load the model without that pack"
             )
         matrix, bias, tokenizer = kept.matrix, kept.output_bias, kept.tokenizer

@@ -245,7 +245,7 @@ def fitted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: Lan
         raise UserError(f"pack '{pack.language}': holds an output matrix, and this model's is its token matrix")
     width = token_matrix(model).shape[1]
     if width != pack.token_embeddings.shape[1]:
-        raise UserError(f"pack '{pack.language}': {pack.token_embeddings.shape[1]} dimensions, the model {width}")
+        raise UserError(f"pack '{pack.language}': has {pack.token_embeddings.shape[1]} dimensions, the model {width}")
     _vocabulary_with(model, tokenizer, pack)
     return pack
 

@@ -145,14 +145,14 @@ class Archive:
             re.search(rf"^{field}: (\S+)", record, re.MULTILINE)[1] for field in ("Version", "Architecture", "SHA256")
         )
         if not re.fullmatch(r"[A-Za-z0-9.+:~_-]+", f"{name}_{version}_{architecture}"):
-            raise UserError(f"package '{name}': the archive gives it a version that is none: {version[:60]!r}")
+            raise UserError(f"package '{name}': the archive gives it an invalid version: {version[:60]!r}")
         file = self.cache / "packages" / f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
         if not (file.exists() and sha256_of(file) == checksum):
             file.unlink(missing_ok=True)
             print(f"package {name} {version}: downloading")
             self._apt_get("download", f"{name}={version}", folder=file.parent)
             if not file.exists() or sha256_of(file) != checksum:
-                raise UserError(f"{file}: not what the archive's index promises; delete {file.parent} and run again")
+                raise UserError(f"{file}: not the file in the archive's index; delete {file.parent} and run again")
         return Package(name, version, file)
 
     def _apt_get(self, *arguments: str, folder: Path | None = None) -> str:

@@ -24,7 +24,7 @@ class Gpu:
             return self.stated_peak
         rates = PEAK_TFLOPS[self.peak_name]
         if precision not in rates:
-            raise UserError(f"training.precision: {precision}: {self.peak_name} has none; it knows {', '.join(rates)}")
+            raise UserError(f"training.precision: {precision}: {self.peak_name} lacks it; it has {', '.join(rates)}")
         return rates[precision] * 1e12
 
 

@@ -40,7 +40,7 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"{times.compute:.2f} s of compute ({times.communication / times.compute:.0%})",
         f"* Checkpoint: {_gb(checkpoint)} on disk, {_gb(checkpoint / cluster.gpus)} written by each GPU",
         "",
-        f"GB on each GPU, of which {_gb(cluster.budget)} may be filled:",
+        f"GB on each GPU. At most {_gb(cluster.budget)} may be filled:",
         "",
         table(
             ["layout", "blocks at once", *_PARTS, "total", "host", "host, building"],
@@ -94,9 +94,10 @@ def _break_even(subject: Subject) -> list[str]:
     plain = subject.flops("mlm", ())
     return [
         "",
-        f"Break-even: the exit costs {found.extra:.3g} FLOPs in pretraining ({found.extra / plain:.1%}) and saves "
-        f"{found.standard - found.mini:.3g} a language of the published length, {PUBLISHED_TOKENS:.3g} tokens "
-        f"({found.standard / found.mini:.2f} times less): it has paid after {found.languages:.2f} languages.",
+        f"Break-even: the exit costs {found.extra:.3g} FLOPs in pretraining ({found.extra / plain:.1%}). It saves "
+        f"{found.standard - found.mini:.3g} FLOPs for each language of the published length, "
+        f"{PUBLISHED_TOKENS:.3g} tokens ({found.standard / found.mini:.2f} times less). So it has paid for itself "
+        f"after {found.languages:.2f} languages.",
     ]
 
 
@@ -121,6 +122,6 @@ def summary_row(subject: Subject, cluster: Cluster) -> list[str]:
 
 
 SUMMARY_TITLES = [
-    "recipe", "GPUs", "least sharding that fits, micro-batch x accumulation", "GB on each", "days", "GPU-hours",
+    "recipe", "GPUs", "sharding, micro-batch x accumulation", "GB per GPU", "days", "GPU-hours",
     "communication over compute", "languages to break even",
 ]  # fmt: skip

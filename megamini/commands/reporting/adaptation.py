@@ -54,9 +54,9 @@ def _language(language: str, runs: list[RunRecord], out: Path) -> str:
         [
             f"## Learning {plain(language)}",
             "",
-            "Bits per byte on validation: of the body learned over, and of the *primary model with the embeddings",
-            f"plugged in*, the model that all tasks use. The unigram model has {unigram:.3f}. A low figure alone does",
-            "not mean that tasks transfer.",
+            "Bits per byte on validation: of the model learned over, and of the *primary model with the embeddings",
+            f"plugged in*, which all tasks use. The unigram model has {unigram:.3f}. A low figure alone does not mean",
+            "that tasks transfer.",
             "",
             plain_table(titles, rows),
             "",

@@ -37,10 +37,10 @@ def differences_section(record: EvaluationRecord) -> str:
         [
             f"## {plain(record.directory.name)}: differences",
             "",
-            "The first less the second, in percentage points, but for bits per byte. Each is the mean over its "
-            "fine-tuned models; of a series the last pack counts. The 95% interval is a bootstrap over test examples, "
-            "the same for both, and over fine-tuned models, where there are several. If it holds 0, it is open which "
-            "one is better. It does not tell what other runs of pretraining or adaptation would give.",
+            "The first minus the second, in percentage points (bits per byte: in bits). Each is the mean over its "
+            "fine-tuned models. Of a series, the last pack counts. The 95% interval is a bootstrap over test examples, "
+            "the same for both, and over fine-tuned models if there are several. If it contains 0, it is open which "
+            "one is better. It does not say what other runs of pretraining or adaptation would give.",
             "",
             plain_table(["task", "language", "first", "second", "difference", "low", "high", "models"], rows),
         ]

@@ -55,10 +55,11 @@ def evaluation_section(record: EvaluationRecord) -> str:
         [
             f"## {plain(record.directory.name)}: zero-shot",
             "",
-            f"In percent, but for bits per byte: mean over {seeds} fine-tuned models (seeds) ± standard deviation, and "
-            "for accuracies the 95% interval that follows from the number of examples (Wilson). "
+            f"In percent, except bits per byte: mean over {seeds} fine-tuned models (seeds) ± standard deviation. "
+            "Accuracies also have the 95% interval that follows from the number of examples (Wilson). "
             f"Examples: {', '.join(sizes)}. `surface` and `in-language` need no language model: TF-IDF with logistic "
-            "regression, trained in the source language and in the language itself.",
+            "regression for classes, each word's most common tag for tags. They are trained in the source language "
+            "(`surface`) or in the language itself (`in-language`).",
             "",
             table_of([_shown(result) for result in record.results], record.source_language, _cell),
         ]

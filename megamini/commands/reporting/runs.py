@@ -59,7 +59,7 @@ def read_run(directory: Path) -> RunRecord:
         ) from None
     missing = sorted(_LEDGER - set(ledger)) if isinstance(ledger, dict) else sorted(_LEDGER)
     if missing:
-        raise UserError(f"{path}: has no '{missing[0]}'; it is written anew when the run goes on or ends")
+        raise UserError(f"{path}: has no '{missing[0]}'; it is written again when the run continues or ends")
     run = RunRecord(directory, recipe if isinstance(recipe, dict) else {}, ledger, metrics)
     if not run.validations:
         raise NotYetValidated(f"{directory}: no validation was recorded; let the run get further")

@@ -35,14 +35,15 @@ def _task(task: str, of: list[Curve], records: Sequence[EvaluationRecord], out: 
     lines = [f"### {plain(task)}", "", *images, ""]
     if rows:
         lines += [
-            "What a series needs to reach a share of standard adaptation's best gain over the untrained pack, and how "
-            "many times less that is than standard's own need (by straight lines between the packs measured; '-' where "
-            "it is not reached). Of one run each: what lies within the intervals at the accuracies may be chance.",
+            "What a series needs to reach a share of standard adaptation's best gain over the untrained pack. The "
+            "speed-up says how many times less that is than standard adaptation needs. Both are read on straight lines "
+            "between the measured packs. '-': not reached. There is one run of each: differences within the intervals "
+            "of the accuracies may be chance.",
             "",
             plain_table(["series", "language", "of standard's best", "target", *_titles()], _rows(rows, languages)),
         ]
     elif any(curve.method == "standard" for curve in of):
-        lines.append("No share of standard's best can be asked for: standard does not gain over its start here.")
+        lines.append("There is no speed-up here: standard adaptation does not gain over its untrained pack.")
     return "\n".join(lines)
 
 

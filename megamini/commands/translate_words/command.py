@@ -1,13 +1,13 @@
 """Pseudo text in a language that has a word list and little or no text (Wang, Ruder and Neubig 2022).
 
-Each word of source text that the list has becomes one of its translations, by chance; all other words stay. Sentences
-with fewer than --least such words are left out.
+Each word of the source text that is in the list becomes one of its translations, drawn at random. All other words stay.
+Sentences with fewer than --least such words are left out.
 
 python tools/fetch_text.py freedict --languages de --out text
 python tools/translate_words.py --text 'text/*.en.jsonl' --lexicon text/freedict.de.tsv --out text/pseudo.de.jsonl
 
-The file is text like any other: tools/prepare_data.py takes it, alone or beside real text. The training files of a task
-become pseudo labelled data in the same way, with their labels, in a file that `task: custom` reads:
+tools/prepare_data.py takes the file like any other text, alone or beside real text. The training files of a task become
+pseudo labelled data in the same way, with their labels, in a file that `task: custom` reads:
 
 python tools/translate_words.py --task sib200 --path data/sib200 --language en --lexicon text/freedict.de.tsv \\
     --out data/pseudo/train.de.jsonl
@@ -43,7 +43,7 @@ def _text(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: JSON lines are written; call it .jsonl")
     files, layout = find_files(options.text), Layout(options.documents, options.text_column)
     if options.out.absolute() in files:
-        raise UserError(f"--out {options.out}: is the text itself")
+        raise UserError(f"--out {options.out}: is one of the --text files; choose another name")
     with writing(options.out):
         counts = translate_files(
             files, options.lexicon, layout, options.out, options.least, options.seed, options.processes
@@ -67,7 +67,7 @@ def _examples(options: argparse.Namespace) -> None:
     if not kept:
         raise UserError(
             f"{options.lexicon}: no example of {len(examples):,} has {options.least} words of its second column; "
-            "is it a list of the task's language? --least makes it fewer"
+            "is it a list of the task's language? Else lower --least"
         )
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)

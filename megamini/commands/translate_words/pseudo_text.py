@@ -54,7 +54,7 @@ def translate_files(
         if not counts["kept_sentences"]:
             raise UserError(
                 f"{lexicon}: none of the text's {counts['sentences']:,} sentences has {least} words of its second "
-                "column; is it a list of the text's language? --least makes it fewer"
+                "column; is it a list of the text's language? Else lower --least"
             )
         with written_whole(out) as whole:
             for number in range(len(units)):

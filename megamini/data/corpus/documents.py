@@ -96,7 +96,7 @@ def file_kind(file: Path) -> str:
             + (did_you_mean(kept[-1], KINDS) if kept else "")
         )
     if kind == "parquet" and compressed:
-        raise UserError(f"{file}: Parquet must be read out of order; decompress the file first")
+        raise UserError(f"{file}: a compressed Parquet file cannot be read; decompress it first")
     return kind
 
 

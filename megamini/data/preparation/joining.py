@@ -140,7 +140,7 @@ def _refuse_too_small(splits: dict[str, Any], job: Job, facts: list[dict[str, An
             "mean --documents line? Give that, and --overwrite"
         )
     if not train["documents"] and documents:
-        alike = "" if documents == 1 else ", as those of one id or of one text do"
+        alike = "" if documents == 1 else " (documents with the same id or text are never divided)"
         raise UserError(f"the text is {count}, and nothing but validation{alike}; bring more documents")
     if not train["blocks"]:
         raise UserError(

@@ -100,4 +100,4 @@ def _refuse_another_run(directory: Path) -> None:
     """An evaluation may be repeated with other packs; what another entry point made is not overwritten."""
     written = directory / "recipe.yaml"
     if written.is_file() and "evaluation:" not in written.read_text(encoding="utf-8").splitlines():
-        raise UserError(f"{directory}: holds a run that is no evaluation; choose another name")
+        raise UserError(f"{directory}: holds another kind of run; choose another name for the evaluation")

@@ -58,7 +58,7 @@ def rolling_bits(
             ids = encode.encode(text, add_special_tokens=False).ids
             if roles["unk"] is not None and roles["unk"] in ids and roles["unk"] != roles["eos"]:
                 start = text[:40]
-                raise UserError(f"{where}: the tokenizer reads some of '{start}...' as unknown; no bits can be counted")
+                raise UserError(f"{where}: the tokenizer reads some of '{start}...' as unknown: bits cannot be counted")
             sizes.append(len(text.encode()))
             for part, counted in windows([roles["bos"], *ids], length):
                 yield number, part, counted

@@ -87,7 +87,11 @@ class Task:
         Raises UserError naming the file and the row for bad data, and saying where to get a file that is missing.
         """
         if split not in self.layouts:
-            raise MissingDataError(f"{self.name}: no split '{split}'; there are {', '.join(self.layouts)}")
+            there_are = ", ".join(self.layouts)
+            raise MissingDataError(
+                f"{self.name}: no split '{split}'; there are {there_are}; name one of these as train_split, "
+                "validation_split or split"
+            )
         if not folder.is_dir():
             raise MissingDataError(f"{folder}: no such folder; {self.source}")
         found = []

@@ -22,4 +22,4 @@ def stale_build_locks(name: str = "*") -> list[Path]:
 def refuse_stale_build_lock(name: str) -> None:
     """Raise `UserError` where the build of an extension would be waited for in vain."""
     for lock in stale_build_locks(name):
-        raise UserError(f"{lock}: left by a build that was killed, and would be waited for for ever; remove it")
+        raise UserError(f"{lock}: left by a build that was killed; the run would wait for it for ever; remove it")

@@ -58,7 +58,7 @@ def graphs_and_breaks() -> tuple[int, int]:
 
 def _check_compiler(device: torch.device) -> None:
     if device.type == "cuda" and not has_triton():
-        raise UserError("training.compile: needs the package triton for this GPU; install it, or leave it out")
+        raise UserError("training.compile: needs the package triton for this GPU; install it, or leave this key out")
     try:
         get_cpp_compiler()
     except Exception as error:  # of several types

@@ -161,7 +161,7 @@ def _check_offload(zero: dict[str, Any]) -> None:
     if zero.get("stage", 0) != 3:
         raise UserError(f"{key}.device: nvme needs ZeRO stage 3; use ds_configs/zero3_nvme.json")
     if not offload.get("nvme_path"):
-        raise UserError(f"{key}.nvme_path: missing; give a folder on a disk of each node's own")
+        raise UserError(f"{key}.nvme_path: missing; give a folder on a local disk of each node")
     if offload.get("pipeline_read") or offload.get("pipeline_write"):
         raise UserError(f"{key}: pipeline_read and pipeline_write are not supported; leave them out")
     if offload.get("buffer_count", _ADAM_BUFFERS) < _ADAM_BUFFERS:

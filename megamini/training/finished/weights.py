@@ -75,7 +75,7 @@ class RunCheckpoint:
     def _shards(self) -> Shards:
         shards = Shards(self.checkpoint)
         if unexpected := shards.names() - {name for name, p in self._parameters.items() if p.requires_grad}:
-            raise UserError(f"{self.checkpoint}: holds '{min(unexpected)}', which the recipe's model has not")
+            raise UserError(f"{self.checkpoint}: holds '{min(unexpected)}', which is not in the recipe's model")
         return shards
 
 

@@ -82,7 +82,7 @@ class StopFlag:
             self.received, self._at = number, time.monotonic()
             self._say(f"{number.name}: saves after this update and ends; a second signal ends at once")
         elif not self._belongs_to_the_first(number):
-            self._say(f"error: {number.name}: ended at once; the same command goes on from the newest checkpoint")
+            self._say(f"error: {number.name}: ended at once; the same command continues from the newest checkpoint")
             for worker in multiprocessing.active_children():
                 worker.kill()
             os._exit(128 + number)

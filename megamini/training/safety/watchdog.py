@@ -48,8 +48,8 @@ class Watchdog:
                 return
         print(
             f"error: rank {self._rank}: nothing has moved for {self._seconds / 60:g} minutes (training.hang_minutes) "
-            f"behind {self._last}; where each thread stands follows. Look for a rank or host that is gone or stopped, "
-            "then run the same command again: it goes on from the newest complete checkpoint",
+            f"after {self._last}; what each thread is doing follows. Look for a rank or host that is gone or stopped, "
+            "then run the same command again: it continues from the newest complete checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -59,5 +59,5 @@ class TrainState:
         Raises `UserError` for what this version does not know.
         """
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise UserError(f"the checkpoint says '{unknown[0]}', which this version does not know: use the newer one")
+            raise UserError(f"the checkpoint says '{unknown[0]}', unknown to this version; use the newer version")
         return cls(**values)
