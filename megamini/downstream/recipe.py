@@ -67,6 +67,9 @@ class FinetuneTask(TaskSection):
     """Split to train on."""
     validation_split: str | None = None
     """Split of the source language that each seed is measured on at the end; unset: the task's own, mostly dev."""
+    further: Folders = ()
+    """Files of further training data, such as pseudo labelled data in other languages (tools/translate_words.py): JSON
+    lines of texts and labels, words with tags (.conll), SQuAD's JSON. `limit` does not count them."""
     max_length: Annotated[int, Field(ge=16)] | None = None
     """Tokens of an input; unset: 128 (classes), 256 (tags) or 384 (questions), as far as the model has positions."""
     doc_stride: NotNegative = 128

@@ -71,7 +71,7 @@ def plugged_vocabulary(
     if kind == "swapped":
         return Vocabulary(*rows, own, {})
     entry = described(model.config)
-    beside = kind == "extension" and entry.get("kind") == "extension"
+    beside = kind == "extension" and entry.get("pack_kind") == "extension"
     kept = own_embeddings.kept(model)
     if entry.get("plugged") and not beside:
         if kept is None:
@@ -87,7 +87,7 @@ def plugged_vocabulary(
     if not isinstance(source, int) or isinstance(source, bool) or not 0 < source <= len(tokenizer):
         raise UserError(f"{where}: the model's config.json: megamini.own_pieces is {source!r}; export the model again")
     new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
-    told = {"kind": kind, "own_pieces": source}
+    told = {"pack_kind": kind, "own_pieces": source}  # a task model says under `kind` of what kind its task is
     if kind == "replacement":
         replaced = set(ids.tolist())
         now, theirs = (one.convert_ids_to_tokens(list(range(len(one)))) for one in (tokenizer, own))

@@ -226,7 +226,7 @@ def plug(
         if pack.output_embeddings is not None and own_output is not None:
             own_output.copy_(pack.output_embeddings)
     model.tie_weights()
-    entry = {key: value for key, value in described(model.config).items() if key not in ("kind", "own_pieces")}
+    entry = {key: value for key, value in described(model.config).items() if key not in ("pack_kind", "own_pieces")}
     model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
     return truncating(with_layout_of(speaks.tokenizer, tokenizer), model.config)
 

@@ -16,6 +16,7 @@ from megamini.adaptation.packs.kinds import kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
 from megamini.data.vocabulary.unigram import with_pieces
+from megamini.downstream.task_model import lineage_entries
 from megamini.errors import UserError
 from megamini.files import sha256_of
 from megamini.models.lineage import lineage_of
@@ -143,6 +144,20 @@ def test_a_part_with_an_output_matrix_is_refused(tmp_path, kind):
         LanguagePack.load(tmp_path / "pack")
 
 
+def test_a_task_model_still_says_what_its_task_is():
+    """Its configuration says `kind: classification`; an exported one is evaluated by that."""
+    model = classifier()
+    model.config.megamini = {"task": "xnli", "kind": "classification"}
+    plug(model, OLD, extension(model, "el", GREEK))
+    said = model.config.megamini
+    assert said["kind"] == "classification" and said["pack_kind"] == "extension" and said["own_pieces"] == VOCAB
+    assert lineage_entries(model, OLD) == {
+        "lineage": said["lineage"], "plugged": "el", "pack_kind": "extension", "own_pieces": VOCAB,
+    }  # fmt: skip
+    unplug(model)
+    assert model.config.megamini == {"task": "xnli", "kind": "classification"}
+
+
 def test_an_extension_takes_the_place_of_a_swapped_pack_and_the_other_way():
     model = small_model("roberta")
     own, pack = model.get_input_embeddings().weight.clone(), extension(model, "el", GREEK)
@@ -150,10 +165,10 @@ def test_an_extension_takes_the_place_of_a_swapped_pack_and_the_other_way():
     german = plug(model, OLD, swapped)
     tokenizer = plug(model, german, pack)
     assert torch.equal(model.get_input_embeddings().weight, torch.cat([own, pack.token_embeddings]))
-    assert model.config.megamini["kind"] == "extension"
+    assert model.config.megamini["pack_kind"] == "extension"
     plug(model, tokenizer, swapped)
     assert torch.equal(model.get_input_embeddings().weight, swapped.token_embeddings)
-    assert "kind" not in model.config.megamini
+    assert "pack_kind" not in model.config.megamini
     with plugged(model, german, pack) as inner:
         assert len(inner) == VOCAB + 3
     assert torch.equal(model.get_input_embeddings().weight, swapped.token_embeddings)
