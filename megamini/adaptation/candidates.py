@@ -1,6 +1,6 @@
 """The initialisations that `initialise: auto` chooses from, and for how many updates each may be tried."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megamini.adaptation.recipe import AdaptationSection
@@ -8,7 +8,7 @@ from megamini.errors import UserError
 
 UPDATES = 50  # of a probe
 LEAST_UPDATES = 10  # with fewer, a probe says little
-MOST_SHARE = 0.1  # of the run's updates, for the probes of a language together
+MOST_SHARE = 0.1  # of the run's updates, for the trials of a language together
 # Starts as close as this say nothing about which transfers better: with German, 0.01 nats of loss stood beside 8 points
 # of accuracy, the wrong way round. There, the order of the candidates decides.
 CLOSE_LOSS = 0.05  # nats
@@ -40,14 +40,20 @@ def candidates(section: AdaptationSection) -> list[Candidate]:
     return found + ([Candidate("distil", parallel=True)] if parallel else [])
 
 
-def probe_updates(updates: int, count: int) -> int:
-    """How long each of `count` probes is in a run of so many updates. Raises `UserError` where that is too short."""
+def trial_updates(wanted: Sequence[Candidate], each: int) -> int:
+    """What trials of all cost at most, in updates of the run: a probe each, and as much again to learn a `distil`."""
+    return sum(2 * each if one.kind == "distil" else each for one in wanted)
+
+
+def probe_updates(updates: int, wanted: Sequence[Candidate]) -> int:
+    """How long each probe is in a run of so many updates. Raises `UserError` where that is too short."""
+    count = trial_updates(wanted, 1)
     each = min(UPDATES, int(MOST_SHARE * updates / count))
     if each < LEAST_UPDATES:
         least = int(LEAST_UPDATES * count / MOST_SHARE)
         raise UserError(
-            f"adaptation.initialise: auto: {updates} updates are too few for {count} probes, which are to cost at most "
-            f"{MOST_SHARE:.0%} of them; give schedule.duration of {least} updates or more, or name a start"
+            f"adaptation.initialise: auto: {updates} updates are too few to try {len(wanted)} starts, which is to cost "
+            f"at most {MOST_SHARE:.0%} of them; give schedule.duration of {least} updates or more, or name a start"
         )
     return each
 

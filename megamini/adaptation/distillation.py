@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ def distilled(
     start: StartingPoint,
     lexicon: Lexicon | None,
     pairs: Sequence[tuple[str, str]] | None,
+    most_flops: int | None = None,
 ) -> StartingPoint:
     """`start` with the rows of new pieces learned. lexicon, pairs: translations into the source's language, if any.
+    most_flops: for a trial, which learns from fewer texts where all would cost more.
 
     The facts say from what, how far the states of texts that are held out match, before and after, and what it cost.
     Raises `UserError` where there is nothing to match: no translation, and no text that the source can spell.
@@ -60,18 +63,16 @@ def distilled(
     batch = setup.batches.micro_batch
     rows.measure_spread(held, batch)
     before = rows.unmatched(held, batch)
-    learned = rows.learn(_in_updates(seen, setup.recipe.training.seed), batch, setup.recipe.optimizer.learning_rate)
     shape = BodyShape.from_config(body.config)
+    updates = _affordable(_in_updates(seen, setup.recipe.training.seed), shape, most_flops)
+    learned = rows.learn(updates, batch, setup.recipe.optimizer.learning_rate)
     facts: dict[str, Any] = {
         "texts": {name: len(some) for name, some in told.items()},
         "rows": int(new[sorted({number for one in learned for number in one.ours})].sum()),
         "unmatched_before": round(before, 4),
         "unmatched_after": round(rows.unmatched(held, batch), 4),
         "tokens": sum(len(one.ours) for one in learned),
-        "flops": sum(
-            training_flops(shape, len(one.ours), 0, "standard") + body_forward_flops(shape, len(one.theirs))
-            for one in learned
-        ),
+        "flops": _flops(learned, shape),
         "seconds": round(time.perf_counter() - begun, 3),
     }
     facts = {**start.facts, "kind": "distil", "distillation": facts}
@@ -149,6 +150,19 @@ def _in_updates(texts: Sequence[MatchedText], seed: int) -> list[list[MatchedTex
     while len(order) < UPDATES * TEXTS:
         order = np.concatenate([order, draw.permutation(len(texts))])
     return [[texts[n] for n in order[start : start + TEXTS]] for start in range(0, UPDATES * TEXTS, TEXTS)]
+
+
+def _affordable(updates: list[list[MatchedText]], shape: BodyShape, most_flops: int | None) -> list[list[MatchedText]]:
+    """The first ones that cost no more than that together."""
+    spent = accumulate(_flops(texts, shape) for texts in updates)
+    return [texts for texts, so_far in zip(updates, spent, strict=True) if most_flops is None or so_far <= most_flops]
+
+
+def _flops(texts: Sequence[MatchedText], shape: BodyShape) -> int:
+    return sum(
+        training_flops(shape, len(one.ours), 0, "standard") + body_forward_flops(shape, len(one.theirs))
+        for one in texts
+    )
 
 
 def _batches(texts: Sequence[MatchedText], batch: int) -> Iterator[Sequence[MatchedText]]:

@@ -40,21 +40,22 @@ def best_start(
 ) -> StartingPoint:
     """The best candidate for a language, with what the probes have found and cost among its facts.
 
-    compute: a start from its kind, `lexicon` and `parallel`, as `initialise` takes them.
+    compute: a start from its kind, the most FLOPs that learning it may take, and `lexicon` and `parallel`, as
+    `initialise` takes them.
     """
     setup = setup.alone()  # the other ranks wait
     seen, held_out = _split(pairs)
     wanted = candidates(setup.recipe.adaptation)
-    each = probe_updates(setup.schedule.updates, len(wanted))
+    each = probe_updates(setup.schedule.updates, wanted)
 
-    def start_of(candidate: Candidate, lines: Pairs | None) -> StartingPoint:
+    def start_of(candidate: Candidate, lines: Pairs | None, most_flops: int | None = None) -> StartingPoint:
         lexicon = word_list if candidate.word_list else None
-        return compute(candidate.kind, lexicon=lexicon, parallel=lines if candidate.parallel else None)
+        return compute(candidate.kind, most_flops, lexicon=lexicon, parallel=lines if candidate.parallel else None)
 
     started = time.perf_counter()
     body, found, distilled = copy.deepcopy(setup.source.body), {}, []
     for candidate in wanted:
-        start = start_of(candidate, seen)
+        start = start_of(candidate, seen, setup.flops(language, each))
         distilled += [start.facts["distillation"]] if "distillation" in start.facts else []
         found[candidate] = _probe(setup, language, start, body, each, held_out)
         print(f"{language}: probe of {candidate.name}: {_in_words(found[candidate])}", flush=True)

@@ -12,9 +12,10 @@ from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starts import in_words, starting_points
 from megamini.machine import device_memory
 from megamini.training.engines.precision import resolve_precision
-from megamini.training.engines.process_group import end_process_group, from_rank_0, join_ranks
+from megamini.training.engines.process_group import end_process_group, from_rank_0, gather_objects, join_ranks
 from megamini.training.loop import is_over
 from megamini.training.run import execute, locked_run_directory, plain_engine, within_memory
+from megamini.training.safety.same_ranks import check_same_on_all_ranks
 from megamini.training.setup import Sharding
 from megamini.training.state.train_state import TrainState
 
@@ -30,6 +31,7 @@ def adapt(recipe: AdaptationRecipe) -> list[Path]:
     rank, world_size = join_ranks(_PATIENCE)
     recipe = from_rank_0(resolve_precision(recipe) if rank == 0 else None)  # a measurement on each could differ
     setup = build_setup(recipe, world_size)
+    check_same_on_all_ranks(setup.identity(), gather_objects)
     locked = locked_run_directory(setup) if rank == 0 else nullcontext()
     with within_memory(setup, Sharding()), locked:
         # On rank 0 alone: FOCUS takes all cores, and its static vectors are not the same twice.

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from megamini.adaptation.beside_source import kind_of, source_text
-from megamini.adaptation.candidates import candidates, probe_updates
+from megamini.adaptation.candidates import candidates, probe_updates, trial_updates
 from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.packs.language_pack import LanguagePack, pack_fingerprint
 from megamini.adaptation.recipe import AdaptationRecipe
@@ -109,9 +109,7 @@ class RelearningSetup(RunSetup):
     def planned_memory(self, sharding: Sharding) -> int:
         trained = sum(map(self._parameters, self.texts))
         bodies = [body for body in (self.source.body, self.source.primary) if body is not None]
-        # Which are dropped.
-        vocabularies = [matrix for body in bodies for matrix in _matrices_of(body)]
-        frozen = sum(p.numel() for body in bodies for p in body.parameters()) - sum(v.numel() for v in vocabularies)
+        frozen = sum(p.numel() for body in bodies for p in body.parameters() if not _is_of_vocabulary(p, body))
         precision = self.recipe.training.precision
         whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
         frozen += whole * (self.source.body.config.hidden_size + 1)
@@ -218,7 +216,7 @@ class RelearningSetup(RunSetup):
             "starting_point": facts,
             "settings": state.recipe or self.recipe.model_dump(mode="json"),
             "settings_changed": state.changes,
-            "text": self.texts[language].train.manifest["sources"],
+            "text": self._sources(language),
             **(
                 {"vocabulary": vocabulary}
                 if (vocabulary := self.texts[language].train.manifest.get("vocabulary"))
@@ -236,6 +234,11 @@ class RelearningSetup(RunSetup):
         ids = ids if kind == "replacement" else None
         return LanguagePack(language, matrix, bias, tokenizer, self.source.lineage, details, own_output, kind, ids)
 
+    def _sources(self, language: str) -> list[dict[str, Any]]:
+        """The files whose text a language is learned from, with their licences."""
+        mixed = [self.source_text] if self.recipe.data.source_share else []
+        return [file for text in (self.texts[language], *mixed) for file in text.train.manifest["sources"]]
+
     def plan(self) -> str:
         """What will be learned, over what, and what it costs."""
         updates, batch = self.schedule.updates, self.batches
@@ -250,9 +253,8 @@ class RelearningSetup(RunSetup):
             learned = self.learned_pieces(language)
             kept = len(text.tokenizer) - learned
             flops = self.flops(language, updates)
-            passes = updates * batch.global_batch / len(text.train)
             rows[language] = (
-                f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens = {passes:.1f} passes; "
+                f"{updates:,} updates = {updates * self.tokens_per_update:,} tokens{self._passes(text)}; "
                 f"{self._parameters(language):,} parameters ({learned:,} pieces"
                 f"{f' beside {kept:,} of the source' if kept else ''}); "
                 f"{flops / updates / self.tokens_per_update:.3g} FLOPs a token, {flops:.3g} in all"
@@ -263,20 +265,29 @@ class RelearningSetup(RunSetup):
                 rows[language] += f", {full / flops:.2f}x less than over the {layers} layers of the primary model"
         if self.recipe.adaptation.initialise == "auto":
             wanted = candidates(self.recipe.adaptation)
-            each = probe_updates(updates, len(wanted))
+            each = probe_updates(updates, wanted)
             rows["probes"] = (
                 f"{len(wanted)} starts ({'; '.join(one.name for one in wanted)}), {each} updates from each: "
-                f"{len(wanted) * each / updates:.0%} of the run"
+                f"at most {trial_updates(wanted, each) / updates:.0%} of the run"
             )
         rows["hours"] = hours_in_words(sum(self.flops(language, updates) for language in self.texts))
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)
 
+    def _passes(self, text: Text) -> str:
+        """How often a language's text is read, and that of the source where it is mixed in."""
+        blocks, share = self.schedule.updates * self.batches.global_batch, self.recipe.data.source_share
+        own = f" = {(1 - share) * blocks / len(text.train):.1f} passes"
+        if not share:
+            return own
+        return f", {share:.0%} of the source{own}, {share * blocks / len(self.source_text.train):.1f} over the source"
+
     def _parameters(self, language: str) -> int:
         """How many of a language train."""
         width = self.source.body.config.hidden_size
-        return self.learned_pieces(language) * (width * len(_matrices_of(self.source.body)) + self.trains_bias)
+        matrices = 2 if is_untied(self.source.body.config) else 1
+        return self.learned_pieces(language) * (width * matrices + self.trains_bias)
 
     def _activations(self, text: Text) -> int:
         shape = _shape(text, self.source.body)
@@ -324,7 +335,7 @@ def build_setup(recipe: AdaptationRecipe, world_size: int = 1) -> RelearningSetu
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update, affordable)
     check_mask_stages(mask_schedule, schedule.updates)
     if recipe.adaptation.initialise == "auto":
-        probe_updates(schedule.updates, len(candidates(recipe.adaptation)))  # says so where the run is too short
+        probe_updates(schedule.updates, candidates(recipe.adaptation))  # says so where the run is too short
     stop = recipe.adaptation.stop
     return RelearningSetup(
         recipe=recipe,
@@ -376,10 +387,9 @@ def _affordable(
     return affordable
 
 
-def _matrices_of(body: PreTrainedModel) -> list[torch.Tensor]:
-    """The token matrix, and the output matrix where it is another one."""
-    matrix, output = body.get_input_embeddings().weight, body.get_output_embeddings().weight
-    return [matrix] if output is matrix else [matrix, output]
+def _is_of_vocabulary(parameter: torch.Tensor, body: PreTrainedModel) -> bool:
+    """Whether it is the token or the output matrix, which are dropped once the languages' own are there."""
+    return parameter is body.get_input_embeddings().weight or parameter is body.get_output_embeddings().weight
 
 
 def _spent_on(start: dict[str, Any]) -> list[dict[str, Any]]:

@@ -51,12 +51,12 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
     pairs = None if section.parallel is None else read_parallel(section.parallel)
     target = Target.of(text.path)
 
-    def computed(kind: str, **resources: Any) -> StartingPoint:
+    def computed(kind: str, most_flops: int | None = None, **resources: Any) -> StartingPoint:
         if kind == "distil":
             words = resources.get("lexicon")
             lexicon = None if words is None else read_lexicon(words, say=lambda line: None)  # build_setup has said it
             start = computed("combined", **resources)
-            start = distilled(setup.alone(), language, start, lexicon, resources.get("parallel"))
+            start = distilled(setup.alone(), language, start, lexicon, resources.get("parallel"), most_flops)
             if (ids := setup.own[language]) is None:
                 return start
             rows = rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], start.bias[ids], centred=False)

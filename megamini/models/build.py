@@ -1,6 +1,7 @@
 """The primary model of a recipe: its body from a configuration, or from a checkpoint folder."""
 
 import dataclasses
+import math
 from collections.abc import Container
 from typing import Any
 
@@ -208,12 +209,24 @@ def body_config(section: ModelSection, tokenizer: PreTrainedTokenizerBase, block
         raise UserError(
             f"model.config.hidden_size: {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
         )
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if _turned(config, width) > width:
+        raise UserError(
+            f"model.config: heads of {width} have no even width, which rotary positions need; "
+            "choose another hidden_size, num_attention_heads or head_dim"
+        )
     if config.num_attention_heads % (groups := getattr(config, "num_key_value_heads", None) or 1):
         raise UserError(
             f"model.config.num_key_value_heads: {config.num_attention_heads} heads are no multiple of {groups}"
         )
     check_positions(config, tokenizer, block_length, "model.config.max_position_embeddings")
     return config
+
+
+def _turned(config: PretrainedConfig, width: int) -> int:
+    """How many dimensions of a head of that width rotary positions turn, in pairs: 0 for a family without them."""
+    rotary = getattr(config, "rope_parameters", None)
+    return math.ceil(int(width * rotary.get("partial_rotary_factor", 1.0)) / 2) * 2 if rotary else 0
 
 
 def _heads(config: dict[str, Any], known: Container[str]) -> dict[str, int]:

@@ -41,6 +41,13 @@ def pretrain(*arguments: str) -> None:
     runpy.run_path(str(ROOT / "launch/pretrain.py"), run_name="__main__")
 
 
+def with_other_code_on_rank_1(command: Callable[..., None], *arguments: str) -> None:
+    """A command on a rank, of which the second is of another version."""
+    version = {"code of megamini": os.environ["RANK"]}
+    with mock.patch("megamini.training.safety.same_ranks.code_version", lambda: version):
+        command(*arguments)
+
+
 class Ranks:
     """A context in which `ranks` processes run `target(*arguments)`; None is one process without a launcher."""
 

@@ -5,6 +5,7 @@ And in fp16, for GPUs that have no bf16; the arithmetic is the processor's here.
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from unittest import mock
@@ -20,7 +21,7 @@ from megamini.training.safety.safe_point import SafePoint
 from tests.integration.adapting import UPDATES, Workshop, adapt
 from tests.integration.conftest import Lab
 from tests.integration.launching import free_port, read_scalars, run_command
-from tests.integration.ranks import Ranks
+from tests.integration.ranks import Ranks, with_other_code_on_rank_1
 
 pytestmark = pytest.mark.launched
 
@@ -86,6 +87,14 @@ def test_ranks_that_do_not_divide_the_batch_end_in_a_line(shop: Workshop) -> Non
     with Ranks(adapt, [shop.recipe("three", {})], 3, shop.folder / "logs-three") as running:
         assert set(running.wait()) == {2}, running.printed()
     assert "cannot be divided over 3 ranks" in running.printed()
+
+
+def test_ranks_of_another_version_end_in_a_line(shop: Workshop) -> None:
+    path = shop.recipe("versions", {"training.micro_batch": 2})
+    with Ranks(with_other_code_on_rank_1, [adapt, path], 2, shop.folder / "logs-versions") as running:
+        assert set(running.wait()) == {2}, running.printed()
+    assert re.search(r"rank 1 on .* has another code of megamini than rank 0 on .*: 1, and there 0", running.printed())
+    assert not (shop.folder / "versions").exists()
 
 
 def test_fp16_learns_as_fp32_does_and_leaves_overflows_out(shop: Workshop) -> None:

@@ -15,6 +15,8 @@ import megamini
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
 from megamini.adaptation.relearn import build_setup
+from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.starts import starting_point
 from megamini.data.batches import plan_batches
 from megamini.data.blocks import Blocks
 from megamini.data.preparation.prepare import Settings, prepare
@@ -27,6 +29,7 @@ from megamini.models.lineage import lineage_of
 from megamini.models.mini_model import extract_mini_model
 from megamini.recipes.sections import MaskingSection
 from megamini.training.finished.weights import load_run
+from megamini.training.setup import Sharding
 from megamini.training.text import open_text
 from tests.downstream.workplace import finetune_recipe
 from tests.integration.adapting import UPDATES, Workshop, export
@@ -179,8 +182,11 @@ def test_what_goes_with_encoders_is_refused_over_a_decoder(shop: Workshop) -> No
     path = shop.recipe("plan", source)
     setup = build_setup(load_adaptation_recipe(path))
     assert "the next token at 30 positions in every block" in setup.plan()
-    # Both matrices train; the body's are dropped from what is frozen.
+    # Both matrices train; the body's are dropped from what is frozen, and are gone once the model is built.
     assert f"{2 * 420 * 32:,} parameters (420 pieces)" in setup.plan()
+    planned, start = setup.planned_memory(Sharding(0, 1)), starting_point(setup, "de")
+    RelearnModel(setup.source.body, {"de": (start.matrix, start.bias)}, train_bias=False, outputs={"de": start.output})
+    assert setup.planned_memory(Sharding(0, 1)) == planned
 
 
 def test_bits_per_byte_of_the_source_and_of_a_pack(shop: Workshop, tmp_path: Path) -> None:
@@ -208,6 +214,9 @@ def test_bits_per_byte_of_the_source_and_of_a_pack(shop: Workshop, tmp_path: Pat
     values["measures"]["bits_per_byte"]["window"] = 33
     with pytest.raises(UserError, match="window: 33, but the model has 32 positions"):
         evaluate(EvaluateRecipe.model_validate(values | {"name": "again"}))
+    values["measures"]["bits_per_byte"] = {"text": {"en": str(_PROSE)}, "mask_share": 0.3}
+    with pytest.raises(UserError, match=r"bits_per_byte\.mask_share: .* is a decoder, which has no use for it"):
+        evaluate(EvaluateRecipe.model_validate(values | {"name": "masked"}))
     values["measures"] = {"retrieval": {"files": "pages.{language}.jsonl"}}
     with pytest.raises(UserError, match="is a decoder; retrieval is for encoders"):
         evaluate(EvaluateRecipe.model_validate(values | {"name": "pages"}))

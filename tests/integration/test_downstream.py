@@ -4,6 +4,8 @@ The data lie beside the project (`../shared/data`, described there) and are not 
 """
 
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tests.downstream.workplace import (
     write_texts,
 )
 from tests.integration.launching import ROOT, free_port, run_command
+from tests.integration.ranks import Ranks, with_other_code_on_rank_1
 
 pytestmark = pytest.mark.launched
 
@@ -153,6 +156,22 @@ def check_deepspeed(tmp_path: Path, stage: int, precision: str) -> None:
 
 def test_under_the_deepspeed_launcher(tmp_path):
     check_deepspeed(tmp_path, stage=3, precision="fp32")
+
+
+def finetune_on_ranks(*arguments: str) -> None:
+    sys.argv = ["launch/finetune.py", *arguments]
+    runpy.run_path(str(ROOT / "launch/finetune.py"), run_name="__main__")
+
+
+def test_ranks_of_another_version_end_in_a_line(tmp_path):
+    write_texts(tmp_path / "texts", "en")
+    path = tmp_path / "finetune.yaml"
+    path.write_text(yaml.safe_dump(finetune_recipe(make_primary(tmp_path / "primary"), tmp_path)))
+    arguments = [finetune_on_ranks, str(path), "--deepspeed_config", "ds_configs/zero1.json"]
+    with Ranks(with_other_code_on_rank_1, arguments, 2, tmp_path / "logs") as running:
+        assert set(running.wait()) == {2}, running.printed()
+    assert re.search(r"rank 1 on .* has another code of megamini than rank 0 on .*: 1, and there 0", running.printed())
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.all_combinations

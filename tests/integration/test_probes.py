@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 import torch
@@ -57,19 +58,25 @@ def test_a_probe_is_not_repeated_and_leaves_the_body_as_it_was(shop: Workshop, m
     assert torch.equal(starts.starting_points(setup)["de"].matrix, first.matrix)
     assert (
         "probes" in setup.plan()
-        and "3 starts (subword; focus; combined), 10 updates from each: 10% of the run" in setup.plan()
+        and "3 starts (subword; focus; combined), 10 updates from each: at most 10% of the run" in setup.plan()
     )
 
 
-def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_path):
+@pytest.fixture
+def parallel(tmp_path) -> list[str]:
+    """Files of parallel text."""
     draw, words = random.Random(0), ["the", "bread", "flour", "water", "salt", "oven", "and", "with", "warm", "yeast"]
     lines = [" ".join(draw.choices(words, k=6)) for _ in range(600)]
     for name in ("ours", "theirs"):
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    return [str(tmp_path / "ours"), str(tmp_path / "theirs")]
+
+
+def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, parallel):
     changes = {
         "adaptation.initialise": "auto",
-        "adaptation.parallel": [str(tmp_path / "ours"), str(tmp_path / "theirs")],
-        "schedule.duration": "500 updates",
+        "adaptation.parallel": parallel,
+        "schedule.duration": "600 updates",
     }
     setup = build_setup(load_adaptation_recipe(shop.recipe("parallel", changes)))
     start = starts.starting_point(setup, "de")
@@ -86,13 +93,31 @@ def test_held_out_lines_decide_where_there_is_parallel_text(shop: Workshop, tmp_
     assert all(0 <= share <= 1 for share in shares.values())
     # What was distilled only to be tried has been paid for too.
     assert found["tokens"] > 5 * 10 * setup.tokens_per_update
-    assert found["flops"] > 5 * setup.flops("de", 10)
+    assert 5 * setup.flops("de", 10) < found["flops"] <= setup.flops("de", 60)
+    assert "10 updates from each: at most 10% of the run" in setup.plan()
+
+
+def test_the_seconds_of_a_distillation_that_is_chosen_count_once(shop: Workshop, parallel, monkeypatch):
+    only = Candidate("distil", parallel=True)
+    monkeypatch.setattr(probes, "candidates", lambda section: [only])
+    changes = {
+        "adaptation.initialise": "auto",
+        "adaptation.parallel": parallel,
+        "schedule.duration": "600 updates",
+    }
+    setup = build_setup(load_adaptation_recipe(shop.recipe("distilled", changes)))
+    began = time.perf_counter()
+    facts = starts.starting_point(setup, "de").facts
+    assert facts["probes"]["seconds"] + facts["distillation"]["seconds"] < time.perf_counter() - began
 
 
 def test_a_run_too_short_for_probes_says_how_long_is_enough(shop: Workshop):
-    with pytest.raises(UserError, match=r"8 updates are too few for 3 probes.*300 updates or more"):
+    with pytest.raises(UserError, match=r"8 updates are too few to try 3 starts.*300 updates or more"):
         build_setup(load_adaptation_recipe(shop.recipe("short", {"adaptation.initialise": "auto"})))
-    assert probe_updates(100_000, 4) == 50 and probe_updates(1500, 5) == 30 and probe_updates(200, 2) == 10
+    combined, distil = Candidate("combined"), Candidate("distil", parallel=True)
+    assert probe_updates(100_000, [combined] * 4) == 50
+    assert probe_updates(1500, [combined] * 5) == probe_updates(1500, [*[combined] * 3, distil]) == 30
+    assert probe_updates(200, [combined] * 2) == 10
 
 
 def test_candidates_are_those_that_the_data_allow():

@@ -94,6 +94,24 @@ def test_source_text_is_measured_all_along_and_mixed_in_by_its_share(shop: _Work
             assert set(curve[f"validation/{name}"]) == {4, UPDATES}
 
 
+def test_the_plan_and_the_pack_tell_of_the_text_that_is_mixed_in(shop: _Workshop) -> None:
+    changes = {"data.path": str(shop.mixed("ru")), "data.source": str(shop.mixed("en"))}
+    alone, mixed = (
+        build_setup(load_adaptation_recipe(shop.recipe("told", changes | {"data.source_share": share})))
+        for share in (0.0, 0.25)
+    )
+    blocks = alone.schedule.updates * alone.batches.global_batch
+    own, source = len(mixed.texts["ru"].train), len(mixed.source_text.train)
+    assert f" = {blocks / own:.1f} passes; " in alone.plan()
+    assert f", 25% of the source = {0.75 * blocks / own:.1f} passes, " in mixed.plan()
+    assert f", {0.25 * blocks / source:.1f} over the source; " in mixed.plan()
+    files = [
+        [Path(file["file"]).name for file in LanguagePack.load(relearned(shop, *run) / "packs/ru").details["text"]]
+        for run in (("alone", 0.0), ("half", 0.5))
+    ]
+    assert files == [["ru.txt"], ["ru.txt", _PROSE.name]]
+
+
 def test_pretraining_goes_on_over_a_mixture_and_measures_both_languages(shop: _Workshop) -> None:
     """From the model with the replaced rows in it: by shares; or on new text alone, with English measured."""
     pack = relearned(shop, "alone", 0.0) / "packs/ru"

@@ -147,6 +147,22 @@ def test_configurations_that_do_not_fit_are_refused(config, expected):
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize("family", ["modernbert", "llama", "qwen3", "gemma", "gpt_neox"])
+def test_heads_of_odd_width_are_refused_where_positions_turn_pairs_or_run(family):
+    odd = {"hidden_size": 15, "num_attention_heads": 5}
+    if family == "gpt_neox":  # turns a quarter of a head, which may be as odd as it likes
+        primary = build(family=family, config=bodies.SIZES | odd, exits=(2,))
+        assert primary.model(bodies.small_batch()[0]).logits.isfinite().all()
+        return
+    with pytest.raises(UserError, match="heads of 3 have no even width, which rotary positions need"):
+        build(family=family, config=bodies.SIZES | odd, exits=(2,))
+
+
+def test_a_width_of_heads_that_the_recipe_gives_is_checked_too():
+    with pytest.raises(UserError, match="heads of 3 have no even width"):
+        build(family="llama", config=bodies.SIZES | {"head_dim": 3}, exits=(2,))
+
+
 # --- from a checkpoint ----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from megamini.commands.reporting.tables import table
 
 HERE = Path(__file__).with_name("optimizers")
 PAGE = Path(__file__).with_name("optimizers.md")
+_MEASURED = ("en", "mini", "standard")
 UPDATE_TOKENS = (4_096, 16_384, 131_072, 1_048_576)
 
 
@@ -16,6 +17,8 @@ def write_page(grid: dict, runs: list[dict]) -> None:
     plots = [plot(shape, [one for one in runs if one["shape"] == shape]) for shape in grid["shapes"]]
     sections = [(HERE / "head.md").read_text(encoding="utf-8").rstrip()]
     sections += [section(shape, grid, runs, path) for shape, path in zip(grid["shapes"], plots, strict=True) if path]
+    if (HERE / "transfer.json").exists():
+        sections.append(transfer(grid, json.loads((HERE / "transfer.json").read_text())))
     steps = HERE / "steps.json"
     sections += [overhead(json.loads(steps.read_text()))] if steps.exists() else []
     PAGE.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -84,6 +87,21 @@ def plot(shape: str, runs: list[dict]) -> Path | None:
             )
     axes.legend(fontsize=7)
     return save_plot(figure, HERE / f"{shape}.png")
+
+
+def transfer(grid: dict, found: dict) -> str:
+    """Accuracy in English and, zero-shot, in German of primaries of about equal loss, pair by pair."""
+    rows = []
+    for name in (name for pair in grid["transfer"] for name in pair if name in found):
+        accuracy = found[name]["accuracy"]
+        cells = [f"{100 * one['mean']:.1f} ± {100 * one['deviation']:.1f}" for one in map(accuracy.get, _MEASURED)]
+        rows.append([name, f"{found[name]['loss']:.3f}", *cells])
+    titles = ["primary", "its loss", "English", "German over the mini-model", "German over all layers"]
+    return (
+        "## German plugged into primaries of about equal loss\n\n"
+        "LibreOffice pages, accuracy in percent: mean of three fine-tuned models, ± their standard deviation.\n"
+        f"German is learned by the quickstart's recipes, without a label.\n\n{table(titles, rows)}"
+    )
 
 
 def overhead(steps: dict) -> str:

@@ -7,7 +7,7 @@ memory however long the document; a JSON line or a Parquet row is held whole. A 
 import codecs
 import glob
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -199,6 +199,15 @@ def _line_number(unit: Unit, offset: int) -> int:
     return lines + 1
 
 
+def _is_one_line(unit: Unit) -> bool:
+    """Whether a file has no line end but at its own end."""
+    lines = _lines(replace(unit, start=0, stop=None), LINE_BYTES)
+    for _, part in lines:
+        if part.endswith(b"\n"):
+            break
+    return next(lines, None) is None
+
+
 def _read_text(unit: Unit, layout: Layout) -> Iterator[Chunk]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     blank_line = layout.documents == "blank-line"
@@ -212,7 +221,7 @@ def _read_text(unit: Unit, layout: Layout) -> Iterator[Chunk]:
         ends = line.endswith(b"\n")
         if offset == 0:
             text = text.removeprefix("\ufeff")
-            if not ends and text.count("\r") > 1:  # else the whole file would be one document
+            if text.removesuffix("\r\n").count("\r") > 1 and _is_one_line(unit):  # which would be one document
                 raise UserError(f"{unit.path}: {_RETURNS_ALONE}")
         blank = blank_line and ends and not continued and text.isspace()
         if not blank:

@@ -72,7 +72,7 @@ class _Primary:
 class _Bits:
     """How well text of each language is predicted."""
 
-    key = "data"
+    key, of_the_other = "data", ("window",)
 
     def __init__(self, primary: _Primary) -> None:
         self._primary, self._section = primary, primary.recipe.measures.bits_per_byte
@@ -80,6 +80,9 @@ class _Bits:
         kind = "a decoder" if primary.is_decoder else "an encoder"
         if getattr(self._section, other) or not getattr(self._section, self.key):
             raise UserError(f"measures.bits_per_byte: {primary.name} is {kind}; give {self.key}, and no {other}")
+        for option in self.of_the_other:
+            if getattr(self._section, option) != type(self._section).model_fields[option].default:
+                raise UserError(f"measures.bits_per_byte.{option}: {primary.name} is {kind}, which has no use for it")
         key, languages = f"measures.bits_per_byte.{self.key}", tuple(getattr(self._section, self.key))
         languages_and_packs = primary.packs.of_languages(languages, primary.recipe.model.source_language, key)
         self.planned = [
@@ -107,7 +110,13 @@ class _Bits:
 class _RollingBits(_Bits):
     """The same of a decoder, exactly."""
 
-    key = "text"
+    key, of_the_other = "text", ("blocks", "mask_share")
+
+    def __init__(self, primary: _Primary) -> None:
+        super().__init__(primary)
+        window, longest = self._section.window, longest_input(primary.config)
+        if window is not None and window > longest:
+            raise UserError(f"measures.bits_per_byte.window: {window}, but the model has {longest} positions")
 
     def _data(self, language: str) -> str:
         files = find_files([self._section.text[language]])
@@ -116,9 +125,6 @@ class _RollingBits(_Bits):
     def measure(self, wanted: Sequence[Planned], device: torch.device) -> Iterator[Outcome]:
         primary, section = self._primary, self._section
         model = primary.model.to(device)
-        longest = longest_input(primary.config)
-        if section.window is not None and section.window > longest:
-            raise UserError(f"measures.bits_per_byte.window: {section.window}, but the model has {longest} positions")
         for one in wanted:
             with primary.packs.swapped_in(model, primary.tokenizer, one.pack) as own:
                 path = section.text[one.language]

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from megamini.data.tokenizer import save_tokenizer
 from megamini.downstream.finetuning.jobs import Job, Primary, load_primary, prepare_job
-from megamini.downstream.finetuning.made_from import adopt_run_directory
+from megamini.downstream.finetuning.made_from import adopt_run_directory, made_from
 from megamini.downstream.finetuning.trainer import (
     freeze_token_embeddings,
     leave_deepspeed_out,
@@ -36,7 +36,9 @@ from megamini.machine import best_device
 from megamini.models.pretrained import load_config, load_model
 from megamini.training.device_memory import enough_memory
 from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision
+from megamini.training.engines.process_group import gather_objects
 from megamini.training.safety.run_lock import run_lock
+from megamini.training.safety.same_ranks import check_same_on_all_ranks
 
 _RESULT = "result.json"
 _PATIENCE = 5  # seconds that one waits for a fine-tuning that is ending
@@ -75,9 +77,11 @@ def finetune(recipe: FinetuneRecipe, deepspeed: dict[str, Any] | None = None) ->
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), deepspeed)
     primary = load_primary(recipe)
     jobs = [prepare_job(recipe, primary, key) for key in recipe.tasks]
+    now = made_from(recipe, jobs)
+    check_same_on_all_ranks({**recipe.model_dump(mode="json"), "content": now}, gather_objects)
     with run_lock(recipe.run_directory, "training.runs", _PATIENCE) if ranks.rank == 0 else nullcontext():
         if ranks.rank == 0:
-            adopt_run_directory(recipe, jobs)
+            adopt_run_directory(recipe, now)
         ranks.wait_for_all()
         results = []
         for job in jobs:

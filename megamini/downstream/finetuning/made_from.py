@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,26 @@ from megamini.recipes.sections import dump_recipe
 _MADE_FROM = "made_from.json"
 
 
-def adopt_run_directory(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> None:
+def made_from(recipe: FinetuneRecipe, jobs: Sequence[Job]) -> dict[str, str]:
+    """What the primary's weights and each task's data are, by hash."""
+    return {"primary": weights_fingerprint(recipe.model.primary)} | {
+        job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
+    }
+
+
+def adopt_run_directory(recipe: FinetuneRecipe, now: Mapping[str, str]) -> None:
     """Rank 0 only: take the run directory; one that holds models of another recipe, primary or data is refused. Seeds
-    may be added."""
+    may be added. now: what they are made from."""
     directory = recipe.run_directory
     written = directory / "recipe.yaml"
     if written.exists() and _what_trains(_read(written)) != _what_trains(recipe):
         raise UserError(f"{directory}: holds models of another recipe ({written.name} differs); choose another name")
-    made_from = {"primary": weights_fingerprint(recipe.model.primary)} | {
-        job.key: hashlib.sha256(repr((job.training, job.validation)).encode()).hexdigest() for job in jobs
-    }
     known = directory / _MADE_FROM
-    before = json.loads(known.read_text(encoding="utf-8")) if known.exists() else made_from
-    if changed := [name for name in made_from if made_from[name] != before.get(name)]:
+    before = json.loads(known.read_text(encoding="utf-8")) if known.exists() else now
+    if changed := [name for name in now if now[name] != before.get(name)]:
         what = "the primary's weights" if changed[0] == "primary" else f"the data of {changed[0]}"
         raise UserError(f"{directory}: {what} have changed since its models were made; choose another name")
-    write_atomically(known, json.dumps(made_from, indent=1) + "\n")
+    write_atomically(known, json.dumps(now, indent=1) + "\n")
     write_atomically(written, dump_recipe(recipe))
 
 

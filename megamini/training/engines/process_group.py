@@ -72,7 +72,9 @@ def from_rank_0(value: Any) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What each rank has, in their order. *All ranks.*"""
+    """What each rank has, in their order. *All ranks.* The value alone without a group."""
+    if not distributed.is_initialized():
+        return [value]
     gathered = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, value)
     return gathered

@@ -5,6 +5,7 @@ import platform
 import socket
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def code_version() -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(package)} {len(content)} ".encode() + content)
-    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    installed = {name for name in _LIBRARIES if find_spec(name)}
+    versions = {name: metadata.version(name) for name in sorted(installed)}
     return {"code of megamini": digest.hexdigest()[:16], "Python": platform.python_version(), **versions}
 
 

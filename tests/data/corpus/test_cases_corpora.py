@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks, load_manifest
-from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
+from megamini.data.corpus.documents import LINE_BYTES, Layout, find_files, plan_units, read_chunks
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.preparation.units import is_validation
 from megamini.data.tokenizer import train_unigram
@@ -294,9 +294,11 @@ def test_documents_that_all_fall_to_one_split_are_said_to(kind, validation, tmp_
         prepared(tmp_path, path, vocab_size=520, seed=next(seeds))
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 @pytest.mark.parametrize("long", [False, True])
-def test_lines_that_end_with_a_carriage_return_alone_are_told_to_be_converted(long, tmp_path):
-    (tmp_path / "x.txt").write_bytes("\r".join(TEXTS * (100 if long else 1)).replace("\n", "\r").encode())
+def test_lines_that_end_with_a_carriage_return_alone_are_told_to_be_converted(long, end, tmp_path):
+    lines = "\r".join(TEXTS * (100 if long else 1)).replace("\n", "\r")
+    (tmp_path / "x.txt").write_bytes((lines + end).encode())
     with pytest.raises(UserError, match=r"x.txt: its lines end with a carriage return alone; convert it: tr"):
         prepared(tmp_path, tmp_path / "x.txt", vocab_size=520)
 
@@ -305,6 +307,13 @@ def test_a_single_return_inside_a_line_is_white_space(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"one line\rwithout an end")
     [chunk] = read_chunks(plan_units([tmp_path / "x.txt"], Layout())[0], Layout())
     assert chunk.text == "one line\rwithout an end"
+
+
+def test_returns_inside_a_long_first_line_are_white_space_where_other_lines_follow(tmp_path):
+    line = "a row of a progress bar\r" * (LINE_BYTES // 20)
+    (tmp_path / "x.txt").write_text(line + "\n\nthe next document", newline="")
+    *_, last = read_chunks(plan_units([tmp_path / "x.txt"], Layout())[0], Layout())
+    assert last.text == "the next document"
 
 
 def is_validation_of(path, seed):

@@ -251,6 +251,12 @@ EVALUATE: dict[str, Case] = {
         lambda p: p.evaluate({"measures.bits_per_byte.data": {"de": "gone"}, "model.primary": str(p.primary)}),
         ("gone", "no finished data directory"),
     ),
+    "a decoder's option for an encoder": (
+        lambda p: p.evaluate(
+            {"measures.bits_per_byte": {"data": {"de": "x"}, "window": 9}, "model.primary": str(p.primary)}
+        ),
+        ("measures.bits_per_byte.window", "an encoder, which has no use for it"),
+    ),
 }  # fmt: skip
 
 CASES = [
