@@ -4,7 +4,6 @@ In the work folder: text/, models/ (primary, mini, and those with a pack plugged
 cost and reached is kept in the ledger; a cell that has all its tasks there is done.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -137,8 +136,7 @@ class Jobs:
 
     def _finetune(self, key: str) -> Step:
         task, run = self._tasks[key], f"tasks-{key}"
-        alone = json.dumps({key: {"path": task.path}})  # instead of the recipe's own
-        settings = [f"name={run}", "model.primary=models/primary", f"tasks={alone}", *task.finetune]
+        settings = [f"name={run}", "model.primary=models/primary", f"tasks.{key}.path={task.path}", *task.finetune]
         command = _python("launch/finetune.py", STUDY / "finetune.yaml", *settings)
         needs = [f"text-{self._grid.pages}-{self._grid.source_language}"]
         return self._step(run, [command], f"runs/{run}/{TABLE}", needs)
@@ -172,7 +170,7 @@ class Jobs:
         of_pages = f"{{{source}: data/{source}, {language}: data/{name}-held-out}}"
         commands = [
             _python(
-                "launch/evaluate.py", HERE / "evaluate.yaml", f"name=evaluate-{name}", *settings,
+                "launch/evaluate.py", STUDY / "evaluate.yaml", f"name=evaluate-{name}", *settings,
                 f"measures.bits_per_byte.data={of_pages}", bits,
             )
         ]  # fmt: skip
@@ -183,7 +181,7 @@ class Jobs:
                 commands.append(_python("tools/export.py", "models/primary", plugged, "--pack", packs))
             commands.append(
                 _python(
-                    "launch/evaluate.py", HERE / "evaluate.yaml", f"name=evaluate-{name}-{source}",
+                    "launch/evaluate.py", STUDY / "evaluate.yaml", f"name=evaluate-{name}-{source}",
                     f"model.primary={plugged}", f"measures.bits_per_byte.data={{{source}: {source_data}}}", bits,
                 )
             )  # fmt: skip
