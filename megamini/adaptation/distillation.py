@@ -29,8 +29,8 @@ from megamini.machine import best_device
 
 UPDATES = 100
 TEXTS = 32  # of an update
-HELD_OUT = 256  # texts, at most one of LEAST: how far their states match is told
-LEAST = 10  # texts
+HELD_OUT = 256  # texts, at most a tenth: how far their states match is told
+LEAST = 10  # texts: of fewer, none can be held out
 
 
 def distilled(
