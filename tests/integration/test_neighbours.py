@@ -1,4 +1,4 @@
-"""The comparison of four ways, really run at small scale: every step of two cells, the ledger, the page."""
+"""The comparison of four ways, really run at small scale: every step of three cells, the ledger, the page."""
 
 import json
 import runpy
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.data.vocabulary.languages import ENGLISH, RUSSIAN
+from tests.data.vocabulary.languages import ENGLISH, GERMAN, RUSSIAN
 from tests.integration.adapting import Workshop
 from tests.integration.cases import BLOCK_LENGTH
 from tests.integration.conftest import Lab
@@ -23,10 +23,10 @@ WORDS = "та\tthe\nи\tand\nна\tof\nв\tin\nк\tto\nа\tis\nя\ta\n"
 GRID = {
     "source_language": "en",
     "pages": "libreoffice-help",
-    "sentences": 30,
+    "sentences": 400,
     "vocab_size": 500,
     "add": 60,
-    "replace": 30,
+    "replace": 15,
     "source_share": 0.25,
     "other_script": ["ru"],
     "block_length": BLOCK_LENGTH,
@@ -38,6 +38,7 @@ GRID = {
     ],
     "cells": [
         {"languages": ["ru"], "text": "all", "ways": ["extension"]},
+        {"languages": ["de"], "text": "few", "ways": ["replacement"]},
         {"languages": ["ru"], "text": "none", "ways": ["lexicon"]},
     ],
 }  # fmt: skip
@@ -46,7 +47,7 @@ GRID = {
 def write_pages(folder: Path) -> None:
     """Text as tools/fetch_text.py writes it, so that nothing is fetched."""
     folder.mkdir(parents=True)
-    lines = {"en": [line for line in ENGLISH.splitlines() if line], "ru": RUSSIAN.split(". ")}
+    lines = {"en": [line for line in ENGLISH.splitlines() if line], "ru": RUSSIAN.split(". "), "de": GERMAN.split(". ")}
     for language, own in lines.items():
         pages = []
         for n in range(300):  # of which a few fall to validation
@@ -74,7 +75,7 @@ def run_here(ran: list[str], steps: list[Step], work: Path, jobs: int) -> None:
             ran.append(step.name)
 
 
-def test_two_ways_from_text_to_the_page(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_ways_from_text_to_the_page(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     primary, mini, work, ran = shop.primary, shop.exported("mini", "--exit", "2"), tmp_path / "work", []
     write_pages(work / "text")
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
@@ -100,15 +101,17 @@ def test_two_ways_from_text_to_the_page(shop: Workshop, tmp_path: Path, monkeypa
         runpy.run_path(script, run_name="__main__")
 
     run()
-    assert [name for name in ran if name.endswith("-ru") and name in ("extension-all-ru", "lexicon-none-ru")]
+    names = ["extension-all-ru", "replacement-few-de", "lexicon-none-ru"]
+    assert [name for name in ran if name in names] == names
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
-    assert [line["name"] for line in lines] == ["extension-all-ru", "lexicon-none-ru"]
+    assert [line["name"] for line in lines] == names
     for cost in (line["ledger"] for line in lines):  # one update more would be too many
         assert cost["flops"] <= GRID["flops"] < cost["flops"] * (cost["updates"] + 1) / cost["updates"]
     assert not any(str(tmp_path) in json.dumps(line) for line in lines), "ledgers are published"
     page = (tmp_path / "README.md").read_text()
-    assert "| all | extension |" in page and "| none | pseudo text |" in page
+    assert "| few | replacement |" in page and "| all | extension |" in page and "| none | pseudo text |" in page
     assert "none: pseudo text, less the untrained word-list start" in page
+    assert any("validation/loss_de_of_source" in one for one in lines[1]["metrics"]), "the source's loss along the way"
     found = {(r["task"], r["language"], r["pack"]): r for r in lines[0]["results"] if r["seed"] in (None, 0)}
     before, after = (found["libreoffice", "en", pack]["accuracy"] for pack in (None, "end"))
     assert before == after, "an extension changes nothing in English"

@@ -53,7 +53,7 @@ task models.
 * Tasks: percent, mean ± standard deviation over the fine-tuned models; the untrained pack, an arrow, the trained one.
   The untrained pack of pseudo text is the word-list start. Bits per byte: masked text of the test pages, plugged in.
 * English columns: with the pack plugged in. A swapped pack reads one language, and leaves English as before.
-  English bits per byte: the validation pages of the pretraining.
+  English bits per byte: pages that the quickstart's pretraining leaves out.
 * One seed of adaptation. The models are small: the order of the ways says more than the height of the numbers.
 
 {_made_with(ledgers)}"""
