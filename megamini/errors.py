@@ -43,14 +43,22 @@ class UserError(Exception):
     """Something the user can mend. The message names the file, key or row, and says what to do."""
 
 
+# Scripts whose command has two words; that of the others is the first word of their names.
+_TWO_WORDS = ("translate_words", "word_list")
+
+
 class CommandParser(argparse.ArgumentParser):
     """Command lines whose docstring is their help, and whose mistakes are one line, like any other bad input."""
 
     def __init__(self, description: str | None) -> None:
-        program = os.path.basename(sys.argv[0])  # noqa: PTH119 (no path: `megamini adapt`)
-        if description and program.startswith("megamini "):
-            description = re.sub(r"python (?:launch|tools)/([a-z]+)\w*\.py", r"megamini \1", description)
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def format_help(self) -> str:
+        return self.worded(super().format_help())
+
+    def worded(self, text: str) -> str:
+        """Help that names scripts, in the words of the command `megamini` where that was called."""
+        return _as_installed(text) if self.prog.startswith("megamini ") else text
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
         """A leading ~ is the home folder, which shells leave as it is in quotes and behind an equals sign."""
@@ -63,6 +71,18 @@ class CommandParser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         hint = did_you_mean(unknown, self._option_string_actions) if unknown.startswith("-") else ""
         raise UserError(f"{message}{hint or '; --help shows what there is'}")
+
+
+def _as_installed(text: str) -> str:
+    """A script's help for those who have the command `megamini`, and no checkout."""
+
+    def command(found: re.Match[str]) -> str:
+        script = found[1]
+        return f"megamini {script.replace('_', '-') if script in _TWO_WORDS else script.partition('_')[0]}"
+
+    text = re.sub(r"((?:deepspeed|torchrun)\b[^\n]*?) launch/(\w+)\.py", r"\1 --module megamini.commands.\2", text)
+    text = re.sub(r"(?:python )?(?:launch|tools)/(\w+)\.py", command, text)
+    return re.sub(r"launch/recipes/([\w/]+)\.yaml", r"\1", text)
 
 
 def _at_home(value: Any) -> Any:

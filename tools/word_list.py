@@ -1,35 +1,14 @@
-"""A word list for adaptation.lexicon out of PanLex, which has words of thousands of languages.
-
-python tools/word_list.py panlex-20240301-csv.zip --languages de en --out words.de.tsv
-
-The zip of CSV tables is PanLex's own release; the folder that it was unpacked to will do too. The new language comes
-first, the source's second. Lists of MUSE need no tool: adaptation.lexicon reads them as they are.
-"""
+"""A word list out of PanLex: `python tools/word_list.py --help` says how."""
 
 import sys
-from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, without installing
 
-from megamini.errors import CommandParser, run_command, writing
-from megamini.files import write_atomically
-from megamini.languages.panlex import word_pairs
+from megamini.commands.word_list import main
+from megamini.errors import run_command
 
-
-def main() -> None:
-    parser = CommandParser(__doc__)
-    parser.add_argument("release", type=Path, metavar="ZIP_OR_FOLDER", help="PanLex's CSV tables")
-    parser.add_argument("--languages", nargs=2, required=True, metavar="CODE", help="the new language, the source's")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.tsv", help="the list to write")
-    options = parser.parse_args()
-    pairs = word_pairs(options.release, *options.languages)
-    with writing(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, "".join(f"{ours}\t{theirs}\n" for ours, theirs in pairs))
-    words = sum(1 for _ in groupby(pairs, key=lambda pair: pair[0]))
-    print(f"{options.out}: {len(pairs):,} translations of {words:,} words")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     run_command(main)

@@ -14,6 +14,7 @@ from megamini.errors import UserError, did_you_mean, run_command
 COMMANDS = {
     "fetch": "fetch real text and word lists from Debian's packages",
     "parallel": "two files whose lines say the same, out of fetched pages",
+    "word-list": "a word list out of PanLex",
     "translate-words": "pseudo text in a language that has a word list, out of source text",
     "prepare": "make a data directory out of text: a tokenizer, and blocks",
     "plan": "what a recipe needs on a cluster: memory, days, communication",
@@ -68,7 +69,8 @@ def _version() -> str:
 def overview() -> str:
     """What `megamini --help` prints."""
     lines = (f"  {name:16}{meaning}" for name, meaning in COMMANDS.items())
-    return "\n".join(["usage: megamini COMMAND ...", "", *lines, "", "megamini COMMAND --help says more"])
+    last = "megamini COMMAND --help says more; megamini --version says which version this is"
+    return "\n".join(["usage: megamini COMMAND ...", "", *lines, "", last])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ class RecipeParser(CommandParser):
 
     def overview(self) -> str:
         """What a call without arguments prints."""
-        return f"{self.format_usage()}\n{self.description}\n{self._recipes()}\n\n--help lists the options of a recipe"
+        text = f"{self.format_usage()}\n{self.description}\n{self._recipes()}\n\n--help lists the options of a recipe"
+        return self.worded(text)
 
     def _recipes(self) -> str:
         names = [f"  {path.relative_to(ROOT)}" for path in recipes_of(self._kind)]

@@ -1,6 +1,7 @@
 """What Python users call: a model with its pack, a learned pack, and errors that are one line. The examples of
 docs/python-api.md are run by tests/documentation."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import megamini
 from tests.downstream.workplace import PROSE, make_pack, make_primary
+from tests.integration.launching import ROOT, run_command
 
 SHORT = {
     "schedule.duration": "4 updates",
@@ -54,12 +56,42 @@ def test_a_learned_pack_is_returned_and_fits(primary, tmp_path, monkeypatch):
         assert len(german) == 410
 
 
+def test_a_script_without_a_guard_prepares_with_several_processes(tmp_path):
+    """Workers that import the script would run it once more."""
+    script = tmp_path / "script.py"
+    call = f"prepare({str(PROSE)!r}, 'de', 'data', vocab_size=410, block_length=32, validation_share=0.2, processes=2)"
+    lines = ["import os, sys", f"sys.path.insert(0, {str(ROOT)!r})", f"os.chdir({str(tmp_path)!r})", "import megamini"]
+    script.write_text("\n".join([*lines, "print('once')", f"megamini.{call}"]))
+    done = run_command([sys.executable, str(script)], timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("once") == 1 and (tmp_path / "data/manifest.json").is_file()
+
+
+def test_a_pack_is_shown_on_one_line(primary, tmp_path):
+    pack = megamini.LanguagePack.load(make_pack(primary, tmp_path / "de"))
+    assert repr(pack) == "LanguagePack(language='de', kind='swapped', pieces=360, width=16)"
+
+
+def test_packs_plugged_one_after_the_other_come_out_at_once(primary, tmp_path):
+    model, tokenizer = megamini.load(primary)
+    own = model.get_input_embeddings().weight.clone()
+    for language in ("de", "ru"):
+        megamini.plug(model, tokenizer, make_pack(primary, tmp_path / language, language))
+    assert megamini.unplug(model).get_vocab() == tokenizer.get_vocab()
+    assert torch.equal(model.get_input_embeddings().weight, own)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda primary: megamini.load("./gone"), "./gone: no such folder"),
         (lambda primary: megamini.load(primary, revision="main"), "no revision 'main'"),
-        (lambda primary: megamini.load(primary, pack=primary), "give the folder of a language pack"),
+        (lambda primary: megamini.load(primary, pack=primary), "a model, no language pack; give the folder of a"),
+        (lambda primary: megamini.load(make_pack(primary, primary.parent / "de")), "a language pack, no model"),
+        (
+            lambda primary: megamini.plug(primary, "pack", None),
+            "plug takes a model, its tokenizer and a pack, in this order; given are: PosixPath, str, NoneType",
+        ),
         (lambda primary: megamini.prepare("gone.txt", "de", "data"), "gone.txt"),
         (lambda primary: megamini.prepare(PROSE, "de", "data", vocab_size=3), "--vocab-size 3"),
         (lambda primary: megamini.adapt(primary, "./gone"), "./gone"),

@@ -50,7 +50,8 @@ def test_a_subcommand_shows_its_own_help(name, monkeypatch, capsys):
     status, out, _ = run(monkeypatch, capsys, name, "--help")
     assert status == 0
     assert out.startswith(f"usage: megamini {name} ")
-    assert "python launch/" not in out and "python tools/" not in out
+    assert "launch/" not in out and "tools/" not in out
+    assert set(re.findall(r"\bmegamini ([a-z-]+)", out)) <= set(command.COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])

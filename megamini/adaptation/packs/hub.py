@@ -25,7 +25,7 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES))
     except Exception as error:  # whatever the client raises comes from the name, the network or the disk
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].removeprefix("Got: ")
         raise UserError(f"{name}: no such folder here, and as a hub name it cannot be fetched: {reason}") from None
 
 

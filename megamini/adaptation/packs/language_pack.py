@@ -88,6 +88,11 @@ class LanguagePack:
                     f"pack '{self.language}': its {name} hold values that are no finite numbers; learn it again"
                 )
 
+    def __repr__(self) -> str:
+        """A line; its tensors and settings would fill pages."""
+        pieces, width = self.token_embeddings.shape
+        return f"LanguagePack(language={self.language!r}, kind={self.kind!r}, pieces={pieces}, width={width})"
+
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All that it holds."""
@@ -202,6 +207,9 @@ def plug(
     when all pieces of an extension are there already with other rows, and when the lineage is another one: other
     embeddings (another seed, trained since) or another tokenizer.
     """
+    if not hasattr(model, "get_input_embeddings") or not isinstance(pack, LanguagePack | str | Path):
+        given = ", ".join(type(one).__name__ for one in (model, tokenizer, pack))
+        raise UserError(f"plug takes a model, its tokenizer and a pack, in this order; given are: {given}")
     if not isinstance(pack, LanguagePack):
         pack = LanguagePack.from_pretrained(pack)
     pack = fitted(model, tokenizer, pack)

@@ -64,7 +64,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     try:
         description = parse_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the folder of a language pack") from None
+        what = "a model, no language pack" if (directory / "config.json").is_file() else error.strerror
+        raise UserError(f"{path}: {what}; give the folder of a language pack") from None
     except ValueError as error:
         raise UserError(f"{path}: not the description of a language pack: {error}") from None
     found = description.get("format") if isinstance(description, dict) else None

@@ -8,6 +8,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 
 from megamini.adaptation.packs.language_pack import LanguagePack
+from megamini.adaptation.packs.pack_description import DESCRIPTION
 from megamini.data.tokenizer import load_tokenizer
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
@@ -31,6 +32,8 @@ def load_any_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     Raises `UserError` for a folder that holds no whole checkpoint of `transformers`.
     """
     if not (folder / "config.json").is_file():
+        if (folder / DESCRIPTION).is_file():
+            raise UserError(f"{folder}: a language pack, no model; give it as the pack, beside a model")
         raise UserError(f"{folder}: neither a run directory nor a checkpoint folder (no recipe.yaml, no config.json)")
     config = load_config(str(folder), str(folder), dropout=None)
     kind = _class_named(config)

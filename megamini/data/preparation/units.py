@@ -11,12 +11,15 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -232,11 +235,24 @@ def process_units(units: Iterable[tuple[int, Unit]], job: Job, processes: int) -
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _no_script_to_import() -> Iterator[None]:
+    """Workers that start in here import nothing of the caller's script, which would run once more where it has no
+    `if __name__ == "__main__"`. They need nothing of it."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 def _in_pool(pool: ProcessPoolExecutor, units: Iterable[tuple[int, Unit]], ahead: int) -> Iterator[Unit]:
     waiting, running = iter(units), {}
     while True:
-        for number, unit in itertools.islice(waiting, ahead - len(running)):
-            running[pool.submit(_work, number, unit)] = unit
+        with _no_script_to_import():
+            for number, unit in itertools.islice(waiting, ahead - len(running)):
+                running[pool.submit(_work, number, unit)] = unit
         if not running:
             return
         done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done
