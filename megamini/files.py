@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import lzma
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from megamini.errors import writing
 if TYPE_CHECKING:
     import torch
 
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError)
+"""What reading torn or invalid compressed bytes raises, besides an OSError without a number (gzip and bz2)."""
 _MOST_DIGITS = 4_000
 
 

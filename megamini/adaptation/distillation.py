@@ -30,6 +30,7 @@ from megamini.machine import best_device
 UPDATES = 100
 TEXTS = 32  # of an update
 HELD_OUT = 256  # texts, at most a tenth: how far their states match is told
+LEAST = 10  # texts: of fewer, none can be held out
 
 
 def distilled(
@@ -55,10 +56,7 @@ def distilled(
     told = matched_texts(text.train, UPDATES * TEXTS, ours, theirs, lexicon, pairs)
     seen, held = _split([one for some in told.values() for one in some])
     if not held:
-        raise UserError(
-            f"adaptation.initialise: distil: there is too little in {text.path} that the source can read; give "
-            "adaptation.lexicon or adaptation.parallel, or start from 'combined'"
-        )
+        raise UserError(_too_little(setup, text.path, sum(map(len, told.values()))))
     new = np.array([form is not None for form in ours.forms]) & (shared_pieces(theirs.forms, ours.forms) < 0)
     body = copy.deepcopy(setup.source.body).to(device).eval().requires_grad_(False)
     rows = _Rows(body, start.matrix.to(device), source.matrix.to(device), torch.from_numpy(new).to(device))
@@ -126,9 +124,22 @@ class _Rows:
         return means_over(states, [[theirs for _, theirs in text.spans] for text in texts])
 
 
+def _too_little(setup: RelearningSetup, path: str, count: int) -> str:
+    """What to do depends on what was given: of that, `count` texts could be matched."""
+    section, least = setup.recipe.adaptation, f"{LEAST} are needed; give more, or start from 'combined'"
+    if section.parallel is not None:
+        return f"adaptation.parallel: {section.parallel[0]}: distil can match {count} of its lines, and {least}"
+    if section.lexicon is not None:
+        return f"adaptation.lexicon: {section.lexicon}: its words are in {count} texts of {path}, and {least}"
+    return (
+        f"adaptation.initialise: distil: there is too little that the source can read of {path}; give "
+        "adaptation.lexicon or adaptation.parallel, or start from 'combined'"
+    )
+
+
 def _split(texts: list[MatchedText]) -> tuple[list[MatchedText], list[MatchedText]]:
     """Texts to learn from and, evenly spread, texts that are held out."""
-    count = min(HELD_OUT, len(texts) // 10)
+    count = min(HELD_OUT, len(texts) // LEAST)
     held = {number * len(texts) // count for number in range(count)}
     return [one for n, one in enumerate(texts) if n not in held], [texts[n] for n in sorted(held)]
 

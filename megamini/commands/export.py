@@ -83,7 +83,7 @@ def _write(arguments, model, tokenizer, description, card, origin, read=None) ->
             model, read = with_weights(model, read), None
         pack = LanguagePack.load(arguments.pack)
         tokenizer = plug(model, tokenizer, pack)
-        told = ("plugged", "kind", "own_pieces")
+        told = ("plugged", "pack_kind", "own_pieces")
         description = {**description, **{key: value for key, value in model.config.megamini.items() if key in told}}
         card = plugged_card(description, pack)
     export_checkpoint(model, tokenizer, arguments.out, description, card, read)

@@ -69,6 +69,9 @@ class FinetuneTask(TaskSection):
     validation_split: str | None = None
     """Split of the source language on which each seed is measured at the end; unset: the task's own, for most tasks
     dev."""
+    further: Folders = ()
+    """Files of further training data, such as pseudo labelled data in other languages (tools/translate_words.py): JSON
+    lines of texts and labels, words with tags (.conll), SQuAD's JSON. `limit` does not count them."""
     max_length: Annotated[int, Field(ge=16)] | None = None
     """Most tokens of an input; unset: 128 (classes), 256 (tags) or 384 (questions), or fewer if the model has fewer
     positions."""

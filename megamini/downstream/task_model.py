@@ -36,7 +36,8 @@ def lineage_entries(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     """What a model fine-tuned from this one says of its lineage and, where a pack is plugged in, of that."""
     declared = declared_lineage(model)
     if declared:
-        return {"lineage": declared, "plugged": model.config.megamini["plugged"]}
+        told = ("plugged", "pack_kind", "own_pieces")
+        return {"lineage": declared, **{key: value for key, value in model.config.megamini.items() if key in told}}
     return {"lineage": lineage_of(model, tokenizer)}
 
 

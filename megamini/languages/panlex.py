@@ -6,6 +6,8 @@ denotation.csv which word stands for which meaning of one of its thousands of so
 
 import csv
 import io
+import re
+import struct
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -13,7 +15,12 @@ from pathlib import Path
 from typing import TextIO
 
 from megamini.errors import UserError
+from megamini.files import DAMAGE
 from megamini.languages.codes import same_language
+
+_NUMBER = re.compile("[0-9]{1,18}")  # int reads other digits too, and refuses very long ones
+# What a zip raises that is torn or damaged, or needs a password or a compression that Python lacks. UserError is none.
+_DAMAGE = (zipfile.BadZipFile, *DAMAGE, struct.error, ValueError, RuntimeError)
 
 
 def word_pairs(
@@ -72,11 +79,11 @@ class _Tables:
                 places = [(header.index(column), column not in ("txt", "lang_code")) for column in columns]
                 for row in reader:
                     count += 1
-                    if len(row) == len(header) and all(row[place].isdecimal() for place, number in places if number):
+                    if len(row) == len(header) and all(_NUMBER.fullmatch(row[n]) for n, number in places if number):
                         yield tuple(row[place] for place, _ in places)
                     else:
                         odd, first = odd + 1, first or f"line {reader.line_num}: {','.join(row)[:80]!r}"
-            except (csv.Error, UnicodeDecodeError, zipfile.BadZipFile) as error:
+            except (csv.Error, OSError, *_DAMAGE) as error:
                 raise UserError(f"{where}: cannot be read behind line {reader.line_num}: {error}") from None
         if odd:
             self._say(f"{where}: {odd:,} of {count:,} rows are passed over, the first is {first}")
@@ -92,7 +99,10 @@ class _Tables:
                 if not names:
                     raise UserError(f"{self._release}: has no {wanted}; give PanLex's zip of CSV tables")
                 return io.TextIOWrapper(archive.open(names[0]), encoding="utf-8", newline="")
-        except zipfile.BadZipFile:
-            raise UserError(f"{self._release}: no zip; give PanLex's zip of CSV tables, or its folder") from None
         except OSError as error:
-            raise UserError(f"{self._release}: {wanted}: {error.strerror}; give PanLex's zip or its folder") from None
+            told = error.strerror or error
+            raise UserError(f"{self._release}: {wanted}: {told}; give PanLex's zip or its folder") from None
+        except _DAMAGE as error:
+            raise UserError(
+                f"{self._release}: cannot be read as a zip ({error}); give PanLex's zip of CSV tables, or its folder"
+            ) from None

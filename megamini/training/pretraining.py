@@ -210,9 +210,10 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     )
     text, *others = (*texts, *measured)
     for number, other in enumerate(others):
-        _check_same(text, other)
-        if twice := [one for one in others[:number] if one.language == other.language]:
-            _refuse_twice(twice[0], other)
+        key = "data.path" if number + 1 < len(texts) else "data.measured"
+        _check_same(text, other, key)
+        if twice := [one for one in (text, *others[:number]) if one.language == other.language]:
+            _refuse_twice(twice[0], other, key)
     batches = plan_batches(training.global_batch, training.micro_batch, world_size)
     tokens_per_update = batches.global_batch * text.block_length
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
@@ -240,20 +241,19 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     )
 
 
-def _check_same(text: Text, other: Text) -> None:
-    """Raise `UserError` where two texts cannot be read by one model, or together in one batch."""
+def _check_same(text: Text, other: Text, key: str) -> None:
+    """Raise `UserError`, which begins with the recipe's key of the other, where two texts cannot be read by one model,
+    or together in one batch."""
     both = f"{text.path} and {other.path}"
     if text.train.manifest["tokenizer_fingerprint"] != other.train.manifest["tokenizer_fingerprint"]:
-        raise UserError(f"data.path: {both} have different tokenizers; prepare the second with --tokenizer {text.path}")
+        raise UserError(f"{key}: {both} have different tokenizers; prepare the second with --tokenizer {text.path}")
     if text.block_length != other.block_length:
         raise UserError(
-            f"data.path: {both} have blocks of {text.block_length} and {other.block_length}; prepare one of them again "
+            f"{key}: {both} have blocks of {text.block_length} and {other.block_length}; prepare one of them again "
             "with the other's --block-length"
         )
-    if text.language == other.language:
-        _refuse_twice(text, other)
 
 
-def _refuse_twice(text: Text, other: Text) -> None:
-    both = f"{text.path} and {other.path}"
-    raise UserError(f"data.path: {both} are both of language '{text.language}'; prepare them together as one")
+def _refuse_twice(text: Text, other: Text, key: str) -> None:
+    advice = "prepare them together as one" if key == "data.path" else "a language is measured once: leave one out"
+    raise UserError(f"{key}: {text.path} and {other.path} are both of language '{text.language}'; {advice}")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +13,7 @@ from megamini.data.masking import MaskingRule, MaskSchedule
 from megamini.data.next_token import NextTokenRule, NextTokenSchedule
 from megamini.data.order import RunOrder
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids, special_roles
+from megamini.data.unigram_counts import read_unigram_counts
 from megamini.errors import UserError
 from megamini.recipes.sections import BlockOrder, MaskingSection
 from megamini.training.schedule import build_mask_schedule
@@ -123,11 +123,9 @@ def _masking_rule(
 
 
 def _unigram_counts(directory: str, pieces: int) -> np.ndarray:
-    path = Path(directory) / "unigram_counts.npy"
-    try:
-        counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; prepare the data again") from None
+    counts = read_unigram_counts(directory)
     if counts.shape != (pieces,):
-        raise UserError(f"{path}: holds {counts.size} counts for {pieces} pieces; prepare the data again")
+        raise UserError(
+            f"{directory}/unigram_counts.npy: holds {counts.size} counts for {pieces} pieces; prepare the data again"
+        )
     return counts

@@ -1,6 +1,7 @@
 """`initialise: distil`: rows learn until hidden states match; what matched is told, and what it cost is in the pack."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,3 +119,20 @@ def test_nothing_to_match_is_said(shop: Workshop, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(distillation, "matched_texts", lambda *_: {"own segmentation": []})
     with pytest.raises(UserError, match=r"distil: there is too little.*adaptation.lexicon or adaptation.parallel"):
         starts.starting_point(setup_of(shop), "de")
+
+
+def test_of_what_was_given_there_is_too_little(resources, data, shop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    files = [shop.folder / "few-ours", shop.folder / "few-theirs"]
+    for file, whole in zip(files, resources["parallel text"]["adaptation__parallel"], strict=True):
+        file.write_text("".join(Path(whole).read_text().splitlines(keepends=True)[:9]))
+    few = setup_of(shop, data__path=data, adaptation__parallel=[str(file) for file in files])
+    with pytest.raises(
+        UserError, match=r"^adaptation\.parallel: .*few-ours: distil can match 9 of its lines, and 10 are"
+    ):
+        starts.starting_point(few, "de")
+    listed = setup_of(shop, data__path=data, **resources["word list"])
+    monkeypatch.setattr(distillation, "matched_texts", lambda *_: {"word list": [None] * 4})
+    with pytest.raises(
+        UserError, match=r"^adaptation\.lexicon: .*words\.tsv: its words are in 4 texts of .*, and 10 are"
+    ):
+        starts.starting_point(listed, "de")

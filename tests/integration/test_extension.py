@@ -114,7 +114,7 @@ def test_a_task_model_answers_in_english_to_the_bit_as_before_and_reads_russian_
     out = shop.exported("extended-model", "--pack", str(pack), source=shop.primary)
     loaded, report = AutoModelForMaskedLM.from_pretrained(out, output_loading_info=True)
     assert not any(report.values()) and "beside its own" in (out / "README.md").read_text()
-    assert loaded.config.megamini["kind"] == "extension"
+    assert loaded.config.megamini["pack_kind"] == "extension"
     assert loaded.config.megamini["own_pieces"] == len(tokenizer)
 
 

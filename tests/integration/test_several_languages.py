@@ -36,6 +36,7 @@ def data(tmp_path_factory):
         "own-pieces": (folder / "german.txt", {"language": "de", "vocab_size": 401}),
         "longer": (folder / "german.txt", {"language": "de", **english, "block_length": 2 * BLOCK_LENGTH}),
         "en-again": (PROSE, {"language": "en", **english}),
+        "de-again": (folder / "german.txt", {"language": "de", **english}),
     }
     for name, (text, how) in settings.items():
         how = {"block_length": BLOCK_LENGTH, "validation_share": 0.2} | how
@@ -91,9 +92,15 @@ def test_what_is_measured_alone_is_not_learned_from(data, tmp_path):
     twice = {"name": "twice", "data.measured": f"[{data / 'de'}]"}
     with pytest.raises(UserError, match=r"data\.measured names a data directory that is there already"):
         recipe(data, tmp_path, "de", **twice)
-    for other, words in (("own-pieces", "different tokenizers"), ("en-again", "both of language 'en'")):
-        with pytest.raises(UserError, match=words):
-            build_setup(recipe(data, tmp_path, "en", **{"data.measured": f"[{data / other}]"}), 1)
+    for others, words in (
+        (("own-pieces",), "different tokenizers"),
+        (("longer",), "have blocks of"),
+        (("en-again",), "both of language 'en'; a language is measured once"),
+        (("de", "de-again"), "both of language 'de'; a language is measured once"),
+    ):
+        measured = f"[{', '.join(str(data / other) for other in others)}]"
+        with pytest.raises(UserError, match=rf"^data\.measured: .* {words}"):
+            build_setup(recipe(data, tmp_path, "en", **{"data.measured": measured}), 1)
 
 
 def test_shares_follow_the_blocks_by_default(data, tmp_path):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -385,6 +386,14 @@ DATA: Cases = {
     ),
     "torn counts": (
         data_with(lambda d: truncate(d / "unigram_counts.npy")),
+        ("unigram_counts.npy", "prepare the data again"),
+    ),
+    "empty counts": (
+        data_with(lambda d: (d / "unigram_counts.npy").write_bytes(b"")),
+        ("unigram_counts.npy", "prepare the data again"),
+    ),
+    "counts that are a zip": (
+        data_with(lambda d: np.savez((d / "unigram_counts.npy").open("wb"), np.zeros(3))),
         ("unigram_counts.npy", "prepare the data again"),
     ),
     "more to mask than there is": (

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,6 +171,10 @@ def test_words_are_words_in_any_script():
     assert words == {"hi": ["पानी", "कुत्ता"], "ar": ["مَاء", "مياه"], "de": ["\u00fcber", "U-Boot"]}
 
 
+# The header of gzip, and then no deflated bytes.
+DAMAGED = gzip.compress(b"abile")[:10] + b"\xff" * 20
+
+
 @pytest.mark.parametrize(
     ("path", "content", "words"),
     [
@@ -178,12 +183,24 @@ def test_words_are_words_in_any_script():
         ("usr/share/dictd/freedict-ita-eng.index", b"abile\t*\tA\n", "is no dictionary as dictd reads it"),
         ("usr/share/dictd/freedict-ita-eng.index", b"abile\t//\tA\n", "is no dictionary as dictd reads it"),
         ("usr/share/dictd/freedict-ita-eng.dict.dz", b"abile", "is no dictionary as dictd reads it"),
+        ("usr/share/dictd/freedict-ita-eng.dict.dz", DAMAGED, "is no dictionary as dictd reads it"),
     ],
 )
 def test_a_damaged_dictionary_ends_in_one_line(path, content, words):
     with pytest.raises(UserError, match=words) as error:
         dictionaries.FreeDict(Dictionaries(DICTIONARIES, {path: content})).read("it")
     assert "dict-freedict-ita-eng.deb" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [DAMAGED, b"text"])
+def test_a_damaged_manual_page_ends_in_one_line(content, monkeypatch):
+    package = SimpleNamespace(name="manpages-da", version="1", file="manpages-da.deb")
+    page = ("usr/share/man/da/man1/ls.1.gz", content)
+    archive = SimpleNamespace(download=lambda name: package, members=lambda package, wanted: [page])
+    reader = sources.ManualPages(archive)
+    monkeypatch.setattr(reader, "packages", lambda code: ["manpages-da"])
+    with pytest.raises(UserError, match=r"^manpages-da.deb: man1/ls.1: is torn or invalid: .*"):
+        reader._read_pages("da")
 
 
 def test_a_word_list_is_fetched_once(tmp_path, monkeypatch, capsys):

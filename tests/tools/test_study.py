@@ -11,8 +11,10 @@ import pytest
 
 from megamini.commands.reporting.quality import Curve, curves
 from megamini.commands.reporting.runs import RunRecord
+from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.results import Learned, Mean, Result, means
 from megamini.errors import UserError
+from megamini.recipes.file import read_recipe
 from tools.study.grid import Cell, cells_of, load_study
 from tools.study.ledger import Ledger, Ledgers
 from tools.study.pages import write_pages
@@ -111,6 +113,8 @@ def test_a_task_whose_data_come_later_is_added_to_what_is_measured(study, tmp_pa
     finetune, evaluate = by_name["tasks-plain-ud_pos"].commands
     assert f"tasks.ud_pos.path={tmp_path}/data/ud_pos" in finetune and "tasks.ud_pos.limit=300" in finetune
     assert "tasks.ud_pos.models=[runs/tasks-plain-ud_pos/ud_pos]" in evaluate
+    for command, kind in ((finetune, FinetuneRecipe), (evaluate, EvaluateRecipe)):
+        assert list(read_recipe(command[2], command[3:], kind).tasks) == ["ud_pos"], "no other task beside it"
     assert by_name["post-de-s0"].needs == ["learn-post-de-s0", "tasks-plain-libreoffice", "tasks-plain-ud_pos"]
     [italian] = [cell for cell in cells_of(study) if cell.language == "it"]
     assert "words-it-s0" in {step.name for step in beside.of([italian])}

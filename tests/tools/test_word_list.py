@@ -73,7 +73,64 @@ def test_other_tables_end_in_one_line(changes, languages, message, tmp_path, cap
     assert ended.value.code == 2 and message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"text", "no zip"), (None, "No such file")])
+def zipped(folder, change=lambda content: content, **kinds):
+    """The tables as one zip whose bytes `change` has changed."""
+    with zipfile.ZipFile(folder / "release.zip", "w", **kinds) as archive:
+        for table, text in TABLES.items():
+            archive.writestr(f"{table}.csv", text)
+    file = folder / "release.zip"
+    file.write_bytes(change(bytearray(file.read_bytes())))
+    return file
+
+
+def with_flag(content):
+    """Each member says that it has a password."""
+    for place in (n for n in range(len(content)) if content[n : n + 4] in (b"PK\1\2", b"PK\3\4")):
+        content[place + (8 if content[place + 2] == 1 else 6)] |= 1
+    return content
+
+
+def with_method(content):
+    """Each member says that it has a compression of number 250."""
+    for place in (n for n in range(len(content)) if content[n : n + 4] in (b"PK\1\2", b"PK\3\4")):
+        content[place + (10 if content[place + 2] == 1 else 8)] = 250
+    return content
+
+
+@pytest.mark.parametrize("change", [with_flag, with_method, lambda content: content[:-30]])
+def test_a_zip_that_cannot_be_opened_is_one_line(change, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        make(zipped(tmp_path, change), "--languages", "de", "en", "--out", tmp_path / "words.tsv")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "release.zip: cannot be read as a zip" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_one_line_or_another_list(kind, tmp_path, capsys):
+    """Any one byte changed: never a traceback."""
+    size, ended_well = len(zipped(tmp_path, compression=kind).read_bytes()), 0
+    for place in range(0, size, 3):
+
+        def change(content, place=place):
+            content[place] ^= 0xFF
+            return content
+
+        try:
+            make(zipped(tmp_path, change, compression=kind), "--languages", "de", "en", "--out", tmp_path / "words.tsv")
+            ended_well += 1
+        except SystemExit as ended:
+            error = capsys.readouterr().err
+            assert ended.code == 2 and error.startswith("error: ") and error.count("\n") == 1, (place, error)
+    assert ended_well < size / 3
+
+
+def test_numbers_that_are_none_of_ours_are_passed_over(tmp_path, capsys):
+    expr = TABLES["expr"] + f"{'9' * 5000},1,Baum,baum\n٥١,1,Tisch,tisch\n"
+    make(write(tmp_path / "p", expr=expr), "--languages", "de", "en", "--out", tmp_path / "words.tsv")
+    assert "expr.csv: 2 of 10 rows are passed over, the first is line 10: '999" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"text", "cannot be read as a zip"), (None, "No such file")])
 def test_what_is_no_release_is_said(content, message, tmp_path, capsys):
     if content is not None:
         (tmp_path / "release.zip").write_bytes(content)

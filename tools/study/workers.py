@@ -40,8 +40,9 @@ class _Running:
 def run_steps(steps: Sequence[Step], work: Path, jobs: int) -> None:
     """Run all steps that are not done, in order as far as their needs allow. Steps run again go on where they stopped.
 
-    Each of `jobs` workers has its share of the cores. Raises UserError, after the other steps, for those that failed,
-    and ValueError for a step that needs one which is not there.
+    Each of `jobs` workers has its share of the cores, unless OMP_NUM_THREADS gives a number of threads. Raises
+    UserError, after the other steps, for those that failed, and ValueError for a step that needs one which is not
+    there.
     """
     if missing := {name for step in steps for name in step.needs} - {step.name for step in steps}:
         raise ValueError(f"no step {', '.join(sorted(missing))}, which others wait for")
@@ -91,7 +92,8 @@ def _log(work: Path, step: Step) -> Path:
 
 def _start(step: Step, commands: list[Sequence[str]], work: Path, slots: int, jobs: int) -> _Running:
     cores = os.cpu_count() or 1
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if slots == 1 else {}
+    shares = slots == 1 and "OMP_NUM_THREADS" not in os.environ
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} if shares else {}
     log = _log(work, step)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:

@@ -43,12 +43,13 @@ def kind_beside(
 @dataclass(frozen=True)
 class Vocabulary:
     """What a model is to speak: matrix fp [V, d], output bias fp [V] or None, tokenizer; and what its configuration is
-    to say of it."""
+    to say of it. left_out: how many rows of an extension are not in it, since another one brought their pieces."""
 
     matrix: torch.Tensor
     bias: torch.Tensor | None
     tokenizer: PreTrainedTokenizerBase
     entry: dict[str, Any]
+    left_out: int = 0
 
 
 def plugged_vocabulary(
@@ -63,13 +64,14 @@ def plugged_vocabulary(
     """What `model`, which speaks `tokenizer`, is to speak once a pack is in it.
 
     rows: the pack's matrix [N, d] and output bias [N]. ids: those of a replacement. own: the pack's tokenizer. An
-    extension goes beside others that are there; any other pack is taken out for it. Raises UserError, which begins with
-    `where`, where the pieces of the pack do not fit.
+    extension goes beside others that are there, whose rows stay, also those of pieces that it has too; any other pack
+    is taken out for it. Raises UserError, which begins with `where`, where the pieces of the pack do not fit, or an
+    extension would change nothing.
     """
     if kind == "swapped":
         return Vocabulary(*rows, own, {})
     entry = described(model.config)
-    beside = kind == "extension" and entry.get("kind") == "extension"
+    beside = kind == "extension" and entry.get("pack_kind") == "extension"
     kept = own_embeddings.kept(model)
     if entry.get("plugged") and not beside:
         if kept is None:
@@ -85,7 +87,7 @@ def plugged_vocabulary(
     if not isinstance(source, int) or isinstance(source, bool) or not 0 < source <= len(tokenizer):
         raise UserError(f"{where}: the model's config.json: megamini.own_pieces is {source!r}; export the model again")
     new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
-    told = {"kind": kind, "own_pieces": source}
+    told = {"pack_kind": kind, "own_pieces": source}  # a task model says under `kind` of what kind its task is
     if kind == "replacement":
         replaced = set(ids.tolist())
         now, theirs = (one.convert_ids_to_tokens(list(range(len(one)))) for one in (tokenizer, own))
@@ -100,13 +102,32 @@ def plugged_vocabulary(
     now, theirs = pieces_of(tokenizer), pieces_of(own)
     if now is None or theirs is None or theirs[:source] != now[:source] or len(theirs) != source + len(new[0]):
         raise UserError(f"{where}: its tokenizer is no extension of the model's")
-    there = {piece for piece, _ in now}
+    there = {piece: number for number, (piece, _) in enumerate(now)}
     fresh = [number for number, (piece, _) in enumerate(theirs[source:]) if piece not in there]
+    left_out = _other_rows(matrix, bias, new, {n: there[p] for n, (p, _) in enumerate(theirs[source:]) if p in there})
+    if left_out and not fresh:
+        raise UserError(
+            f"{where}: all its pieces are in the model already, with other rows, such as an earlier pack's; unplug "
+            "that first, or load the model without it"
+        )
     joined = own if len(now) == source else with_pieces(tokenizer, [theirs[source + n] for n in fresh])
     chosen = torch.tensor(fresh, dtype=torch.int64, device=matrix.device)
     matrix = torch.cat([matrix[: len(now)], new[0][chosen]])
     bias = None if bias is None else torch.cat([bias.detach()[: len(now)], new[1][chosen]])
-    return Vocabulary(matrix, bias, joined, told)
+    return Vocabulary(matrix, bias, joined, told, left_out)
+
+
+def _other_rows(
+    matrix: torch.Tensor, bias: torch.Tensor | None, new: tuple[torch.Tensor, ...], shared: dict[int, int]
+) -> int:
+    """How many of the new rows differ from those in the model of the same piece. shared: number of row -> id."""
+    ours, ids = (
+        torch.tensor(list(some), dtype=torch.int64, device=matrix.device) for some in (shared, shared.values())
+    )
+    differ = (matrix[ids] != new[0][ours]).any(1)
+    if bias is not None:
+        differ |= bias.detach()[ids] != new[1][ours]
+    return int(differ.sum())
 
 
 def check_rows(kind: Kind, rows: int, ids: torch.Tensor | None, pieces: int, where: str) -> None:

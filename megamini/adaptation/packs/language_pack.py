@@ -8,6 +8,7 @@ settings, ledger, checksum).
 
 import json
 import tempfile
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class LanguagePack:
     ids: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for numbers that no model could use, and a language that is no language code."""
+        """Raises `UserError` for parts that no model could use together, and a language that is no language code."""
         check_code(self.language, "language pack: language")
         matrix, bias = self.token_embeddings, self.output_bias
         if matrix.ndim != 2 or bias.shape != matrix.shape[:1]:
@@ -74,6 +75,11 @@ class LanguagePack:
             raise UserError(
                 f"pack '{self.language}': an output matrix of shape {list(output.shape)} does not fit token embeddings "
                 f"of shape {list(matrix.shape)}"
+            )
+        if output is not None and self.kind != "swapped":
+            raise UserError(
+                f"pack '{self.language}': holds an output matrix, and no model with one of its own takes a pack of "
+                f"kind {self.kind}; fetch or learn it again"
             )
         outputs = [] if output is None else [("output matrix", output)]
         for name, tensor in (("token embeddings", matrix), ("output bias", bias), *outputs):
@@ -196,9 +202,10 @@ def plug(
     are not touched. Special tokens take the ids that they have in `tokenizer`, by role, and the places that it gives
     them around texts and pairs, so that position ids, segments, padding and the configuration hold as before; the
     tokenizer that comes back truncates at the model's positions. The model keeps a copy of its own embeddings, for
-    `unplug`. An extension goes beside other extensions that are plugged in, and takes the place of any other pack.
-    Raises `UserError` when the lineage is another one: other embeddings (another seed, trained since) or another
-    tokenizer.
+    `unplug`. An extension goes beside other extensions that are plugged in, and takes the place of any other pack. Of a
+    piece that two extensions have the row that is there first stays, and a warning says of how many. Raises `UserError`
+    when all pieces of an extension are there already with other rows, and when the lineage is another one: other
+    embeddings (another seed, trained since) or another tokenizer.
     """
     if not hasattr(model, "get_input_embeddings") or not isinstance(pack, LanguagePack | str | Path):
         given = ", ".join(type(one).__name__ for one in (model, tokenizer, pack))
@@ -210,6 +217,12 @@ def plug(
     if not all(torch.isfinite(one.to(dtype)).all() for one in pack.tensors):
         raise UserError(f"pack '{pack.language}': has numbers too large for {dtype}; load the model in fp32 or bf16")
     speaks = _vocabulary_with(model, tokenizer, pack)
+    if speaks.left_out:
+        warnings.warn(
+            f"pack '{pack.language}': {speaks.left_out} of its {len(pack.output_bias):,} pieces are those of a pack "
+            "that is plugged in already, with other rows; the rows that are there stay",
+            stacklevel=2,
+        )
     keep(model, tokenizer)
     model.resize_token_embeddings(len(speaks.matrix), mean_resizing=False)
     with torch.no_grad():
@@ -221,7 +234,7 @@ def plug(
         if pack.output_embeddings is not None and own_output is not None:
             own_output.copy_(pack.output_embeddings)
     model.tie_weights()
-    entry = {key: value for key, value in described(model.config).items() if key not in ("kind", "own_pieces")}
+    entry = {key: value for key, value in described(model.config).items() if key not in ("pack_kind", "own_pieces")}
     model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
     return truncating(with_layout_of(speaks.tokenizer, tokenizer), model.config)
 

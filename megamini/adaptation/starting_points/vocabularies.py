@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megamini.data.blocks import Blocks
 from megamini.data.tokenizer import load_tokenizer
-from megamini.errors import UserError
+from megamini.data.unigram_counts import read_unigram_counts
 
 _READ_BLOCKS = 4096
 
@@ -39,12 +39,7 @@ class Target:
     def of(cls, data: str | Path) -> "Target":
         """The target of a data directory. Raises UserError where that is not whole."""
         blocks = Blocks(data, "train")
-        try:
-            counts = np.load(Path(data) / "unigram_counts.npy")
-        except (OSError, ValueError):
-            raise UserError(
-                f"{data}/unigram_counts.npy: missing or torn; make the data again: tools/prepare_data.py"
-            ) from None
+        counts = read_unigram_counts(data)
 
         def text() -> Iterable[np.ndarray]:
             for start in range(0, len(blocks), _READ_BLOCKS):

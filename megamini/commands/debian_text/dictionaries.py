@@ -11,6 +11,7 @@ from megamini.commands.debian_text.collection import Reading
 from megamini.commands.debian_text.languages import require
 from megamini.commands.debian_text.licence import licence_of
 from megamini.errors import UserError
+from megamini.files import DAMAGE
 
 # FreeDict names languages by three letters (ISO 639-3), users by two where there are two.
 SHORT = {
@@ -71,7 +72,7 @@ class FreeDict:
             licences[package.name] = _licence(copyright_file.decode("utf-8", "replace"), package.name, pair)
             try:
                 listed = list(entries(dictionary, index))
-            except (ValueError, OSError, EOFError) as error:
+            except (ValueError, OSError, *DAMAGE) as error:
                 raise UserError(f"{package.file}: {pair} is no dictionary as dictd reads it: {error!r}") from None
             for head, others in listed:
                 for other in others:
@@ -95,7 +96,7 @@ def entries(dictionary: bytes, index: bytes) -> Iterator[tuple[str, list[str]]]:
     """Headword and translations of every entry of a dictionary in dictd's format.
 
     dictionary: entries one behind the other, compressed by gzip. index: lines of headword, offset and length in bytes,
-    both in base 64 (dictfmt(1)). Raises ValueError, OSError or EOFError for anything else.
+    both in base 64 (dictfmt(1)). Raises ValueError, OSError or one of `DAMAGE` for anything else.
     """
     text = gzip.decompress(dictionary)
     places = set()

@@ -18,6 +18,8 @@ from megamini.commands.debian_text.paragraphs import (
     translated,
     without_notices,
 )
+from megamini.errors import UserError
+from megamini.files import DAMAGE
 
 Pages = dict[str, list[str]]
 # What LibreOffice's help writes where a reference in a page leads nowhere.
@@ -84,7 +86,12 @@ class PageSource(ABC):
                 else:
                     found.setdefault(self.page_id(path, code), content)
         bar = tqdm(sorted(found.items()), desc=f"{self.name} {code}", unit="page", leave=False, disable=None)
-        pages = {page: self.paragraphs(content) for page, content in bar}
+        pages = {}
+        for page, content in bar:
+            try:
+                pages[page] = self.paragraphs(content)
+            except (OSError, *DAMAGE) as error:
+                raise UserError(f"{packages[0].file}: {page}: is torn or invalid: {error}") from None
         return pages, {package.name: package.version for package in packages}, licence
 
 

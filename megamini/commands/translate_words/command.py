@@ -12,6 +12,11 @@ pseudo labelled data in the same way, with their labels, in a file that `task: c
 python tools/translate_words.py --task sib200 --path data/sib200 --language en --lexicon text/freedict.de.tsv \\
     --out data/pseudo/train.de.jsonl
 
+With --label-by the labels are what a fine-tuned model says of the pseudo examples (label distillation):
+
+python tools/translate_words.py --task sib200 --path data/sib200 --lexicon text/freedict.de.tsv \\
+    --label-by runs/tasks/sib200/seed-0 --pack runs/de/packs/de --out data/pseudo/train.de.jsonl
+
 The output depends on the text and the options only, not on --processes.
 """
 
@@ -30,8 +35,11 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least {least}")
     if options.task and not options.path:
         raise UserError("--task goes with --path, the folder of its files")
-    if options.path and not options.task:
-        raise UserError("--path goes with --task")
+    for name in ("path", "label_by", "pack"):
+        if getattr(options, name) and not options.task:
+            raise UserError(f"--{name.replace('_', '-')} goes with --task")
+    if options.pack and not options.label_by:
+        raise UserError("--pack goes with --label-by, the model that it is plugged into")
     (_examples if options.task else _text)(options)
 
 
@@ -69,6 +77,11 @@ def _examples(options: argparse.Namespace) -> None:
             f"{options.lexicon}: no example of {len(examples):,} has {options.least} words of its second column; "
             "is it a list of the task's language? Else lower --least"
         )
+    if options.label_by:
+        from megamini.commands.translate_words.label_distillation import relabelled
+
+        kept, changed, count = relabelled(kept, task, options.label_by, options.pack)
+        print(f"{options.label_by}: gives {changed:,} of {count:,} labels anew ({changed / count:.0%})")
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
     pseudo_examples.write_examples(options.out, task.kind, kept)
@@ -114,6 +127,8 @@ def _options() -> argparse.ArgumentParser:
         help="the text in JSON lines and Parquet (default: %(default)s)",
     )
     add("--path", metavar="DIR", help="folder of the task's files")
+    add("--label-by", type=Path, metavar="DIR", help="a fine-tuned model whose predictions become the labels")
+    add("--pack", type=Path, metavar="DIR", help="language pack that it reads pseudo text with (default: none)")
     add("--split", default="train", metavar="S", help="split of the task (default: %(default)s)")
     add("--language", default="en", metavar="LANG", help="language of the task's files (default: %(default)s)")
     add("--processes", type=int, default=usable_cores(), metavar="N", help="(default: %(default)s)")

@@ -4,14 +4,15 @@ import bz2
 import gzip
 import io
 import lzma
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
+from megamini import files
+
 # What reading a torn or invalid file raises, besides an OSError without a number (gzip and bz2).
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+DAMAGE = (*files.DAMAGE, zstandard.ZstdError)
 
 
 def open_file(path: str, compression: str | None) -> IO[bytes]:

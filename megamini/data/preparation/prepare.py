@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -28,12 +29,16 @@ from megamini.data.preparation.settings import Settings
 from megamini.data.preparation.vocabulary import tokenizer_of
 from megamini.data.tokenizer import encoder, is_word_by_word, special_ids, special_roles
 from megamini.errors import UserError
-from megamini.files import printable, write_json
+from megamini.files import fingerprint_of, printable, sha256_of, write_json
 from megamini.lock_file import exclusive
 
 __all__ = ["Settings", "prepare"]
 
 _LOCK = ".running.json"
+_END = 2**20
+_WHOLE = ("settings", "contents")  # whose keys are compared one by one
+_CONTENTS = ("contents_of_text", "contents_of_old_text", "contents_of_tokenizer")
+_NOT_ALWAYS_KEPT = ("old_sources", "contents")  # by earlier versions
 
 
 def prepare(text: list[str], out: Path, settings: Settings, processes: int, overwrite: bool = False) -> dict[str, Any]:
@@ -57,14 +62,16 @@ def prepare(text: list[str], out: Path, settings: Settings, processes: int, over
 
 
 def _prepare(files: list[Path], out: Path, settings: Settings, processes: int, overwrite: bool) -> dict[str, Any]:
+    old = find_files(settings.old_text or [], "--old-text")
     asked = {"settings": settings.told(), "sources": _sources(files)}
+    asked |= {"old_sources": _sources(old)} if old else {}
+    asked["contents"] = _contents(files, old, settings.tokenizer or settings.extend_tokenizer)
     if (out / "manifest.json").exists() and not overwrite:
         manifest = load_manifest(out)
-        _refuse_other_settings(out, {part: manifest[part] for part in asked}, asked)
+        _refuse_other_settings(out, {part: manifest[part] for part in asked if part in manifest}, asked)
         print(f"{out}: already complete")
         return manifest
-    read = [*files, *find_files(settings.old_text or [], "--old-text")]
-    inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in read]
+    inputs = [[printable(file.name), file.stat().st_size, file.stat().st_mtime_ns] for file in (*files, *old)]
     work = _work_folder(out, {**asked, "inputs": inputs}, overwrite)
     planned = plan_units(files, settings.layout)
     if files and not planned:
@@ -117,14 +124,42 @@ def _work_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Path:
 
 
 def _refuse_other_settings(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    before, now = ({**values["settings"], **values} for values in (before, now))
-    changed = [key for key in {**now, **before} if key != "settings" and before.get(key) != now.get(key)]
+    now = {part: value for part, value in now.items() if part in before or part not in _NOT_ALWAYS_KEPT}
+    before, now = ({**values["settings"], **values, **values.get("contents", {})} for values in (before, now))
+    # What is gone since (a tokenizer's folder) is as good as what was.
+    now |= {key: before[key] for key in _CONTENTS if key in before and key not in now}
+    changed = [key for key in {**now, **before} if key not in _WHOLE and before.get(key) != now.get(key)]
     if changed:
         key = changed[0]
-        detail = "" if key in ("sources", "inputs") else f" ({before.get(key)} before, {now.get(key)} now)"
+        told = key in now["settings"]
+        detail = f" ({before.get(key)} before, {now.get(key)} now)" if told else ""
         raise UserError(
             f"{out}: was begun with other {key}{detail}; give another --out, or --overwrite to make it anew"
         )
+
+
+def _contents(files: list[Path], old: list[Path], tokenizer: str | None) -> dict[str, str]:
+    """What tells files of one name and size apart: the ends of the text, which may be large, all of the old text, and
+    the tokenizer where it is a folder."""
+    try:
+        found = {"contents_of_text": fingerprint_of([_ends(file) for file in files])}
+        found |= {"contents_of_old_text": fingerprint_of([sha256_of(file) for file in old])} if old else {}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    file = None if tokenizer is None else Path(tokenizer) / "tokenizer.json"
+    if file is not None and file.is_file():
+        found["contents_of_tokenizer"] = sha256_of(file)
+    return found
+
+
+def _ends(file: Path) -> str:
+    """SHA-256 of the first and the last MiB."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        digest.update(stream.read(_END))
+        stream.seek(max(stream.tell(), file.stat().st_size - _END))
+        digest.update(stream.read())
+    return digest.hexdigest()
 
 
 # --- units ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from megamini.downstream.kinds.limits import Limits, fitting_length
 from megamini.downstream.recipe import FinetuneRecipe, FinetuneTask
 from megamini.downstream.task_data.examples import Example
 from megamini.downstream.task_model import lineage_entries
+from megamini.downstream.tasks.custom import read_labelled
 from megamini.downstream.tasks.declaration import Task
 from megamini.downstream.tasks.registry import read_examples
 from megamini.errors import UserError
@@ -72,11 +74,14 @@ def prepare_job(recipe: FinetuneRecipe, primary: Primary, key: str) -> Job:
 
     validation_split = section.validation_split or task.validation_split
     training, validation = read(section.train_split), read(validation_split)
+    for file in section.further:
+        training += read_labelled(Path(file), task.kind)
     kind = KINDS[task.kind]
     labels = task.labels or kind.labels_of(training)
     if task.kind != "question-answering" and len(labels) < 2:
         raise UserError(f"tasks.{key}: the training data have one label only, {labels[0]!r}: nothing to learn")
-    for split, examples in ((section.train_split, training), (validation_split, validation)):
+    trained_on = " and ".join([section.train_split, *section.further])
+    for split, examples in ((trained_on, training), (validation_split, validation)):
         if unknown := sorted(set(kind.labels_of(examples)) - set(labels)):
             known = "the task" if task.labels else "the training data"
             raise UserError(f"tasks.{key}: label '{unknown[0]}' of split {split} is not in {known}")

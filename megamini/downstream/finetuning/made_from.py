@@ -59,4 +59,5 @@ def _what_trains(recipe: FinetuneRecipe | None) -> dict[str, Any] | None:
         del values[section][key]
     for task in values["tasks"].values():
         del task["path"], task["dataset"]
+        task["further"] = len(task["further"])
     return values

@@ -40,10 +40,22 @@ class Classification:
         language: str,
         batch_size: int,
     ) -> Measurement:
-        inputs = encode_texts(examples, tokenizer, limits.max_length)
-        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
-        predicted = [model.config.id2label[int(scores.argmax())] for (scores,) in logits]
+        predicted = self.predicted(model, tokenizer, examples, limits, language, batch_size)
         return measure_classes([example.label for example in examples], predicted)
+
+    def predicted(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[TextExample],
+        limits: Limits,
+        title: str,
+        batch_size: int,
+    ) -> list[str]:
+        """The model's class of each example. title: what the progress bar says."""
+        inputs = encode_texts(examples, tokenizer, limits.max_length)
+        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, title)
+        return [model.config.id2label[int(scores.argmax())] for (scores,) in logits]
 
 
 def measure_classes(gold: Sequence[str], predicted: Sequence[str]) -> Measurement:

@@ -62,13 +62,27 @@ class Tagging:
         language: str,
         batch_size: int,
     ) -> Measurement:
+        predicted = self.predicted(model, tokenizer, examples, limits, language, batch_size)
+        told = [[_OUTSIDE if tag is None else tag for tag in tags] for tags in predicted]
+        return measure_tags([example.tags for example in examples], told, model.config.id2label.values())
+
+    def predicted(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[TaggedExample],
+        limits: Limits,
+        title: str,
+        batch_size: int,
+    ) -> list[list[str | None]]:
+        """The model's tag of each word; None where no piece stands for it. title: what the progress bar says."""
         inputs, words_at = encode_words(examples, tokenizer, limits.max_length)
-        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, language)
-        predicted = [[_OUTSIDE] * len(example.words) for example in examples]
+        logits = outputs_of(model, inputs, tokenizer.pad_token_id, batch_size, title)
+        predicted: list[list[str | None]] = [[None] * len(example.words) for example in examples]
         for (scores,), (sentence, words) in zip(logits, words_at, strict=True):
             for position, word in words.items():
                 predicted[sentence][word] = model.config.id2label[int(scores[position].argmax())]
-        return measure_tags([example.tags for example in examples], predicted, model.config.id2label.values())
+        return predicted
 
 
 def measure_tags(

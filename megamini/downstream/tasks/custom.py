@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from megamini.downstream.task_data.examples import TaggedExample, TextExample
+from megamini.downstream.task_data.examples import Example, TaggedExample, TextExample
 from megamini.downstream.task_data.rows import (
     bad_row,
     first_cells,
@@ -30,18 +30,35 @@ def custom_task(name: str, kind: Kind, files: Mapping[str, str], columns: Sequen
     columns and of the label's, last, in TSV files with a header and in JSON lines. Without them a TSV file has no
     header, its last column is the label, and JSON lines have `text` and `label`.
     """
-    readers: dict[Kind, Reader] = {
-        "classification": _text_reader(tuple(columns)),
-        "tagging": read_conll,
-        "question-answering": read_squad,
-    }
+    reader = _reader(kind, tuple(columns))
     return Task(
         name=name,
         kind=kind,
         metric=_METRICS[kind],
         source=f"tasks.{name}.files says which files are read",
-        layouts={split: (Layout(pattern, readers[kind]),) for split, pattern in files.items()},
+        layouts={split: (Layout(pattern, reader),) for split, pattern in files.items()},
     )
+
+
+def read_labelled(path: Path, kind: Kind) -> list[Example]:
+    """The examples of one file of a kind, such as tools/translate_words.py writes: JSON lines have the keys text (and
+    text_pair) and label. Raises UserError for bad data, and for none."""
+    columns: tuple[str, ...] = ()
+    if kind == "classification" and path.suffix == ".jsonl":
+        first = next((values for _, values in read_json_lines(path, ("text",))), {})
+        columns = ("text", "text_pair", "label") if "text_pair" in first else ("text", "label")
+    if not (examples := list(_reader(kind, columns)(path, ""))):
+        raise UserError(f"{path}: holds no example")
+    return examples
+
+
+def _reader(kind: Kind, columns: tuple[str, ...]) -> Reader:
+    readers: dict[Kind, Reader] = {
+        "classification": _text_reader(columns),
+        "tagging": read_conll,
+        "question-answering": read_squad,
+    }
+    return readers[kind]
 
 
 def _text_reader(columns: tuple[str, ...]) -> Reader:

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from megamini.adaptation.beside_source import kind_of
@@ -14,7 +16,9 @@ from megamini.adaptation.packs.kinds import kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
 from megamini.data.vocabulary.unigram import with_pieces
+from megamini.downstream.task_model import lineage_entries
 from megamini.errors import UserError
+from megamini.files import sha256_of
 from megamini.models.lineage import lineage_of
 from tests.data.vocabulary.languages import ids, without_bytes
 from tests.models.bodies import DECODERS, ENCODERS, VOCAB, WIDTH, small_config, small_model
@@ -97,6 +101,63 @@ def test_extensions_plug_beside_one_another_in_any_order():
     assert sorted(other.get_vocab()) == sorted(tokenizer.get_vocab())
 
 
+def test_which_row_of_a_shared_piece_stays_is_said():
+    greek, russian = (("el", GREEK, 1), ("ru", RUSSIAN, 2))
+    for first, second in ((greek, russian), (russian, greek)):
+        model = classifier()
+        packs = [extension(model, language, added, seed=seed) for language, added, seed in (first, second)]
+        tokenizer = plug(model, OLD, packs[0])
+        before = model(**inputs(tokenizer, "α")).logits
+        with pytest.warns(UserWarning, match=f"pack '{second[0]}': 1 of its [34] pieces .* rows that are there stay"):
+            both = plug(model, tokenizer, packs[1])
+        assert torch.equal(model(**inputs(both, "α")).logits, before)
+
+
+def test_the_same_rows_twice_are_no_news_and_other_rows_of_all_pieces_are_refused():
+    model = classifier()
+    pack, later = extension(model, "el", GREEK), extension(model, "el", GREEK, seed=3)
+    tokenizer = plug(model, OLD, pack)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer = plug(model, tokenizer, pack)
+    matrix = model.get_input_embeddings().weight.clone()
+    with pytest.raises(UserError, match="pack 'el': all its pieces are in the model already, with other rows"):
+        plug(model, tokenizer, later)
+    assert torch.equal(model.get_input_embeddings().weight, matrix)
+    plug(model, unplug(model), later)
+    assert torch.equal(model.get_input_embeddings().weight[VOCAB:], later.token_embeddings)
+
+
+@pytest.mark.parametrize("kind", ["extension", "replacement"])
+def test_a_part_with_an_output_matrix_is_refused(tmp_path, kind):
+    model = small_model("roberta")
+    pack = extension(model, "el", GREEK) if kind == "extension" else replacement(model)
+    with pytest.raises(UserError, match=f"holds an output matrix, .* of kind {kind}"):
+        replace(pack, output_embeddings=pack.token_embeddings)
+    pack.save(tmp_path / "pack")
+    weights, description = tmp_path / "pack/embeddings.safetensors", tmp_path / "pack/pack.json"
+    tensors = load_file(weights)
+    save_file(tensors | {"output_embeddings": tensors["token_embeddings"].clone()}, weights)
+    told = json.loads(description.read_text()) | {"embeddings_sha256": sha256_of(weights)}
+    description.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=f"embeddings.safetensors: .* holds an output matrix, .* of kind {kind}"):
+        LanguagePack.load(tmp_path / "pack")
+
+
+def test_a_task_model_still_says_what_its_task_is():
+    """Its configuration says `kind: classification`; an exported one is evaluated by that."""
+    model = classifier()
+    model.config.megamini = {"task": "xnli", "kind": "classification"}
+    plug(model, OLD, extension(model, "el", GREEK))
+    said = model.config.megamini
+    assert said["kind"] == "classification" and said["pack_kind"] == "extension" and said["own_pieces"] == VOCAB
+    assert lineage_entries(model, OLD) == {
+        "lineage": said["lineage"], "plugged": "el", "pack_kind": "extension", "own_pieces": VOCAB,
+    }  # fmt: skip
+    unplug(model)
+    assert model.config.megamini == {"task": "xnli", "kind": "classification"}
+
+
 def test_an_extension_takes_the_place_of_a_swapped_pack_and_the_other_way():
     model = small_model("roberta")
     own, pack = model.get_input_embeddings().weight.clone(), extension(model, "el", GREEK)
@@ -104,10 +165,10 @@ def test_an_extension_takes_the_place_of_a_swapped_pack_and_the_other_way():
     german = plug(model, OLD, swapped)
     tokenizer = plug(model, german, pack)
     assert torch.equal(model.get_input_embeddings().weight, torch.cat([own, pack.token_embeddings]))
-    assert model.config.megamini["kind"] == "extension"
+    assert model.config.megamini["pack_kind"] == "extension"
     plug(model, tokenizer, swapped)
     assert torch.equal(model.get_input_embeddings().weight, swapped.token_embeddings)
-    assert "kind" not in model.config.megamini
+    assert "pack_kind" not in model.config.megamini
     with plugged(model, german, pack) as inner:
         assert len(inner) == VOCAB + 3
     assert torch.equal(model.get_input_embeddings().weight, swapped.token_embeddings)

@@ -21,6 +21,7 @@ from megamini.data.corpus import documents as corpus
 from megamini.data.preparation import prepare, units
 from megamini.data.tokenizer import encoder, fingerprint, piece_bytes
 from megamini.errors import UserError
+from megamini.files import fingerprint_of, write_json
 from tests.data.texts import documents, write_json_lines, write_text
 
 TEXTS = documents(300)
@@ -373,6 +374,34 @@ def test_other_settings_need_overwrite(tmp_path, made, capsys):
     text_2 = write_text(tmp_path / "b.txt", TEXTS[:200])
     with pytest.raises(UserError, match="other sources"):
         make(out, [text_2])
+
+
+def test_other_words_in_files_of_one_name_and_size_need_overwrite(tmp_path, capsys):
+    text, old = write_text(tmp_path / "a.txt", TEXTS[:100]), write_text(tmp_path / "old.txt", TEXTS[100:150])
+    source = tmp_path / "source"
+    make(source, [write_text(tmp_path / "b.txt", TEXTS[150:])])
+    how = {"tokenizer": str(source), "replace_least_used": 40, "old_text": [str(old)]}
+    manifest = make(tmp_path / "data", [text], **how)
+    assert [one["file"] for one in manifest["old_sources"]] == ["old.txt"]
+    for file, part in ((text, "text"), (old, "old_text"), (source / "tokenizer.json", "tokenizer")):
+        before = file.read_bytes()
+        file.write_bytes(before[::-1])
+        with pytest.raises(UserError, match=f"other contents_of_{part}; give another --out, or --overwrite"):
+            make(tmp_path / "data", [text], **how)
+        file.write_bytes(before)
+    old.write_text("more words\n", encoding="utf-8")
+    with pytest.raises(UserError, match="other old_sources"):
+        make(tmp_path / "data", [text], **how)
+
+
+def test_what_an_earlier_version_has_finished_is_complete(tmp_path, made, capsys):
+    text, out = made.parent / "text.txt", tmp_path / "data"
+    make(out, [text])
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["contents"], manifest["fingerprint"]
+    write_json(out / "manifest.json", manifest | {"fingerprint": fingerprint_of(manifest)})
+    make(out, [text])
+    assert "already complete" in capsys.readouterr().out
 
 
 def test_a_vocabulary_that_was_too_large_may_be_asked_for_smaller(tmp_path, made):
