@@ -17,7 +17,7 @@ PATHS = {
         "adaptation.source", "adaptation.primary", "adaptation.lexicon", "adaptation.parallel", "adaptation.pack",
         "data.path", "data.source", "training.runs",
     },
-    FinetuneRecipe: {"model.primary", "tasks.NAME.path", "tasks.NAME.dataset", "training.runs"},
+    FinetuneRecipe: {"model.primary", "tasks.NAME.path", "tasks.NAME.dataset", "tasks.NAME.further", "training.runs"},
     EvaluateRecipe: {
         "model.finetuned", "model.primary", "packs", "tasks.NAME.path", "tasks.NAME.dataset", "tasks.NAME.models",
         "tasks.NAME.word_lists", "measures.bits_per_byte.data", "measures.bits_per_byte.text",
