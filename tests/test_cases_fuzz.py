@@ -25,11 +25,11 @@ from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.starting_points.lexicon import read_lexicon
 from megamini.data.batches import validation_batches
 from megamini.data.corpus.documents import Layout, find_files, plan_units, read_chunks
+from megamini.data.manifest import manifest_fingerprint
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError
-from megamini.files import fingerprint_of
 from megamini.models.lineage import lineage_of
 from megamini.recipes.file import read_recipe
 from megamini.recipes.sections import MaskingSection, Recipe
@@ -198,7 +198,7 @@ class Manifests(Target):
     def _signed(values: Any) -> bytes:
         if isinstance(values, dict):
             with contextlib.suppress(UnicodeEncodeError):
-                values = {**values, "fingerprint": fingerprint_of(values)}
+                values = {**values, "fingerprint": manifest_fingerprint(values)}
         return as_json(values)
 
     def read(self, content: bytes) -> None:

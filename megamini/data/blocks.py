@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from megamini.data.manifest import check_manifest
+from megamini.data.manifest import check_manifest, manifest_fingerprint
 from megamini.errors import UserError
 from megamini.files import HashedFile, fingerprint_of, parse_json, written_whole
 
@@ -204,9 +204,8 @@ def load_manifest(directory: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path}: not a data manifest of format {FORMAT}; make the data again: tools/prepare_data.py")
-    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
     with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair, which no manifest of ours has
-        if manifest.get("fingerprint") == fingerprint_of(content):
+        if manifest.get("fingerprint") == manifest_fingerprint(manifest):
             check_manifest(manifest, path)
             return manifest
     raise UserError(f"{path}: does not agree with its own fingerprint, it was changed; make the data again")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from megamini.errors import UserError
+from megamini.files import fingerprint_of
 from megamini.languages.codes import CODE_PATTERN
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
@@ -63,6 +64,12 @@ class _Manifest(_Part):
     special_tokens: _SpecialTokens | None = None
     sources: list[_Source] = []
     vocabulary: Vocabulary | None = None
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    """Of all that a manifest says of the data. `contents` only tells source files apart before they are read again, and
+    earlier versions did not keep it: with it, a run begun on their data would refuse the same data made anew."""
+    return fingerprint_of({key: value for key, value in manifest.items() if key not in ("fingerprint", "contents")})
 
 
 def check_whole(manifest: dict[str, Any], directory: str) -> None:

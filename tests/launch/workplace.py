@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from megamini import errors
+from megamini.data.manifest import manifest_fingerprint
 from megamini.data.preparation.prepare import Settings, prepare
-from megamini.files import fingerprint_of
 
 PROSE = Path(__file__).resolve().parents[1] / "integration" / "prose.txt"
 REMOVED = object()
@@ -117,7 +117,7 @@ def edit_manifest(data: Path, **values: Any) -> None:
     path = data / "manifest.json"
     manifest = {**json.loads(path.read_text(encoding="utf-8")), **values}
     manifest.pop("fingerprint")
-    path.write_text(json.dumps({**manifest, "fingerprint": fingerprint_of(manifest)}), encoding="utf-8")
+    path.write_text(json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)}), encoding="utf-8")
 
 
 def truncate(path: Path) -> None:

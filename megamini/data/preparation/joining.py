@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from megamini.data.blocks import FORMAT, BlockWriter, Frame, features
+from megamini.data.manifest import manifest_fingerprint
 from megamini.data.preparation.units import NAMED_DOCUMENTS, Job, Tally, text_tokens
 from megamini.data.tokenizer import fingerprint, save_tokenizer, special_roles
 from megamini.errors import UserError
@@ -67,7 +68,7 @@ def join_units(
         **({"vocabulary": vocabulary} if vocabulary else {}),
         "splits": splits,
     }
-    manifest["fingerprint"] = fingerprint_of(manifest)
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
     write_json(out / "manifest.json", manifest)
     return manifest
 

@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 from megamini.data.batches import validation_batches
 from megamini.data.blocks import Blocks, load_manifest
 from megamini.data.corpus.documents import LINE_BYTES, Layout, find_files, plan_units, read_chunks
+from megamini.data.manifest import manifest_fingerprint
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.preparation.units import is_validation
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import UserError
-from megamini.files import fingerprint_of
 from megamini.recipes.sections import MaskingSection
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text
@@ -333,7 +333,7 @@ def test_a_text_too_small_for_any_vocabulary_is_told_to_grow_alone(tmp_path):
 
 def sign(data, manifest):
     manifest = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    text = json.dumps({**manifest, "fingerprint": fingerprint_of(manifest)})
+    text = json.dumps({**manifest, "fingerprint": manifest_fingerprint(manifest)})
     (data / "manifest.json").write_text(text, encoding="utf-8")
 
 

@@ -402,6 +402,8 @@ def test_what_an_earlier_version_has_finished_is_complete(tmp_path, made, capsys
     write_json(out / "manifest.json", manifest | {"fingerprint": fingerprint_of(manifest)})
     make(out, [text])
     assert "already complete" in capsys.readouterr().out
+    make(out, [text], overwrite=True)  # and a run that was begun on them takes the same data made anew
+    assert load_manifest(out)["fingerprint"] == fingerprint_of(manifest)
 
 
 def test_a_vocabulary_that_was_too_large_may_be_asked_for_smaller(tmp_path, made):
