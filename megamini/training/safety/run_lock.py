@@ -50,8 +50,8 @@ def _wait_for(lock: LockFile, patience: int, can_be_asked: bool) -> None:
             raise UserError(f"{directory}: another run writes there{described(lock.path)}; {remedy}")
         if not said:
             said = True
-            wait = f"waiting up to {patience} seconds for the run that still writes to {directory}"
-            print(f"{wait}{described(lock.path)}", flush=True)
+            who = described(lock.path)
+            print(f"waiting for the run that still writes to {directory}{who}, at most {patience} seconds", flush=True)
         time.sleep(min(1, max(left, 0)) or 1)
 
 
