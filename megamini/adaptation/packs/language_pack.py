@@ -218,8 +218,8 @@ def plug(
         if output is not None and output.bias is not None and speaks.bias is not None:
             output.bias.copy_(speaks.bias)
         own_output = output_matrix_of(model)
-        if pack.output_embeddings is not None and own_output is not None:
-            own_output.copy_(pack.output_embeddings)
+        if speaks.output is not None and own_output is not None:
+            own_output.copy_(speaks.output)
     model.tie_weights()
     entry = {key: value for key, value in described(model.config).items() if key not in ("kind", "own_pieces")}
     model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
@@ -227,7 +227,7 @@ def plug(
 
 
 def _vocabulary_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> Vocabulary:
-    rows = pack.token_embeddings, pack.output_bias
+    rows = pack.token_embeddings, pack.output_bias, pack.output_embeddings
     where = f"pack '{pack.language}'"
     return plugged_vocabulary(model, tokenizer, pack.kind, rows, pack.ids, pack.tokenizer, where)
 

@@ -3,13 +3,11 @@
 import copy
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from megamini.adaptation.beside_source import kind_of
 from megamini.adaptation.packs.kinds import kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
@@ -17,7 +15,7 @@ from megamini.data.vocabulary.unigram import with_pieces
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
 from tests.data.vocabulary.languages import ids, without_bytes
-from tests.models.bodies import DECODERS, ENCODERS, VOCAB, WIDTH, small_config, small_model
+from tests.models.bodies import ENCODERS, UNTIED, VOCAB, WIDTH, small_config, small_model
 
 WORDS = [f"{a}{b}" for a in "abcdefghijkv" for b in "lmnopqrstu"]
 OLD = without_bytes({"▁": -3.0} | {f"▁{word}": -4.0 - n / 100 for n, word in enumerate(WORDS[: VOCAB - 6])})
@@ -154,17 +152,50 @@ def test_an_exported_extended_model_takes_further_extensions_and_no_other_part(t
         plug(fresh, own, packs[2])
 
 
-def test_a_model_with_an_output_matrix_of_its_own_is_refused():
-    config = small_config(DECODERS[0], tie_word_embeddings=False)
-    text = SimpleNamespace(path="data/el", tokenizer=with_pieces(OLD, GREEK), train=SimpleNamespace(manifest={}))
-    tied, untied = (
-        SimpleNamespace(tokenizer=OLD, body=SimpleNamespace(config=one)) for one in (small_config("roberta"), config)
-    )
-    assert kind_of(text, tied)[0] == "extension"
-    with pytest.raises(UserError, match="data/el: its tokenizer is an extension of the source's, which has an output"):
-        kind_of(text, untied)
-    text.tokenizer = OLD
-    assert kind_of(text, untied) == ("swapped", None)
+def untied_pack(model, kind):
+    """With rows for both matrices of a model that does not tie them."""
+    pack = extension(model, "el", GREEK) if kind == "extension" else replacement(model)
+    output = torch.randn(pack.token_embeddings.shape, generator=torch.Generator().manual_seed(5))
+    return replace(pack, output_embeddings=output)
+
+
+@pytest.mark.parametrize("kind", ["extension", "replacement"])
+@pytest.mark.parametrize("family", UNTIED)
+def test_rows_go_into_both_matrices_where_these_are_not_tied(family, kind, tmp_path):
+    model = small_model(family)
+    before = [one.weight.clone() for one in (model.get_input_embeddings(), model.get_output_embeddings())]
+    text = torch.tensor([[0, 6, 7, 8]])
+    logits = model(text).logits
+    pack = untied_pack(model, kind)
+    pack.save(tmp_path / "pack")
+    plug(model, OLD, LanguagePack.load(tmp_path / "pack"))
+    now = [one.weight for one in (model.get_input_embeddings(), model.get_output_embeddings())]
+    own = torch.arange(VOCAB, VOCAB + 3) if kind == "extension" else pack.ids
+    old = [number for number in range(VOCAB) if number not in own.tolist()]
+    for matrix, was, rows in zip(now, before, (pack.token_embeddings, pack.output_embeddings), strict=True):
+        assert torch.equal(matrix[own], rows)
+        assert torch.equal(matrix[old], was[old])
+    assert torch.equal(model(text).logits[..., old], logits[..., old])
+    unplug(model)
+    assert torch.equal(model(text).logits, logits)
+    with pytest.raises(UserError, match="holds no output matrix, and this model's is not its token matrix"):
+        plug(model, OLD, replace(pack, output_embeddings=None))
+    assert torch.equal(model.get_output_embeddings().weight, before[1])
+
+
+def test_extensions_of_an_untied_model_plug_beside_one_another():
+    model = small_model("llama")
+    greek, russian = untied_pack(model, "extension"), extension(model, "ru", RUSSIAN, seed=2)
+    russian = replace(russian, output_embeddings=russian.token_embeddings + 1)
+    tokenizer = plug(model, plug(model, OLD, greek), russian)
+    assert len(tokenizer) == VOCAB + 6 == model.config.vocab_size
+    rows = torch.cat([greek.output_embeddings, russian.output_embeddings[:3]])
+    assert torch.equal(model.get_output_embeddings().weight[VOCAB:], rows)
+    # A pack of another kind takes their place, and they its own.
+    instead = untied_pack(model, "replacement")
+    plug(model, tokenizer, instead)
+    assert len(model.get_output_embeddings().weight) == VOCAB
+    assert torch.equal(model.get_output_embeddings().weight[instead.ids], instead.output_embeddings)
 
 
 def test_what_does_not_fit_is_one_line(tmp_path):
