@@ -7,7 +7,6 @@ from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.source import SourceModel
 from megamini.adaptation.starting_points.vocabularies import Source
 from megamini.errors import UserError
-from megamini.models.families import is_untied
 from megamini.training.text import Text, open_text
 
 _MADE = {
@@ -17,8 +16,7 @@ _MADE = {
 
 
 def kind_of(text: Text, source: SourceModel) -> tuple[Kind, torch.Tensor | None]:
-    """Raises UserError where the data were made for a pack beside another source, or the source cannot have one beside
-    its own vocabulary."""
+    """Raises UserError where the data were made for a pack beside another source."""
     found = kind_beside(text.tokenizer, source.tokenizer)
     wanted = (text.train.manifest.get("vocabulary") or {}).get("kind", found[0])
     if wanted != found[0]:
@@ -26,11 +24,6 @@ def kind_of(text: Text, source: SourceModel) -> tuple[Kind, torch.Tensor | None]
         raise UserError(
             f"data.path: {text.path}: its tokenizer is {made} another tokenizer than the source's; prepare the data "
             f"with {option} and the source's"
-        )
-    if found[0] != "swapped" and is_untied(source.body.config):
-        raise UserError(
-            f"data.path: {text.path}: its tokenizer is {_MADE[found[0]][0]} the source's, which has an output "
-            "matrix of its own; for such a source, prepare the data with a tokenizer trained on them"
         )
     return found
 
@@ -56,11 +49,22 @@ def rows_beside_source(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Matrix and output bias with rows [N, d] and numbers [N] at `ids`, and the source's, bit for bit, elsewhere.
     centred: add the mean of the source's bias to the numbers, whose own is 0."""
-    pieces = max(len(source.matrix), int(ids.max()) + 1)
-    matrix, bias = torch.zeros(pieces, source.matrix.shape[1]), torch.zeros(pieces)
-    matrix[: len(source.matrix)] = source.matrix.float()
+    matrix = among(source.matrix, ids, rows)
+    bias = torch.zeros(len(matrix))
     if source.output_bias is not None:
         bias[: len(source.matrix)] = source.output_bias.float()
         bias[ids] = numbers + source.output_bias.float().mean() if centred else numbers
-    matrix[ids] = rows
     return matrix, bias
+
+
+def output_beside_source(source: Source, ids: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor | None:
+    """The output matrix of a source that has one of its own, with rows [N, d] at `ids`; None without such rows."""
+    return None if rows is None else among(source.output_matrix, ids, rows)
+
+
+def among(source: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The source's matrix fp32 with rows [N, d] at `ids`, some of which may lie behind it."""
+    matrix = torch.zeros(max(len(source), int(ids.max()) + 1), source.shape[1])
+    matrix[: len(source)] = source.float()
+    matrix[ids] = rows
+    return matrix

@@ -21,7 +21,7 @@ class RelearnModel(nn.Module):
     a language that will be where the source has its pad, though texts hold them too; RoBERTa counts positions without
     these. The loss is the sum of the languages' means, so that each gradient is that of the language learned alone.
     `own`: ids int64 [N] of the rows that a language learns, where the others are the source's and stay; they are frozen
-    parameters of their own, so that nothing can move them. Such a language has no output matrix of its own.
+    parameters of their own, so that nothing can move them.
     """
 
     def __init__(
@@ -58,7 +58,11 @@ class RelearnModel(nn.Module):
         for number, ids in enumerate(own):
             self.register_buffer(f"_own_{number}", ids, persistent=False)
         self.head_names = tuple(starts)
-        self._outputs = nn.ParameterList(nn.Parameter(outputs[name]) for name in self.head_names if outputs)
+        untied = [(outputs[name], ids) for name, ids in zip(self.head_names, own, strict=True) if outputs]
+        self._outputs = nn.ParameterList(nn.Parameter(one if ids is None else one[ids]) for one, ids in untied)
+        self._kept_outputs = nn.ParameterList(
+            nn.Parameter(one[:0] if ids is None else one, requires_grad=False) for one, ids in untied
+        )
         self.workspace_bytes = workspace_bytes
         self._stopped: set[str] = set()
 
@@ -78,12 +82,15 @@ class RelearnModel(nn.Module):
         matrix, bias, ids = self._matrices[number], self._biases[number], getattr(self, f"_own_{number}")
         if ids is None:
             return matrix, self.outputs[language], bias
-        matrix = self._kept[2 * number].index_copy(0, ids, matrix)  # which is the output matrix too
-        return matrix, matrix, self._kept[2 * number + 1].index_copy(0, ids, bias)
+        matrix = output = self._kept[2 * number].index_copy(0, ids, matrix)
+        if self._outputs:
+            output = self._kept_outputs[number].index_copy(0, ids, self._outputs[number])
+        return matrix, output, self._kept[2 * number + 1].index_copy(0, ids, bias)
 
     @property
     def outputs(self) -> dict[str, nn.Parameter]:
-        """Language -> output matrix [V, d]: the token matrix, or the one of its own."""
+        """Language -> output matrix [V, d], or the rows [N, d] of it that are learned: the token matrix, or the one of
+        its own."""
         return dict(zip(self.head_names, self._outputs or self._matrices, strict=True))
 
     @property

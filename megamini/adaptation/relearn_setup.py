@@ -112,7 +112,7 @@ class RelearningSetup(RunSetup):
         frozen = sum(p.numel() for body in bodies for p in body.parameters() if not _is_of_vocabulary(p, body))
         precision = self.recipe.training.precision
         whole = sum(len(text.tokenizer) for language, text in self.texts.items() if self.own[language] is not None)
-        frozen += whole * (self.source.body.config.hidden_size + 1)
+        frozen += whole * (self.source.body.config.hidden_size * self._matrices + 1)
         states = model_states(trained, frozen, precision, 0, 1, fp32_gradients=precision in ("bf16", "fp16"))
         return states.total + sum(self._activations(text) for text in self.texts.values())
 
@@ -286,8 +286,12 @@ class RelearningSetup(RunSetup):
     def _parameters(self, language: str) -> int:
         """How many of a language train."""
         width = self.source.body.config.hidden_size
-        matrices = 2 if is_untied(self.source.body.config) else 1
-        return self.learned_pieces(language) * (width * matrices + self.trains_bias)
+        return self.learned_pieces(language) * (width * self._matrices + self.trains_bias)
+
+    @property
+    def _matrices(self) -> int:
+        """How many a language has: the token matrix, and the output matrix where it is another one."""
+        return 2 if is_untied(self.source.body.config) else 1
 
     def _activations(self, text: Text) -> int:
         shape = _shape(text, self.source.body)

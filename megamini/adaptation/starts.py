@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megamini.adaptation.beside_source import rows_beside_source
+from megamini.adaptation.beside_source import output_beside_source, rows_beside_source
 from megamini.adaptation.distillation import distilled
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
@@ -60,7 +60,7 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
             if (ids := setup.own[language]) is None:
                 return start
             rows = rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], start.bias[ids], centred=False)
-            return StartingPoint(*rows, start.facts)
+            return StartingPoint(*rows, start.facts, start.output)
         start = initialise(
             kind,
             setup.source.vocabulary,
@@ -76,7 +76,9 @@ def starting_point(setup: RelearningSetup, language: str, calibrate: bool = True
             facts["parallel_sha256"] = [sha256_of(path) for path in section.parallel]
         if (ids := setup.own[language]) is not None:
             level = start.bias[ids] - start.bias[ids].mean()
-            return StartingPoint(*rows_beside_source(setup.source.vocabulary, ids, start.matrix[ids], level), facts)
+            source, output = setup.source.vocabulary, None if start.output is None else start.output[ids]
+            rows = rows_beside_source(source, ids, start.matrix[ids], level)
+            return StartingPoint(*rows, facts, output_beside_source(source, ids, output))
         no_bias = setup.source.vocabulary.output_bias is None
         return replace(start, bias=torch.zeros_like(start.bias) if no_bias else start.bias, facts=facts)
 
@@ -92,13 +94,14 @@ def _from_pack(setup: RelearningSetup, text: Text) -> StartingPoint:
         raise UserError(f"adaptation.pack: {path}: learned beside other token embeddings than the source's")
     if fingerprint(pack.tokenizer) != fingerprint(text.tokenizer):
         raise UserError(f"adaptation.pack: {path}: has another tokenizer than {text.path}")
-    matrix, bias = pack.token_embeddings, pack.output_bias
-    if (ids := setup.own[text.language]) is not None:
-        matrix, bias = rows_beside_source(setup.source.vocabulary, ids, matrix, bias, centred=False)
-    if (pack.output_embeddings is None) != (setup.source.vocabulary.output_matrix is None):
+    matrix, bias, output, source = pack.token_embeddings, pack.output_bias, pack.output_embeddings, setup.source
+    if (output is None) != (source.vocabulary.output_matrix is None):
         raise UserError(f"adaptation.pack: {path}: only one of it and the source has an output matrix of its own")
+    if (ids := setup.own[text.language]) is not None:
+        matrix, bias = rows_beside_source(source.vocabulary, ids, matrix, bias, centred=False)
+        output = output_beside_source(source.vocabulary, ids, output)
     facts = {"kind": "pack", "ledger": pack.details.get("ledger", {})}
-    return StartingPoint(matrix, bias, facts, pack.output_embeddings)
+    return StartingPoint(matrix, bias, facts, output)
 
 
 def in_words(start: StartingPoint) -> str:

@@ -25,6 +25,7 @@ COMMANDS = {
     "adapt": "teach a pretrained model a new language",
     "finetune": "fine-tune on tasks",
     "evaluate": "evaluate in every language that there is a pack of",
+    "likelihood-tasks": "tasks for lm-eval, out of task files or plain text",
     "report": "what runs have cost and reached",
 }
 # Package -> the extra that brings it.
@@ -68,7 +69,7 @@ def _version() -> str:
 
 def overview() -> str:
     """What `megamini --help` prints."""
-    lines = (f"  {name:16}{meaning}" for name, meaning in COMMANDS.items())
+    lines = (f"  {name:18}{meaning}" for name, meaning in COMMANDS.items())
     last = "megamini COMMAND --help says more; megamini --version says which version this is"
     return "\n".join(["usage: megamini COMMAND ...", "", *lines, "", last])
 

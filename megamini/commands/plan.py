@@ -17,6 +17,12 @@ from megamini.recipes.shipped import RECIPES
 # Published vocabularies: RoBERTa's recipes a language of their own, XLM-R's 100 languages together.
 PAGE = {"base": 50_000, "large": 50_000, "xl": 250_002, "xxl": 250_002}
 PAGE_GPUS = (8, 64, 1024)
+# As config.json of Llama 3 8B has it (Meta, 2024), which decoder/8b.yaml is planned with.
+LLAMA_3_8B = {
+    "vocab_size": 128_256, "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14_336, "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -50,14 +56,14 @@ def main() -> None:
 
     from megamini.commands.planning.memory_plan import deepspeed_json, smallest_that_fits
     from megamini.commands.planning.report import plan_report
-    from megamini.commands.planning.subject import sizes_in_data, subject_of
+    from megamini.commands.planning.subject import pieces_of_checkpoint, sizes_in_data, subject_of
     from megamini.recipes.sections import load_recipe
     from megamini.training.engines.deepspeed_config import DEFAULT, check_combination
 
     recipe = load_recipe(options.recipe, options.overrides)
     check_combination(DEFAULT, recipe.training.precision)
     found = sizes_in_data(recipe)
-    pieces, block_length = found or (options.vocab_size, options.block_length)
+    pieces, block_length = found or (pieces_of_checkpoint(recipe) or options.vocab_size, options.block_length)
     subject = subject_of(recipe, pieces, block_length)
     cluster = _cluster(options)
     whence = "as" if found else "assumed (--vocab-size, --block-length); there are no data yet"
@@ -95,6 +101,10 @@ def _cluster(options):
 
 def page() -> str:
     """Plans of the included recipes, on clusters of A100 80 GB."""
+    from tempfile import TemporaryDirectory
+
+    from transformers import AutoConfig
+
     from megamini.commands.planning.clusters import Cluster, find_gpu
     from megamini.commands.planning.report import SUMMARY_TITLES, plan_report, summary_row
     from megamini.commands.planning.subject import subject_of
@@ -108,6 +118,16 @@ def page() -> str:
             cluster = Cluster(f"{gpus:,} x a100-80gb", gpu, gpus)
             rows.append(summary_row(subject, cluster))
             plans.append(plan_report(subject, cluster))
+    with TemporaryDirectory() as checkpoint:
+        AutoConfig.for_model("llama", **LLAMA_3_8B).save_pretrained(checkpoint)
+        for method in ("causal", "lora", "embeddings"):
+            changes = [f"name=8b-{method}", f"objective.method={method}", f"model.from_checkpoint={checkpoint}"]
+            if method != "lora":
+                changes.append("objective.lora=null")
+            subject = subject_of(load_recipe(RECIPES / "decoder/8b.yaml", changes), LLAMA_3_8B["vocab_size"], 512)
+            cluster = Cluster("8 x a100-80gb", gpu, 8)
+            rows.append(summary_row(subject, cluster))
+            plans.append(plan_report(subject, cluster))
     return "\n".join(
         [
             "# Plans",
@@ -119,6 +139,8 @@ def page() -> str:
             "Assumed: the published schedule (125,000 updates of 2,048 blocks of 512), bf16, A100 80 GB in nodes of 8,",
             "NVLink inside a node, 25 GB/s from each GPU to other nodes, 40% of peak. 50,000 pieces (base, large) or",
             "250,002 (xl, xxl).",
+            "8b: 2 billion tokens more over Llama 3 8B with its 128,256 pieces, by the three methods of",
+            "`launch/recipes/decoder/8b.yaml`.",
             "",
             "Sharding: the least that fits. Break-even: after so many languages, the exit has saved more FLOPs than it",
             "cost in pretraining. Host: memory of the host for each rank, in training and while the model is built.",

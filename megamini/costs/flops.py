@@ -25,6 +25,7 @@ from megamini.costs.shape import (
     Method,
     hidden_matrices,
     largest_part,
+    layer_matrices,
     matrix_parameters,
     only_exit,
     parameter_counts,
@@ -106,8 +107,9 @@ def training_flops(
     the frozen head passes the gradient through; the layers above are not run.
     head: the body runs forward only; the transform forms the gradient of its weights alone, the projection that of its
     input alone.
-    standard, mini: frozen layers and transform pass the gradient through to the embeddings; in the head, only the tied
-    matrix gets a gradient of its own. That of the embedding's look-up is a scatter, not a product.
+    standard, mini, embeddings: frozen layers and transform pass the gradient through to the embeddings; in the head,
+    only the tied matrix gets a gradient of its own. That of the embedding's look-up is a scatter, not a product.
+    lora: as those, and the low-rank factors beside each matrix of a layer train (Hu et al. 2021).
     """
     if method in ("mlm", "causal", "minijoint"):
         heads = 1 + len(exits)
@@ -120,6 +122,8 @@ def training_flops(
         return body_forward_flops(shape, block_length) + 2 * head_forward_flops(shape, masked)
     body = shape.mini(only_exit(exits)) if method == "mini" else shape
     layers = _layers_flops(body, block_length, range(body.layers), _CROSSED)
+    factors = body.layers * body.lora_rank * sum(sum(size) for size in layer_matrices(body))
+    layers += _TRAINED.dense * 2 * block_length * factors
     return layers + 2 * _transform_flops(body, masked) + 3 * _projection_flops(body, masked)
 
 

@@ -6,7 +6,7 @@ For planning: what allocators, communication buffers and CUDA itself take comes 
 from dataclasses import dataclass
 from typing import Literal
 
-from megamini.costs.shape import BodyShape, ExitShape, Method, only_exit
+from megamini.costs.shape import TOKENS_ALONE, BodyShape, ExitShape, Method, layer_matrices, only_exit
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -100,13 +100,14 @@ def activation_memory(
     """Activations of `micro_batch` blocks with `masked` masked positions each, computed in `precision`.
 
     Korthikanti et al. 2022 (section 4.1), without the maps of S x S that sdpa and flash attention never keep, for any
-    feed-forward width, gated or not. A frozen matrix needs no copy of its input. MiniPost's layers below the bridge
+    feed-forward width, gated or not. A frozen matrix needs no copy of its input; a low-rank update beside it does.
+    MiniPost's layers below the bridge
     keep nothing. With checkpointing (section 5) only the layers' inputs stay, and one layer at a time is
     computed again. The loss is that of `models.joint_loss`, which works in `workspace_bytes`.
     """
     width = _bytes_per_weight(precision)
     tokens = block_length * micro_batch
-    per_token = _layer_bytes_per_token(shape, width, dropout, frozen=method in ("standard", "mini"))
+    per_token = _layer_bytes_per_token(shape, width, dropout, frozen=method in ("lora", *TOKENS_ALONE))
     # sdpa makes an additive mask of its own in each sliding layer, a row of the block's length for each token.
     mask = 0 if shape.skips_outside_span else block_length * width
     kept = _kept_layers(shape, method, exits)
@@ -152,11 +153,13 @@ def _layer_bytes_per_token(shape: BodyShape, width: int, dropout: bool, frozen: 
     feed_forward = (3 if shape.gated_ffn else 1) * ffn * width
     # Inputs of the matrices: attention's, the first of the feed-forward network, the last one's. Heads that lie one
     # behind the other are put side by side, in a copy, for the output matrix.
-    matrix_inputs = 0 if frozen else (2 * hidden + ffn + queries * shape.interleaved_heads) * width
+    unread = frozen and not shape.lora_rank
+    matrix_inputs = 0 if unread else (2 * hidden + ffn + queries * shape.interleaved_heads) * width
+    between_factors = shape.lora_rank * len(layer_matrices(shape)) * width
     # Rotary positions make new queries and keys; the old ones stay, in one tensor with the values.
     unrotated = (queries + keys) * width if shape.fused_attention else 0
     masks = 2 * hidden if dropout and shape.drops_states else 0
-    return attention + norm_inputs + head_norms + feed_forward + matrix_inputs + unrotated + masks
+    return attention + norm_inputs + head_norms + feed_forward + matrix_inputs + between_factors + unrotated + masks
 
 
 def _bytes_per_weight(precision: Precision) -> int:

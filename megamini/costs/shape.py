@@ -7,9 +7,13 @@ from typing import Any, Literal, get_args
 from megamini.errors import UserError
 from megamini.recipes.sections import DecoderName, FamilyName
 
-Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "standard", "mini"]
+Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "lora", "embeddings", "standard", "mini"]
 """Pretraining: mlm (causal: of a decoder, whose costs are alike), minijoint, minipost, head (a fresh head over a frozen
-body). Adaptation (relearning the embeddings): standard, over the whole primary model, or mini, over one exit."""
+body), lora (token matrices, and low-rank updates of the layers' matrices), embeddings (token matrices alone).
+Adaptation (relearning the embeddings): standard, over the whole primary model, or mini, over one exit."""
+
+TOKENS_ALONE: tuple[Method, ...] = ("embeddings", "standard", "mini")
+"""Methods that train token matrices and output bias over a frozen body."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,11 @@ class BodyShape:
     """A head has a matrix and a norm before the projection onto the vocabulary."""
     tied: bool = True
     """That projection is the token matrix."""
+    lora_rank: int = 0
+    """Of the low-rank update beside each matrix of a layer; 0: there are none."""
 
     @classmethod
-    def from_config(cls, config: Any, attention: str | None = None) -> "BodyShape":
+    def from_config(cls, config: Any, attention: str | None = None, lora_rank: int = 0) -> "BodyShape":
         """The shape of a `transformers` config of one of our families.
 
         attention: the implementation that the model will run; None for the config's, which it has of a built model.
@@ -108,7 +114,7 @@ class BodyShape:
         if config.model_type == "modernbert":
             return cls(**sizes, **_modernbert_details(config, attention))
         if config.model_type in get_args(DecoderName):
-            return cls(**sizes, **_decoder_details(config, attention))
+            return cls(**sizes, **_decoder_details(config, attention), lora_rank=lora_rank)
         is_xl = config.model_type == "xlm-roberta-xl"
         return cls(
             **sizes,
@@ -212,19 +218,21 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
         "exits": bridges * _layer_parameters(shape) + own_heads,
         "output_bias": shape.vocab * shape.output_bias,
         "output_embeddings": 0 if shape.tied else shape.vocab * width,
+        "low_rank_updates": shape.layers * shape.lora_rank * sum(sum(size) for size in layer_matrices(shape)),
     }
 
 
 def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
     """Parameters that the method trains: all; in `minipost` the bridge layers; in `head` transform and output bias; in
-    adaptation token matrix, bias, and the output matrix where it is another one."""
+    adaptation token matrix, bias, and the output matrix where it is another one; in `lora` the low-rank updates too."""
     counts = parameter_counts(shape, method, exits)
     if method == "minipost":
         return counts["exits"]
     if method == "head":
         return counts["head_transform"] + counts["output_bias"]
-    if method in ("standard", "mini"):
-        return counts["token_embeddings"] + counts["output_bias"] + counts["output_embeddings"]
+    if method in ("lora", *TOKENS_ALONE):
+        tokens = counts["token_embeddings"] + counts["output_bias"] + counts["output_embeddings"]
+        return tokens + counts["low_rank_updates"]
     return sum(counts.values())
 
 
@@ -241,15 +249,20 @@ def hidden_matrices(shape: BodyShape, method: Method, exits: tuple[ExitShape, ..
         "head": (0, 1),
     }.get(method, (0, 0))
     counts = Counter({(shape.hidden, shape.hidden): heads * shape.transform})
-    if shape.interleaved_heads:
-        counts[shape.query_width + 2 * shape.key_width, shape.hidden] += layers
-    else:
-        counts[shape.query_width, shape.hidden] += layers
-        counts[shape.key_width, shape.hidden] += 2 * layers
-    counts[shape.hidden, shape.query_width] += layers
-    counts[shape.ffn, shape.hidden] += layers * (2 if shape.gated_ffn else 1)
-    counts[shape.hidden, shape.ffn] += layers
+    for size in layer_matrices(shape):
+        counts[size] += layers
     return {size: count for size, count in counts.items() if count}
+
+
+def layer_matrices(shape: BodyShape) -> list[tuple[int, int]]:
+    """(rows, columns) of the matrices of one layer: queries, keys, values, output, the feed-forward network's."""
+    queries, keys, width = shape.query_width, shape.key_width, shape.hidden
+    if shape.interleaved_heads:
+        attention = [(queries + 2 * keys, width)]
+    else:
+        attention = [(queries, width), (keys, width), (keys, width)]
+    inner = [(shape.ffn, width)] * (2 if shape.gated_ffn else 1)
+    return [*attention, (width, queries), *inner, (width, shape.ffn)]
 
 
 def matrix_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:

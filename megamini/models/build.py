@@ -14,6 +14,7 @@ from megamini.data.tokenizer import has_tokenizer, load_tokenizer
 from megamini.errors import UserError, did_you_mean
 from megamini.machine import device_memory
 from megamini.models.families import FAMILIES, family_of
+from megamini.models.lora import add_factors, with_factors
 from megamini.models.materialise import Partition, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
 from megamini.models.pretrained import load_config, load_lm, stored_weights
@@ -58,6 +59,8 @@ def build_primary(
     weights = None
     if recipe.model.from_checkpoint and from_source:
         weights = source_weights(recipe, config)
+        if recipe.objective.lora_settings:
+            weights = with_factors(weights, primary.model, recipe.training.seed)
     elif recipe.model.zero_init_outputs:
         weights = _zero_outputs(primary)
     materialise(primary, primary.model, primary.family.layer_list(primary.model), partition, weights)
@@ -137,7 +140,7 @@ def _without_memory(config: PretrainedConfig, recipe: Recipe) -> PreTrainedModel
 def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     """The model with what the recipe adds, and what it leaves as it is without a gradient."""
     method = recipe.objective.method
-    _freeze(model, method, recipe.model.exits)
+    _freeze(model, recipe)
     if recipe.training.activation_checkpointing:
         # Layers only, and not reentrant: DeepSpeed counts a tied weight's gradient twice otherwise.
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -147,11 +150,16 @@ def _with_exits(model: PreTrainedModel, recipe: Recipe) -> PrimaryModel:
     return PrimaryModel(model, recipe.model.exits, recipe.head_weights, workspace)
 
 
-def _freeze(model: PreTrainedModel, method: str, exits: tuple[int, ...]) -> None:
-    """minipost: all but the bridge layers; head: all but the head's transform and the output bias."""
-    family = family_of(model.config)
+def _freeze(model: PreTrainedModel, recipe: Recipe) -> None:
+    """minipost: all but the bridge layers; head: all but the head's transform and the output bias; lora: all but the
+    token matrices and the factors, which are added here; embeddings: all but the token matrices."""
+    family, method = family_of(model.config), recipe.objective.method
     if method == "minipost":
-        trained = family.layer_list(model)[exits[0] :].parameters()
+        trained = family.layer_list(model)[recipe.model.exits[0] :].parameters()
+    elif method in ("lora", "embeddings"):
+        lora = recipe.objective.lora_settings
+        factors = add_factors(model, family, lora) if lora else []
+        trained = [model.get_input_embeddings().weight, model.get_output_embeddings().weight, *factors]
     elif method == "head":
         transform = [parameter for module in family.transform_modules(model) for parameter in module.parameters()]
         trained = [*transform, model.get_output_embeddings().bias]

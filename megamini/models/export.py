@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from megamini.data.read_again import PROBE, advice_for, gives_the_same
 from megamini.data.tokenizer import encoder, for_prompts
 from megamini.errors import UserError, writing
 from megamini.files import folder_written_whole, write_tensors
@@ -24,7 +25,6 @@ from megamini.models.primary_model import assert_tied
 
 Read = Callable[[str], torch.Tensor]
 
-_PROBE = "The quick brown fox; Übermäßig große Häuser, déjà vu. Привет, мир! 你好 123"
 _FILE_BYTES = 2**30
 _LOADED_BYTES = 2 * 2**30  # of an outline that is also loaded as a whole once it is written
 
@@ -108,14 +108,11 @@ def _verify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, director
     if len(files) > 1 and json.loads((directory / SAFE_WEIGHTS_INDEX_NAME).read_text())["weight_map"] != found:
         raise UserError(f"{directory}: {SAFE_WEIGHTS_INDEX_NAME} does not say where the tensors are")
     loaded_tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    ids = encoder(tokenizer).encode(_PROBE).ids
-    if encoder(loaded_tokenizer).encode(_PROBE).ids != ids:
-        advice = ""
-        if model.config.model_type == "qwen2":  # whatever tokenizer_config.json says
-            advice = "; AutoTokenizer reads any tokenizer of a qwen2 model as Qwen's own: use family qwen3 with another"
+    if not gives_the_same(tokenizer, loaded_tokenizer):
+        advice = advice_for(model.config.model_type)
         raise UserError(f"{directory}: the exported tokenizer gives other ids than the one of the run{advice}")
     if model.device.type != "meta" or sum(path.stat().st_size for path in files) <= _LOADED_BYTES:
-        _verify_loaded(model, ids, directory)
+        _verify_loaded(model, encoder(tokenizer).encode(PROBE).ids, directory)
 
 
 def _verify_loaded(model: PreTrainedModel, ids: list[int], directory: Path) -> None:

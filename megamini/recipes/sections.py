@@ -225,20 +225,40 @@ class MaskingSection(Section):
         return None
 
 
+class LoraSection(Section):
+    """Low-rank updates (Hu et al. 2021, arXiv 2106.09685) of the matrices of attention and feed-forward networks."""
+
+    rank: Positive = 8
+    """Rows of the first factor of an update, columns of the second."""
+    alpha: Positive = 32
+    """An update is alpha / rank times the product of its factors."""
+
+
 class ObjectiveSection(MaskingSection):
     """What is predicted, what trains, and how the heads' losses are summed."""
 
-    method: Literal["mlm", "causal", "minijoint", "minipost", "head"]
+    method: Literal["mlm", "causal", "minijoint", "minipost", "head", "lora", "embeddings"]
     """mlm: everything trains, on the loss of the primary head. causal: the same for a decoder. minijoint: everything
     trains, on the weighted mean of the losses of the primary head and all exits. minipost: only new bridge layers
     train, between the bottom layers and the head of a checkpoint. head: only a new head trains, over a checkpoint that
-    has none, such as a sentence encoder."""
+    has none, such as a sentence encoder. lora: of a decoder's checkpoint, the token
+    embeddings and the output matrix train, and low-rank updates of its layers (needs the package peft). embeddings: of
+    a decoder's checkpoint, only the token embeddings and the output matrix train."""
+    lora: LoraSection | None = None
+    """Settings of lora; unset: its defaults."""
     head_weights: Numbers | None = None
     """Weights of the heads' losses, exits first in the order of `model.exits`, the primary last; unset: equal."""
     forgetting: ForgettingSection | None = None
     """Active forgetting; unset: never."""
 
+    @property
+    def lora_settings(self) -> LoraSection | None:
+        """The low-rank updates' settings; None where there are none."""
+        return (self.lora or LoraSection()) if self.method == "lora" else None
+
     def problem_of(self, causal: bool) -> str | None:
+        if self.method in ("lora", "embeddings") and not causal:
+            return f"objective.method {self.method}: goes with decoders alone; the model is an encoder, use mlm"
         if self.method == ("mlm" if causal else "causal"):
             kind, other = ("a decoder", "causal") if causal else ("an encoder", "mlm")
             return f"objective.method {self.method}: the model is {kind}; use {other}"
@@ -437,6 +457,8 @@ class Recipe(RunRecipe):
             raise ValueError(problem)
         if self.model.attention == "flash_attention_2" and self.training.precision in ("fp32", "tf32"):
             raise ValueError("model.attention: flash_attention_2 needs training.precision bf16 or fp16")
+        if self.optimizer.name == "muon" and self.objective.method in ("lora", "embeddings"):
+            raise ValueError("optimizer.name muon: goes with methods that train whole layers; use adamw")
         weights = self.objective.head_weights
         if weights is not None and (len(weights) != self.heads or min(weights) <= 0):
             raise ValueError(f"objective.head_weights needs {self.heads} positive numbers: exits, primary")
@@ -460,11 +482,13 @@ def _check_method(objective: ObjectiveSection, model: ModelSection) -> None:
         raise ValueError("objective.method minipost needs one layer in model.exits, and model.bridge_layers")
     if method != "minipost" and model.bridge_layers:
         raise ValueError("model.bridge_layers goes with objective.method minipost")
-    if method in ("minipost", "head") and not model.from_checkpoint:
+    if method in ("minipost", "head", "lora", "embeddings") and not model.from_checkpoint:
         raise ValueError(f"objective.method {method} builds on model.from_checkpoint")
     if (method in ("minijoint", "minipost")) != bool(model.exits):
         plain = "mlm" if method == "minijoint" else method
         raise ValueError(f"objective.method minijoint needs model.exits, and {plain} has none")
+    if objective.lora is not None and method != "lora":
+        raise ValueError("objective.lora goes with objective.method: lora")
     if method in ("minipost", "head") and objective.forgetting:
         raise ValueError(f"objective.forgetting: token embeddings are frozen with objective.method {method}")
 

@@ -1,4 +1,4 @@
-"""The setup of pretraining (mlm, causal, minijoint, minipost, head): its cost, its plan, its validation."""
+"""The setup of pretraining, by any of its methods: its cost, its plan, its validation."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,10 +24,12 @@ from megamini.costs.flops import (
 from megamini.data.batches import MicroBatches, plan_batches
 from megamini.data.blocks import fingerprint_of_all
 from megamini.data.mixture import MixedMicroBatches, Shares
+from megamini.data.read_again import check_read_again
 from megamini.data.tokenizer import pad_alone
 from megamini.errors import UserError
 from megamini.machine import device_memory
 from megamini.models.build import is_causal, model_config, outline_of
+from megamini.models.lora import lora_rank
 from megamini.recipes.sections import Recipe
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
@@ -219,6 +221,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, tokens_per_update)
     check_mask_stages(text.mask_schedule, schedule.updates)
     config = model_config(recipe.model, text.tokenizer, text.block_length)
+    check_read_again(text.tokenizer, config, f"data.path: {text.path}")
     return PretrainingSetup(
         recipe=recipe,
         batches=batches,
@@ -236,7 +239,7 @@ def build_setup(recipe: Recipe, world_size: int) -> PretrainingSetup:
         ),
         texts=texts,
         measured=measured,
-        shape=BodyShape.from_config(config, recipe.model.attention),
+        shape=BodyShape.from_config(config, recipe.model.attention, lora_rank(recipe)),
         shares=Shares(recipe.data.weights or [len(one.train) for one in texts], batches.global_batch),
     )
 

@@ -23,7 +23,7 @@ from tools.study.overview import mean_curve
 
 KINDS = {"pretrain": Recipe, "adapt": AdaptationRecipe, "finetune": FinetuneRecipe, "evaluate": EvaluateRecipe}
 # Not ours, or not to be run by a test; their blocks say that they are not run, and why.
-OTHERS = {"source", "export", "cp", "sbatch", "tensorboard", "pip"}
+OTHERS = {"source", "export", "cp", "sbatch", "tensorboard", "pip", "lm_eval"}
 README = ROOT / "README.md"
 SHOWN = [(str(block), command) for block in BLOCKS if block.kind == "sh" for command in block.commands]
 

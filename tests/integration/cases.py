@@ -38,11 +38,17 @@ class Case:
     odd: bool = False
     minipost: bool = False
     """Over a checkpoint of the family: 1 layer and 1 bridge layer."""
+    lora: bool = False
+    """Low-rank updates of a checkpoint of the family, and its token matrices."""
+    tokens_alone: bool = False
+    """Token matrices of a checkpoint of the family."""
     lowered: bool = False
     """The mask share is high at first, and from update LOWERED_AFTER on what it else is all along."""
     separators: bool = True
     """Of decoders: whether the token behind each document is predicted."""
     clip_norm: float = 0.5
+    eps: float = 1e-6
+    """Of AdamW."""
     ranks: int = 2
     muon: bool = False
     offload: bool = False
@@ -52,8 +58,10 @@ class Case:
         marks = [self.family, "plain" if self.stage is None else f"zero{self.stage}", self.precision]
         marks += [f"{self.ranks}ranks", f"accumulation{self.accumulation}"]
         marks += ["checkpointing"] * self.checkpointing + ["forgetting"] * self.forgetting + ["odd"] * self.odd
+        marks += ["lora"] * self.lora + ["tokens"] * self.tokens_alone
         marks += ["minipost"] * self.minipost + ["muon"] * self.muon + ["lowered"] * self.lowered
         marks += ["offload"] * self.offload + ["textonly"] * (not self.separators)
+        marks += [f"eps{self.eps:g}"] * (self.eps != 1e-6)
         marks += [f"exits{'and'.join(map(str, self.exits)) or 'none'}", f"clip{self.clip_norm:g}"]
         return "-".join(marks)
 
@@ -62,11 +70,15 @@ class Case:
         return self.family in DECODERS
 
     @property
+    def over_checkpoint(self) -> bool:
+        return self.minipost or self.lora or self.tokens_alone
+
+    @property
     def vocab_size(self) -> int:
         return 401 if self.odd else 400
 
     def recipe(self, data: Path, runs: Path) -> dict[str, Any]:
-        """The recipe's values; the run directory is runs / str(self). MiniPost finds its checkpoint beside the data."""
+        """The recipe's values; the run directory is runs / str(self). A checkpoint to start from is beside the data."""
         body = {**_BODY, **_BODY_OF_FAMILY.get(self.family, {}), **(_ODD_BODY if self.odd else {})}
         plain = "causal" if self.causal else "mlm"
         objective = {"method": "minijoint" if self.exits else plain, "head_weights": self.head_weights}
@@ -79,6 +91,9 @@ class Case:
         if self.minipost:
             model = {"from_checkpoint": str(data / self.family), "exits": (1,), "bridge_layers": 1, "dropout": 0.0}
             objective = {"method": "minipost"}
+        elif self.over_checkpoint:
+            model = {"from_checkpoint": str(data / self.family), "dropout": 0.0}
+            objective = {"method": "lora", "lora": {"rank": 4}} if self.lora else {"method": "embeddings"}
         if not self.separators:
             objective["predict_separators"] = False
         if self.lowered:
@@ -94,6 +109,7 @@ class Case:
                 "learning_rate": LEARNING_RATE,
                 "weight_decay": 0.1,
                 "clip_norm": self.clip_norm,
+                "eps": self.eps,
             },
             "schedule": {"duration": f"{UPDATES} updates", "warmup": f"{WARMUP} updates", "final_share": 0.1},
             "training": {

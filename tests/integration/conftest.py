@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Tokenizer
 
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
@@ -30,21 +33,29 @@ class Lab:
         self._references: dict[Case, Curve] = {}
         self._launched: dict[tuple[Case, ...], tuple[Path, str]] = {}
 
-    def data(self, vocab_size: int = 400) -> Path:
-        """A data directory with so few blocks that 20 updates cross the end of an epoch."""
-        out = self.folder / f"data-{vocab_size}"
+    def data(self, vocab_size: int = 400, family: str = "") -> Path:
+        """A data directory with so few blocks that 20 updates cross the end of an epoch. Of Qwen2 with a tokenizer like
+        Qwen's, since the library reads no other beside such a model."""
+        own = family == "qwen2"
+        out = self.folder / f"data-{vocab_size}{'-qwen2' * own}"
         if not (out / "manifest.json").exists():
-            settings = Settings("en", vocab_size, block_length=BLOCK_LENGTH, validation_share=0.2)
+            tokenizer = str(like_qwens(self.folder / f"qwen2-{vocab_size}", vocab_size)) if own else None
+            shape = {"block_length": BLOCK_LENGTH, "validation_share": 0.2}
+            settings = Settings("en", vocab_size, tokenizer=tokenizer, decoder=own, **shape)
             prepare([str(_PROSE)], out, settings, processes=1)
         return out
 
+    def data_of(self, case: Case) -> Path:
+        return self.data(case.vocab_size, case.family)
+
     def source(self, case: Case) -> None:
-        """A checkpoint for MiniPost, where the case's recipe looks for it."""
-        folder = self.data(case.vocab_size) / case.family
-        if case.minipost and not folder.exists():
-            plain = replace(case, minipost=False, exits=(), checkpointing=False, precision="fp32")
-            recipe = Recipe.model_validate(plain.recipe(self.data(case.vocab_size), self.folder))
-            tokenizer = load_tokenizer(self.data(case.vocab_size))
+        """A checkpoint to start from, where the case's recipe looks for it."""
+        folder = self.data_of(case) / case.family
+        if case.over_checkpoint and not folder.exists():
+            begun = {"minipost": False, "lora": False, "tokens_alone": False}
+            plain = replace(case, **begun, exits=(), checkpointing=False, precision="fp32")
+            recipe = Recipe.model_validate(plain.recipe(self.data_of(case), self.folder))
+            tokenizer = load_tokenizer(self.data_of(case))
             build_primary(recipe, tokenizer, BLOCK_LENGTH).model.save_pretrained(folder)
 
     def reference(self, case: Case) -> Curve:
@@ -52,7 +63,7 @@ class Lab:
         self.source(case)
         key = replace(case, stage=None, accumulation=1, checkpointing=False, precision="fp32", ranks=1, offload=False)
         if key not in self._references:
-            self._references[key] = train_reference(key, self.data(case.vocab_size))
+            self._references[key] = train_reference(key, self.data_of(case))
         return self._references[key]
 
     def run(self, case: Case, group: Sequence[Case]) -> Curve:
@@ -75,7 +86,7 @@ class Lab:
             self.source(case)
         jobs = [
             {
-                "recipe": case.recipe(self.data(case.vocab_size), runs),
+                "recipe": case.recipe(self.data_of(case), runs),
                 "stage": case.stage,
                 "ranks": case.ranks,
                 "offload": case.offload,
@@ -85,6 +96,19 @@ class Lab:
         (runs / "jobs.json").write_text(json.dumps(jobs))
         command = [sys.executable, "tests/integration/rank_script.py", str(runs / "jobs.json")]
         return runs, run_command(command, timeout=560).stdout[-4000:]
+
+
+def like_qwens(folder: Path, vocab_size: int) -> Path:
+    """A byte-level tokenizer as Qwen2's: one token ends texts, and there is no other special one."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>"], show_progress=False,
+                                  initial_alphabet=ByteLevel.alphabet())  # fmt: skip
+    backend.train_from_iterator(_PROSE.read_text(encoding="utf-8").splitlines(), trainer)
+    vocabulary = json.loads(backend.to_str())["model"]
+    merges = [tuple(pair) for pair in vocabulary["merges"]]
+    Qwen2Tokenizer(vocab=vocabulary["vocab"], merges=merges).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,7 +58,7 @@ def train_reference(case: Case, data: Path) -> Curve:
     rule = masking_rule(tokenizer)
     primary = build_primary(recipe, tokenizer, blocks.block_length).train()
     matrices = _token_matrices(primary)
-    trained = _all_or_the_bridge(primary, case)
+    trained = _trained(primary, case)
     muon = ReferenceMuon(
         {
             name: p
@@ -74,7 +74,7 @@ def train_reference(case: Case, data: Path) -> Curve:
         ],
         lr=LEARNING_RATE,
         betas=(0.9, 0.98),
-        eps=1e-6,
+        eps=case.eps,
         fused=False,
     )
     curve = Curve()
@@ -146,8 +146,13 @@ class ReferenceMuon:
         return x
 
 
-def _all_or_the_bridge(primary: PrimaryModel, case: Case) -> dict[str, torch.nn.Parameter]:
-    """What the method trains, written out by name: with MiniPost the layer behind the first, and no other."""
+def _trained(primary: PrimaryModel, case: Case) -> dict[str, torch.nn.Parameter]:
+    """What the method trains, written out by name: all; with MiniPost the layer behind the first, and no other; with
+    LoRA token matrices and factors."""
+    if case.lora or case.tokens_alone:
+        of_tokens, factors = ("embed_tokens.", "embed_in.", "lm_head."), ("lora_A.", "lora_B.")
+        wanted = of_tokens + factors if case.lora else of_tokens
+        return {name: p for name, p in primary.named_parameters() if any(part in name for part in wanted)}
     in_layers = case.causal or case.family == "modernbert"
     bridge = (
         (".gpt_neox" if case.family == "gpt_neox" else ".model") + ".layers.1." if in_layers else ".encoder.layer.1."

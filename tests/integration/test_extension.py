@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import megamini
 from megamini.adaptation.packs.language_pack import LanguagePack
@@ -23,14 +23,15 @@ from tests.integration.adapting import UPDATES, Workshop
 from tests.integration.cases import BLOCK_LENGTH
 from tests.integration.conftest import Lab
 from tests.integration.launching import read_scalars
+from tests.integration.test_decoders import plain_loss
 
 pytestmark = pytest.mark.launched
 
 
 class _Workshop(Workshop):
-    def extended(self, language: str = "ru", add: int = 60, **settings) -> Path:
+    def extended(self, language: str = "ru", add: int = 60, name: str = "extended", **settings) -> Path:
         """Russian and English text, by the source's tokenizer with further pieces."""
-        out = self.folder / f"data-{language}-extended-{add}"
+        out = self.folder / f"data-{language}-{name}-{add}"
         if not out.exists():
             lines = [f"{n} {RUSSIAN}\n\n{n} {line}" for n, line in enumerate(ENGLISH.splitlines()) if line]
             (self.folder / "ru.txt").write_text("\n\n".join(lines), encoding="utf-8")
@@ -150,3 +151,34 @@ def test_an_extension_of_another_tokenizer_is_refused(shop: _Workshop) -> None:
     prepare([str(shop.folder / "other.txt")], out, Settings("ru", **how), processes=1)
     with pytest.raises(UserError, match=r"data.path: .*of-another: its tokenizer is an extension of another tokenizer"):
         build_setup(load_adaptation_recipe(shop.recipe("refused", {"data.path": str(out)})))
+
+
+def test_both_matrices_of_an_untied_decoder_get_new_rows(shop: _Workshop) -> None:
+    """Old rows of both stay to the bit; the log's loss is that of the plugged model, in the library's own forward."""
+    run = shop.pretrained("llama")
+    primary = shop.exported("llama-primary", source=run)
+    data = shop.extended(name="llama", extend_tokenizer=str(primary))
+    adapted = shop.adapted("llama-ru", adaptation__source=str(run), data__path=str(data))
+    pack, scalars = LanguagePack.load(adapted / "packs/ru"), read_scalars(adapted)
+    assert pack.kind == "extension" and pack.output_embeddings.shape == pack.token_embeddings.shape == (60, 32)
+    assert scalars["train/loss"][UPDATES] < scalars["train/loss"][1]
+    for suffix, options in (("", ("--exit", "2")), ("_primary", ())):
+        folder = shop.exported(f"llama-{suffix}-plain", *options, source=run)
+        before = AutoModelForCausalLM.from_pretrained(folder)
+        plugged = shop.exported(f"llama-{suffix}-ru", "--pack", str(adapted / "packs/ru"), source=folder)
+        model = AutoModelForCausalLM.from_pretrained(plugged)
+        loss = plain_loss(model, data)
+        assert scalars[f"validation/loss_ru{suffix}"][UPDATES] == pytest.approx(loss, rel=1e-5)
+        for now, was, rows in (
+            (model.get_input_embeddings(), before.get_input_embeddings(), pack.token_embeddings),
+            (model.get_output_embeddings(), before.get_output_embeddings(), pack.output_embeddings),
+        ):
+            old = len(was.weight)
+            assert torch.equal(now.weight[:old], was.weight)
+            assert torch.equal(now.weight[old:], rows)
+    # It goes on from its own pack.
+    further = shop.adapted("llama-ru-more", adaptation__source=str(run), data__path=str(data),
+                           adaptation__initialise="pack", adaptation__pack=str(adapted / "packs/ru"))  # fmt: skip
+    first = read_scalars(further)["train/loss"][1]
+    assert first < scalars["train/loss"][1]
+    assert not torch.equal(LanguagePack.load(further / "packs/ru").output_embeddings, pack.output_embeddings)

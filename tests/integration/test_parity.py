@@ -5,6 +5,7 @@ within 2e-2 in bf16. So with Muon as with AdamW.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -106,8 +107,18 @@ MUON_BF16 = [
     Case(stage=None, ranks=1, accumulation=4, precision="bf16", muon=True),
     Case(stage=3, minipost=True, exits=(), precision="bf16", checkpointing=True, muon=True),
 ]
+# Rounding, not another mathematics. The first step of AdamW behind a reset moves a weight by learning rate x g / (|g| +
+# eps). Where |g| is below eps, two roundings of g that differ by d move it apart by learning rate / eps = 5,000 d. The
+# small Llama has such gradients, 1e-8, in its output matrix at update 11. Measured by the reference in float64, the one
+# in fp32 is off by 4e-6 in the losses and 2e-2 in the gradient norm, and the run by 2e-6 in the losses. With eps 1e-4
+# and 1e-3 that falls below 1e-6. So these runs are held to the tolerances of all others with an eps above the rounding
+# of gradients, and with the usual eps their losses to RESET_LOSS.
+RESET_LOSS = 1e-5
+RESET_EPS = 1e-3
+AFTER_RESETS = [Case("llama", stage, forgetting=True, accumulation=2) for stage in range(4)]
 DECODING = [
-    *(Case(family, stage, forgetting=True, accumulation=2) for family, stage in product(("llama", "gemma"), range(4))),
+    *(replace(case, eps=RESET_EPS) for case in AFTER_RESETS),
+    *(Case("gemma", stage, forgetting=True, accumulation=2) for stage in range(4)),
     *(Case(family, stage, separators=False, accumulation=4) for family, stage in product(("llama", "qwen2"), range(4))),
     *(Case(family, stage, 2, checkpointing=True, muon=True) for family, stage in product(DECODERS, range(4))),
     *(Case(family, stage, minipost=True, exits=()) for family, stage in product(DECODERS, range(4))),
@@ -162,6 +173,17 @@ def test_forgetting_exits_and_ranks_equal_plain_pytorch(case: Case, lab: Lab, re
 def test_decoders_equal_plain_pytorch(case: Case, lab: Lab, record_property) -> None:
     group = [c for c in DECODING if c.stage == case.stage]
     assert_equal_curves(lab.run(case, group), lab.reference(case), record_property)
+
+
+@pytest.mark.all_combinations
+@pytest.mark.parametrize("case", AFTER_RESETS, ids=str)
+def test_losses_after_resets_of_an_untied_decoder(case: Case, lab: Lab, record_property) -> None:
+    run, reference = lab.run(case, AFTER_RESETS), lab.reference(case)
+    differences = relative_differences(run, reference)
+    record_property("losses", max(differences[name] for name in losses_of(reference)))
+    for name in losses_of(reference):
+        assert differences[name] <= RESET_LOSS, name
+    assert_model_has_what_the_optimizer_has(run, torch.float32)
 
 
 @pytest.mark.all_combinations

@@ -99,7 +99,7 @@ RECIPES: Cases = {
     ),
     "unknown method": (
         lambda w: w.recipe({"objective.method": "minojoint"}),
-        (HERE, "objective.method", "'mlm', 'causal', 'minijoint', 'minipost' or 'head'", "'minojoint'"),
+        (HERE, "objective.method", "'lora' or 'embeddings'", "'minojoint'"),
     ),
     "no model": (lambda w: w.recipe({"model.family": REMOVED}), ("model.family", "model.from_checkpoint")),
     "two models": (lambda w: w.recipe({"model.from_checkpoint": "x"}), ("model.family", "model.from_checkpoint")),

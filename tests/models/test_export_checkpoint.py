@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from megamini.data.read_again import check_read_again
 from megamini.data.tokenizer import load_tokenizer, train_unigram
 from megamini.errors import UserError
 from megamini.models import export
@@ -60,6 +61,14 @@ def test_streamed_equals_what_the_library_saves(family, tmp_path, monkeypatch):
 
 
 def test_a_tokenizer_that_the_library_reads_as_another_is_refused(tmp_path):
+    """Before training already; of other families every tokenizer is taken."""
+    for family in bodies.FAMILIES:
+        config = bodies.small_config(family)
+        if family != "qwen2":
+            check_read_again(bodies.small_tokenizer(), config, "here")
+            continue
+        with pytest.raises(UserError, match=r"here: the model could not be exported with this tokenizer; Auto"):
+            check_read_again(bodies.small_tokenizer(), config, "here")
     model, empty = outline("qwen2")
     with pytest.raises(UserError, match="gives other ids than the one of the run; AutoTokenizer reads any tokenizer"):
         export_checkpoint(empty, bodies.small_tokenizer(), tmp_path / "out", {}, "", model.state_dict().__getitem__)

@@ -176,7 +176,7 @@ BAD_VALUES = {  # section.key: value, and what the line says
     "objective.method": ("mlm", "objective.method minijoint needs model.exits, and mlm has none"),
     "objective.method ": (
         "mini-joint",
-        "objective.method: input should be 'mlm', 'causal', 'minijoint', 'minipost' or 'head'",
+        "objective.method: input should be 'mlm', 'causal', 'minijoint', 'minipost', 'head', 'lora' or 'embeddings'",
     ),
     "objective.mask_share": (0.5, "objective.mask_share: "),
     "objective.mask_share ": (True, "objective.mask_share: input should be a valid number, not True"),

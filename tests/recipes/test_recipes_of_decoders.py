@@ -1,5 +1,6 @@
 """What a recipe may ask of a decoder, and of an encoder: the family decides what is predicted."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,48 @@ def test_a_resumed_run_predicts_separators_as_it_began(began):
     check_identity(identity_of(one, "data"), saved, Path("step-1"), defaults_of(one))
     with pytest.raises(UserError, match=rf"objective\.predict_separators is {not began}, but .* with {began}"):
         check_identity(identity_of(other, "data"), saved, Path("step-1"), defaults_of(other))
+
+
+CONTINUED = [
+    ({"method": "lora"}, {"family": "llama"}, "objective.method lora builds on model.from_checkpoint"),
+    ({"method": "embeddings"}, {"family": "llama"}, "objective.method embeddings builds on model.from_checkpoint"),
+    ({"method": "lora"}, {"from_checkpoint": "m", "exits": [1]}, "needs model.exits, and lora has none"),
+    ({"method": "causal", "lora": {}}, {"family": "llama"}, "objective.lora goes with objective.method: lora"),
+    ({"method": "lora", "lora": {"rank": 0}}, {"from_checkpoint": "m"}, "greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize("objective, model, words", CONTINUED)
+def test_what_continued_training_needs(objective, model, words):
+    with pytest.raises(ValueError, match=words):
+        recipe(objective, **model)
+
+
+@pytest.mark.parametrize("method", ["lora", "embeddings"])
+def test_continued_training_is_for_decoders_and_adamw(method, tmp_path):
+    bodies.small_config("roberta").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"objective.method {method}: goes with decoders alone; .* use mlm"):
+        build_setup(recipe({"method": method}, from_checkpoint=str(tmp_path)), 1)
+    values = recipe({"method": method}, from_checkpoint="m").model_dump(mode="json")
+    with pytest.raises(ValueError, match=r"optimizer\.name muon: goes with methods that train whole layers"):
+        Recipe.model_validate({**values, "optimizer": {"name": "muon", "learning_rate": 1e-3}})
+
+
+def test_lora_without_peft_is_one_line(tmp_path, monkeypatch):
+    bodies.small_model("llama").save_pretrained(tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"needs the package peft, which is not installed; pip install peft=="):
+        build_primary(recipe({"method": "lora"}, from_checkpoint=str(tmp_path)), bodies.small_tokenizer(), 24)
+
+
+def test_identity_knows_lora_by_its_settings(tmp_path):
+    """Said or by default; and of a run without LoRA it is what it was before there was any."""
+    bodies.small_model("llama").save_pretrained(tmp_path)
+    default, said, other = (
+        identity_of(recipe({"method": "lora", **more}, from_checkpoint=str(tmp_path)), "data")
+        for more in ({}, {"lora": {"rank": 8, "alpha": 32}}, {"lora": {"rank": 4}})
+    )
+    assert default == said
+    with pytest.raises(UserError, match=r"objective\.lora is .*4.*, but .* was trained with .*8"):
+        check_identity(other, default, Path("step-1"), defaults_of(recipe({"method": "causal"}, family="llama")))
+    assert "lora" not in identity_of(recipe({"method": "causal"}, family="llama"), "data")["objective"]

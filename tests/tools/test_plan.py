@@ -16,6 +16,7 @@ from megamini.commands.planning.time_plan import break_even, communicated_bytes,
 from megamini.errors import UserError
 from megamini.recipes.sections import load_recipe
 from megamini.training.engines.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
+from tests.models import bodies
 
 ROOT = Path(__file__).parents[2]
 A100 = GPUS["a100-80gb"]
@@ -246,3 +247,23 @@ def test_flash_attention_of_modernbert_counts_what_its_windows_see():
     assert square.shape.spans == windows.shape.spans and None in square.shape.spans and 64 in square.shape.spans
     assert (square.shape.skips_outside_span, windows.shape.skips_outside_span) == (False, True)
     assert windows.flops() < square.flops()
+
+
+def test_a_recipe_over_a_checkpoint_is_planned_by_what_lies_there(tmp_path, capsys, monkeypatch):
+    """Its rows where there are no data yet; a bridge, and the three ways of continued training."""
+    bodies.small_model("llama").save_pretrained(tmp_path / "llama")
+    bodies.small_model("roberta").save_pretrained(tmp_path / "roberta")
+    start, short = f"model.from_checkpoint={tmp_path}", ["--block-length", "32", "--gpus", "1"]
+    for changes in (["objective.method=causal", "objective.lora=null"], ["objective.lora.rank=4"]):
+        status, printed, _ = run(monkeypatch, capsys, "decoder/8b", f"{start}/llama", *changes, *short)
+        assert status == 0 and "120 pieces" in printed
+        lora = 4 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 96))
+        assert (f"low rank updates {lora:,}" in printed) == (changes[0] == "objective.lora.rank=4")
+    status, printed, _ = run(
+        monkeypatch, capsys, "base/minipost", f"{start}/roberta", "model.exits=[1]", "model.bridge_layers=1", *short
+    )
+    assert status == 0 and "120 pieces" in printed
+    status, _, problem = run(monkeypatch, capsys, "decoder/8b", f"{start}/roberta", *short)
+    assert status == 2 and "objective.method lora: goes with decoders alone" in problem
+    status, _, problem = run(monkeypatch, capsys, "decoder/8b", f"{start}/none", *short)
+    assert status == 2 and "model.from_checkpoint:" in problem and "no such folder" in problem

@@ -18,7 +18,7 @@ from megamini.data.tokenizer import NEVER_MATCHED
 from megamini.data.vocabulary.extension import added_pieces
 from megamini.data.vocabulary.unigram import pieces_of, with_pieces
 from megamini.errors import UserError
-from megamini.models.lineage import described
+from megamini.models.lineage import described, output_matrix_of
 
 Kind = Literal["swapped", "extension", "replacement"]
 
@@ -42,11 +42,13 @@ def kind_beside(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model is to speak: matrix fp [V, d], output bias fp [V] or None, tokenizer; and what its configuration is
-    to say of it. left_out: how many rows of an extension are not in it, since another one brought their pieces."""
+    """What a model is to speak: matrix fp [V, d], output bias fp [V] or None, output matrix fp [V, d] where it is not
+    tied, tokenizer; and what its configuration is to say of it. left_out: how many rows of an extension are not in it,
+    since another one brought their pieces."""
 
     matrix: torch.Tensor
     bias: torch.Tensor | None
+    output: torch.Tensor | None
     tokenizer: PreTrainedTokenizerBase
     entry: dict[str, Any]
     left_out: int = 0
@@ -56,17 +58,17 @@ def plugged_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     kind: Kind,
-    rows: tuple[torch.Tensor, torch.Tensor],
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
     ids: torch.Tensor | None,
     own: PreTrainedTokenizerBase,
     where: str,
 ) -> Vocabulary:
     """What `model`, which speaks `tokenizer`, is to speak once a pack is in it.
 
-    rows: the pack's matrix [N, d] and output bias [N]. ids: those of a replacement. own: the pack's tokenizer. An
-    extension goes beside others that are there, whose rows stay, also those of pieces that it has too; any other pack
-    is taken out for it. Raises UserError, which begins with `where`, where the pieces of the pack do not fit, or an
-    extension would change nothing.
+    rows: the pack's matrix [N, d], output bias [N], and output matrix [N, d] if it has one. ids: those of a
+    replacement. own: the pack's tokenizer. An extension goes beside others that are there, whose rows stay, also those
+    of pieces that it has too; any other pack is taken out for it. Raises UserError, which begins with `where`, where
+    the pieces of the pack do not fit, or an extension would change nothing.
     """
     if kind == "swapped":
         return Vocabulary(*rows, own, {})
@@ -79,14 +81,16 @@ def plugged_vocabulary(
                 f"{where}: goes beside the model's own vocabulary, which '{entry['plugged']}' has replaced; "
                 "load the model without that pack"
             )
-        matrix, bias, tokenizer = kept.matrix, kept.output_bias, kept.tokenizer
+        matrix, bias, output, tokenizer = kept.matrix, kept.output_bias, kept.output_matrix, kept.tokenizer
     else:
-        output = projection(model)
-        matrix, bias = token_matrix(model).detach(), None if output is None or output.bias is None else output.bias
+        head, output = projection(model), output_matrix_of(model)
+        matrix, bias = token_matrix(model).detach(), None if head is None or head.bias is None else head.bias
     source = entry.get("own_pieces") if beside else len(tokenizer)
     if not isinstance(source, int) or isinstance(source, bool) or not 0 < source <= len(tokenizer):
         raise UserError(f"{where}: the model's config.json: megamini.own_pieces is {source!r}; export the model again")
-    new = tuple(one.to(matrix.device, matrix.dtype) for one in rows)
+    new = tuple(None if one is None else one.to(matrix.device, matrix.dtype) for one in rows)
+    if new[2] is None or output is None:  # tied; or a task model, which projects onto no vocabulary
+        output = None
     told = {"pack_kind": kind, "own_pieces": source}  # a task model says under `kind` of what kind its task is
     if kind == "replacement":
         replaced = set(ids.tolist())
@@ -97,14 +101,18 @@ def plugged_vocabulary(
         if len(now) != len(theirs) or not all(kept_alike) or replaced & set(tokenizer.all_special_ids):
             raise UserError(f"{where}: its tokenizer is no replacement of pieces of the model's")
         ids = ids.to(matrix.device)
-        changed = None if bias is None else bias.detach().index_copy(0, ids, new[1])
-        return Vocabulary(matrix.index_copy(0, ids, new[0]), changed, own, told)
+        changed = [
+            None if one is None else one.detach().index_copy(0, ids, its)
+            for one, its in zip((matrix, bias, output), new, strict=True)
+        ]
+        return Vocabulary(*changed, own, told)
     now, theirs = pieces_of(tokenizer), pieces_of(own)
     if now is None or theirs is None or theirs[:source] != now[:source] or len(theirs) != source + len(new[0]):
         raise UserError(f"{where}: its tokenizer is no extension of the model's")
     there = {piece: number for number, (piece, _) in enumerate(now)}
     fresh = [number for number, (piece, _) in enumerate(theirs[source:]) if piece not in there]
-    left_out = _other_rows(matrix, bias, new, {n: there[p] for n, (p, _) in enumerate(theirs[source:]) if p in there})
+    shared = {n: there[p] for n, (p, _) in enumerate(theirs[source:]) if p in there}
+    left_out = _other_rows((matrix, bias, output), new, shared)
     if left_out and not fresh:
         raise UserError(
             f"{where}: all its pieces are in the model already, with other rows, such as an earlier pack's; unplug "
@@ -112,21 +120,24 @@ def plugged_vocabulary(
         )
     joined = own if len(now) == source else with_pieces(tokenizer, [theirs[source + n] for n in fresh])
     chosen = torch.tensor(fresh, dtype=torch.int64, device=matrix.device)
-    matrix = torch.cat([matrix[: len(now)], new[0][chosen]])
-    bias = None if bias is None else torch.cat([bias.detach()[: len(now)], new[1][chosen]])
-    return Vocabulary(matrix, bias, joined, told, left_out)
+    longer = [
+        None if one is None else torch.cat([one.detach()[: len(now)], its[chosen]])
+        for one, its in zip((matrix, bias, output), new, strict=True)
+    ]
+    return Vocabulary(*longer, joined, told, left_out)
 
 
 def _other_rows(
-    matrix: torch.Tensor, bias: torch.Tensor | None, new: tuple[torch.Tensor, ...], shared: dict[int, int]
+    held: tuple[torch.Tensor | None, ...], new: tuple[torch.Tensor | None, ...], shared: dict[int, int]
 ) -> int:
-    """How many of the new rows differ from those in the model of the same piece. shared: number of row -> id."""
-    ours, ids = (
-        torch.tensor(list(some), dtype=torch.int64, device=matrix.device) for some in (shared, shared.values())
-    )
-    differ = (matrix[ids] != new[0][ours]).any(1)
-    if bias is not None:
-        differ |= bias.detach()[ids] != new[1][ours]
+    """How many of the new rows differ from those in the model of the same piece. held, new: token matrix, output bias,
+    output matrix. shared: number of row -> id."""
+    device = new[0].device
+    ours, ids = (torch.tensor(list(some), dtype=torch.int64, device=device) for some in (shared, shared.values()))
+    differ = torch.zeros(len(ours), dtype=torch.bool, device=device)
+    for one, its in zip(held, new, strict=True):
+        if one is not None:
+            differ |= (one.detach()[ids] != its[ours]).unsqueeze(-1).flatten(1).any(1)
     return int(differ.sum())
 
 

@@ -76,11 +76,6 @@ class LanguagePack:
                 f"pack '{self.language}': an output matrix of shape {list(output.shape)} does not fit token embeddings "
                 f"of shape {list(matrix.shape)}"
             )
-        if output is not None and self.kind != "swapped":
-            raise UserError(
-                f"pack '{self.language}': holds an output matrix, and no model with one of its own takes a pack of "
-                f"kind {self.kind}; fetch or learn it again"
-            )
         outputs = [] if output is None else [("output matrix", output)]
         for name, tensor in (("token embeddings", matrix), ("output bias", bias), *outputs):
             if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
@@ -231,8 +226,8 @@ def plug(
         if output is not None and output.bias is not None and speaks.bias is not None:
             output.bias.copy_(speaks.bias)
         own_output = output_matrix_of(model)
-        if pack.output_embeddings is not None and own_output is not None:
-            own_output.copy_(pack.output_embeddings)
+        if speaks.output is not None and own_output is not None:
+            own_output.copy_(speaks.output)
     model.tie_weights()
     entry = {key: value for key, value in described(model.config).items() if key not in ("pack_kind", "own_pieces")}
     model.config.megamini = {**entry, "lineage": pack.lineage, "plugged": pack.language, **speaks.entry}
@@ -240,7 +235,7 @@ def plug(
 
 
 def _vocabulary_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack: LanguagePack) -> Vocabulary:
-    rows = pack.token_embeddings, pack.output_bias
+    rows = pack.token_embeddings, pack.output_bias, pack.output_embeddings
     where = f"pack '{pack.language}'"
     return plugged_vocabulary(model, tokenizer, pack.kind, rows, pack.ids, pack.tokenizer, where)
 

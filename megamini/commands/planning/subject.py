@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from megamini.costs.flops import (
     hidden_matrices,
     matrix_parameters,
@@ -15,7 +17,11 @@ from megamini.costs.shape import BodyShape, ExitShape
 from megamini.data.blocks import load_manifest
 from megamini.data.masking import MaskSchedule
 from megamini.data.next_token import NextTokenSchedule
-from megamini.models.build import body_config, is_causal
+from megamini.errors import UserError
+from megamini.models.build import body_config, check_positions, is_causal
+from megamini.models.lora import lora_rank
+from megamini.models.pretrained import load_config
+from megamini.models.primary_model import check_exits
 from megamini.recipes.sections import Recipe
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
@@ -101,13 +107,37 @@ def sizes_in_data(recipe: Recipe) -> tuple[int, int] | None:
     return manifest["vocab_size"], manifest["block_length"]
 
 
+def pieces_of_checkpoint(recipe: Recipe) -> int | None:
+    """Rows of the token matrix of the checkpoint that a recipe starts from; None from scratch. Raises UserError where
+    the checkpoint cannot be read."""
+    return _source_config(recipe).vocab_size if recipe.model.from_checkpoint else None
+
+
+def _source_config(recipe: Recipe) -> PretrainedConfig:
+    start = recipe.model.from_checkpoint
+    return load_config(start, f"model.from_checkpoint: {start}", recipe.model.dropout)
+
+
+def _config(recipe: Recipe, vocab_size: int, block_length: int) -> PretrainedConfig:
+    if recipe.model.from_checkpoint is None:
+        return body_config(recipe.model, Vocabulary(vocab_size), block_length)
+    config, where = _source_config(recipe), f"model.from_checkpoint: {recipe.model.from_checkpoint}"
+    check_positions(config, Vocabulary(vocab_size), block_length, where)
+    check_exits(recipe.model.exits, config.num_hidden_layers, recipe.model.bridge_layers)
+    config.vocab_size = vocab_size
+    return config
+
+
 def subject_of(recipe: Recipe, vocab_size: int, block_length: int) -> Subject:
     """The run of a recipe, on data of so many pieces and blocks so long. Raises UserError where the stretches of its
     schedule, or the stages of its mask share, do not fit into it."""
-    config = body_config(recipe.model, Vocabulary(vocab_size), block_length)
+    config, causal = _config(recipe, vocab_size, block_length), is_causal(recipe.model)
+    if problem := recipe.objective.problem_of(causal):
+        raise UserError(problem)
     exits = tuple(ExitShape(layer, recipe.model.bridge_layers) for layer in recipe.model.exits)
     global_batch = recipe.training.global_batch
-    masks = build_mask_schedule(recipe.objective, block_length, global_batch, is_causal(recipe.model))
+    masks = build_mask_schedule(recipe.objective, block_length, global_batch, causal)
     schedule = build_schedule(recipe.schedule, recipe.optimizer.learning_rate, global_batch * block_length)
     check_mask_stages(masks, schedule.updates)
-    return Subject(recipe, BodyShape.from_config(config, recipe.model.attention), exits, masks, schedule.updates)
+    shape = BodyShape.from_config(config, recipe.model.attention, lora_rank(recipe))
+    return Subject(recipe, shape, exits, masks, schedule.updates)

@@ -12,7 +12,7 @@ from megamini.recipes.sections import BlockOrder, Recipe, RunRecipe, Section
 EARLIER_ORDER: BlockOrder = "blocks"
 
 # Section and key -> default, of keys that are left out where they are at it, as before there were such keys.
-_LEFT_OUT = {("objective", "predict_separators"): True}
+_LEFT_OUT = {("objective", "predict_separators"): True, ("objective", "lora"): None}
 
 
 def identity_of(recipe: Recipe, data_fingerprint: str, of_checkpoint: bool = False) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def identity_of(recipe: Recipe, data_fingerprint: str, of_checkpoint: bool = Fal
 
 def keeps_source(recipe: Recipe) -> bool:
     """Whether much of the model that a run starts from stays as it is, and so is in no checkpoint of the run."""
-    return recipe.objective.method in ("minipost", "head")
+    return recipe.objective.method in ("minipost", "head", "lora", "embeddings")
 
 
 def describe_identity(
@@ -43,9 +43,13 @@ def describe_identity(
     values = recipe.model_dump(mode="json")
     free = {**free, "objective": ["loss_workspace_mib"]}
     chosen = {name: {key: values[name][key] for key in values[name] if key not in keys} for name, keys in free.items()}
+    if "lora" in chosen.get("objective", {}):
+        lora = recipe.objective.lora_settings
+        chosen["objective"]["lora"] = lora and lora.model_dump()
     for (section, key), default in _LEFT_OUT.items():
-        if chosen.get(section, {}).get(key) == default:
-            del chosen[section][key]
+        values_of = chosen.get(section, {})
+        if key in values_of and values_of[key] == default:
+            del values_of[key]
     chosen["optimizer"] = {key: values["optimizer"][key] for key in ("betas", "eps", "weight_decay")}
     if "name" in values["optimizer"]:
         muon = recipe.optimizer.muon_settings

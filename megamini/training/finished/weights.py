@@ -13,6 +13,7 @@ from megamini.data.blocks import fingerprint_of_all, load_manifest
 from megamini.data.tokenizer import fingerprint, load_tokenizer
 from megamini.errors import UserError
 from megamini.models.build import build_primary, is_causal, model_config, outline_of, source_weights
+from megamini.models.lora import low_rank_update, plain_name
 from megamini.models.materialise import Weights
 from megamini.models.primary_model import PrimaryModel, assert_tied
 from megamini.recipes.sections import Recipe, load_recipe
@@ -35,28 +36,44 @@ class RunCheckpoint:
     checkpoint: Path
 
     def build(self) -> PrimaryModel:
-        """The run's model, in which what does not train stands as it is, and the rest for the checkpoint's to come."""
-        block_length = self.data_manifests[0]["block_length"]
-        return build_primary(self.recipe, self.tokenizer, block_length, from_source=keeps_source(self.recipe))
+        """The run's model, in which what does not train stands as it is, and the rest for `read` to give."""
+        block_length, recipe = self.data_manifests[0]["block_length"], self._merged
+        return build_primary(recipe, self.tokenizer, block_length, from_source=keeps_source(recipe))
 
     @cached_property
     def outline(self) -> PrimaryModel:
         """The run's model without weights, on the meta device."""
-        return outline_of(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
+        return outline_of(self._merged, self.tokenizer, self.data_manifests[0]["block_length"])
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor of the model's state dict, fp32, as of the checkpoint. Raises `UserError` where that lacks it."""
+        """One tensor of the model's state dict, fp32, as of the checkpoint, with its low-rank update if there is one.
+        Raises `UserError` where the checkpoint lacks it."""
         parameter = self._parameters[name]
         first_name, *more_names = self._names[id(parameter)]
         if parameter.requires_grad:
             return self._shards.read(WEIGHT, first_name, 0, parameter.numel()).reshape(parameter.shape)
         # What the run's method leaves as it is stands in its source: checkpoints hold what trains.
         found = (self._source(own.removeprefix("model.")) for own in (first_name, *more_names))
-        return next(tensor for tensor in found if tensor is not None).float()
+        tensor = next(tensor for tensor in found if tensor is not None).float()
+        lora = self.recipe.objective.lora_settings
+        update = low_rank_update(name, self._parameters, self.read, lora) if lora else None
+        return tensor if update is None else tensor + update
+
+    @property
+    def _merged(self) -> Recipe:
+        """The recipe of the model that comes out of the run: low-rank updates are added to what they update."""
+        if self.recipe.objective.lora_settings is None:
+            return self.recipe
+        objective = self.recipe.objective.model_copy(update={"method": "causal", "lora": None})
+        return self.recipe.model_copy(update={"objective": objective})
 
     @cached_property
     def _parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.outline.named_parameters(remove_duplicate=False))
+        """Of the model as it was trained, by their names in the one that comes out of the run."""
+        outline = self.outline
+        if self._merged is not self.recipe:
+            outline = outline_of(self.recipe, self.tokenizer, self.data_manifests[0]["block_length"])
+        return {plain_name(name): one for name, one in outline.named_parameters(remove_duplicate=False)}
 
     @cached_property
     def _names(self) -> dict[int, list[str]]:

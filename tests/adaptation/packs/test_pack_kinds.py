@@ -4,24 +4,20 @@ import copy
 import json
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from megamini.adaptation.beside_source import kind_of
 from megamini.adaptation.packs.kinds import kind_beside
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import plugged, unplug
 from megamini.data.vocabulary.unigram import with_pieces
 from megamini.downstream.task_model import lineage_entries
 from megamini.errors import UserError
-from megamini.files import sha256_of
 from megamini.models.lineage import lineage_of
 from tests.data.vocabulary.languages import ids, without_bytes
-from tests.models.bodies import DECODERS, ENCODERS, VOCAB, WIDTH, small_config, small_model
+from tests.models.bodies import ENCODERS, UNTIED, VOCAB, WIDTH, small_config, small_model
 
 WORDS = [f"{a}{b}" for a in "abcdefghijkv" for b in "lmnopqrstu"]
 OLD = without_bytes({"▁": -3.0} | {f"▁{word}": -4.0 - n / 100 for n, word in enumerate(WORDS[: VOCAB - 6])})
@@ -129,19 +125,11 @@ def test_the_same_rows_twice_are_no_news_and_other_rows_of_all_pieces_are_refuse
 
 
 @pytest.mark.parametrize("kind", ["extension", "replacement"])
-def test_a_part_with_an_output_matrix_is_refused(tmp_path, kind):
+def test_a_part_with_an_output_matrix_does_not_go_into_a_tied_model(kind):
     model = small_model("roberta")
     pack = extension(model, "el", GREEK) if kind == "extension" else replacement(model)
-    with pytest.raises(UserError, match=f"holds an output matrix, .* of kind {kind}"):
-        replace(pack, output_embeddings=pack.token_embeddings)
-    pack.save(tmp_path / "pack")
-    weights, description = tmp_path / "pack/embeddings.safetensors", tmp_path / "pack/pack.json"
-    tensors = load_file(weights)
-    save_file(tensors | {"output_embeddings": tensors["token_embeddings"].clone()}, weights)
-    told = json.loads(description.read_text()) | {"embeddings_sha256": sha256_of(weights)}
-    description.write_text(json.dumps(told))
-    with pytest.raises(UserError, match=f"embeddings.safetensors: .* holds an output matrix, .* of kind {kind}"):
-        LanguagePack.load(tmp_path / "pack")
+    with pytest.raises(UserError, match="holds an output matrix, and this model's is its token matrix"):
+        plug(model, OLD, replace(pack, output_embeddings=pack.token_embeddings))
 
 
 def test_a_task_model_still_says_what_its_task_is():
@@ -215,17 +203,50 @@ def test_an_exported_extended_model_takes_further_extensions_and_no_other_part(t
         plug(fresh, own, packs[2])
 
 
-def test_a_model_with_an_output_matrix_of_its_own_is_refused():
-    config = small_config(DECODERS[0], tie_word_embeddings=False)
-    text = SimpleNamespace(path="data/el", tokenizer=with_pieces(OLD, GREEK), train=SimpleNamespace(manifest={}))
-    tied, untied = (
-        SimpleNamespace(tokenizer=OLD, body=SimpleNamespace(config=one)) for one in (small_config("roberta"), config)
-    )
-    assert kind_of(text, tied)[0] == "extension"
-    with pytest.raises(UserError, match="data/el: its tokenizer is an extension of the source's, which has an output"):
-        kind_of(text, untied)
-    text.tokenizer = OLD
-    assert kind_of(text, untied) == ("swapped", None)
+def untied_pack(model, kind):
+    """With rows for both matrices of a model that does not tie them."""
+    pack = extension(model, "el", GREEK) if kind == "extension" else replacement(model)
+    output = torch.randn(pack.token_embeddings.shape, generator=torch.Generator().manual_seed(5))
+    return replace(pack, output_embeddings=output)
+
+
+@pytest.mark.parametrize("kind", ["extension", "replacement"])
+@pytest.mark.parametrize("family", UNTIED)
+def test_rows_go_into_both_matrices_where_these_are_not_tied(family, kind, tmp_path):
+    model = small_model(family)
+    before = [one.weight.clone() for one in (model.get_input_embeddings(), model.get_output_embeddings())]
+    text = torch.tensor([[0, 6, 7, 8]])
+    logits = model(text).logits
+    pack = untied_pack(model, kind)
+    pack.save(tmp_path / "pack")
+    plug(model, OLD, LanguagePack.load(tmp_path / "pack"))
+    now = [one.weight for one in (model.get_input_embeddings(), model.get_output_embeddings())]
+    own = torch.arange(VOCAB, VOCAB + 3) if kind == "extension" else pack.ids
+    old = [number for number in range(VOCAB) if number not in own.tolist()]
+    for matrix, was, rows in zip(now, before, (pack.token_embeddings, pack.output_embeddings), strict=True):
+        assert torch.equal(matrix[own], rows)
+        assert torch.equal(matrix[old], was[old])
+    assert torch.equal(model(text).logits[..., old], logits[..., old])
+    unplug(model)
+    assert torch.equal(model(text).logits, logits)
+    with pytest.raises(UserError, match="holds no output matrix, and this model's is not its token matrix"):
+        plug(model, OLD, replace(pack, output_embeddings=None))
+    assert torch.equal(model.get_output_embeddings().weight, before[1])
+
+
+def test_extensions_of_an_untied_model_plug_beside_one_another():
+    model = small_model("llama")
+    greek, russian = untied_pack(model, "extension"), extension(model, "ru", RUSSIAN, seed=2)
+    russian = replace(russian, output_embeddings=russian.token_embeddings + 1)
+    tokenizer = plug(model, plug(model, OLD, greek), russian)
+    assert len(tokenizer) == VOCAB + 6 == model.config.vocab_size
+    rows = torch.cat([greek.output_embeddings, russian.output_embeddings[:3]])
+    assert torch.equal(model.get_output_embeddings().weight[VOCAB:], rows)
+    # A pack of another kind takes their place, and they its own.
+    instead = untied_pack(model, "replacement")
+    plug(model, tokenizer, instead)
+    assert len(model.get_output_embeddings().weight) == VOCAB
+    assert torch.equal(model.get_output_embeddings().weight[instead.ids], instead.output_embeddings)
 
 
 def test_what_does_not_fit_is_one_line(tmp_path):
