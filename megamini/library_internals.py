@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from megamini.errors import UserError
 
-TESTED = {"accelerate": "1.15.0", "deepspeed": "0.19.8", "torch": "2.13.0", "transformers": "5.23.0"}
+# The first is the one of requirements.txt; others are those that an open range installs.
+TESTED = {
+    "accelerate": ("1.15.0",),
+    "deepspeed": ("0.19.8",),
+    "torch": ("2.13.0",),
+    "transformers": ("5.23.0", "5.24.0"),
+}
 
 _STAGE_1_AND_2 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
 _STAGE_3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
@@ -149,10 +155,10 @@ def check_attributes(library: str, thing: Any, names: Sequence[str]) -> None:
 def say_where_untested(library: str) -> None:
     """One line, from rank 0, where another version of a library is installed than the one tested here."""
     installed = _installed(library)
-    if installed not in (None, TESTED[library]) and os.environ.get("RANK", "0") == "0":
+    if installed not in (None, *TESTED[library]) and os.environ.get("RANK", "0") == "0":
         print(
             f"warning: {library} {installed} is installed, and megamini uses internals of it that were tested with "
-            f"{TESTED[library]}; should something fail: pip install {library}=={TESTED[library]}",
+            f"{' and '.join(TESTED[library])}; should something fail: pip install {library}=={TESTED[library][0]}",
             file=sys.stderr,
             flush=True,
         )
@@ -169,7 +175,7 @@ def _installed(library: str) -> str | None:
 def _gone(library: str, part: str) -> str:
     return (
         f"{library} {_installed(library)} lacks {part.replace(':', '.')}, which megamini uses; install the version "
-        f"that was tested: pip install {library}=={TESTED[library]}"
+        f"that was tested: pip install {library}=={TESTED[library][0]}"
     )
 
 

@@ -5,6 +5,7 @@ all tasks by SIGTERM when one fails, and returns a task's death by signal rather
 """
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -36,7 +37,7 @@ def state() -> Path:
 
 def sbatch(arguments: list[str]) -> int:
     """Run the script, and again as long as it is queued again; unlike Slurm's, return when the job is over."""
-    given = dict(one.removeprefix("--").split("=", 1) for one in arguments if one.startswith("--"))
+    given = leading_options(arguments)
     script, *rest = arguments[len(given) :]
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(\S*)", Path(script).read_text(), re.M)) | given
     tasks = int(asked["nodes"]) * int(asked["ntasks-per-node"])
@@ -62,8 +63,13 @@ def sbatch(arguments: list[str]) -> int:
         requeued.unlink()
 
 
+def leading_options(arguments: list[str]) -> dict[str, str]:
+    before = itertools.takewhile(lambda one: one.startswith("--"), arguments)
+    return dict(one.removeprefix("--").split("=", 1) for one in before)
+
+
 def srun(arguments: list[str]) -> int:
-    options = dict(one.removeprefix("--").split("=", 1) for one in arguments if one.startswith("--"))
+    options = leading_options(arguments)
     command = arguments[len(options) :]
     tasks = []
     for number in range(int(os.environ["SLURM_NTASKS"])):

@@ -23,18 +23,17 @@ UPDATES = 40
 
 
 class Job:
-    """A job in the queue: a recipe under sbatch."""
+    """A job in the queue: the script under sbatch, with its arguments."""
 
-    def __init__(self, lab: Lab, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, program: str = "") -> None:
         self.state, self.directory = folder / "state", folder / "run"
         self.state.mkdir()
         slurm.install(folder / "bin")
-        recipe = folder / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump({**Case(stage=1).recipe(lab.data(), folder), "name": "run"}))
         path = f"{folder / 'bin'}:{os.environ['PATH']}"
         environment = {**os.environ, **ENVIRONMENT, "PATH": path, "STAND_IN_STATE": str(self.state)}
+        environment |= {"PROGRAM": program} if program else {}
         options = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=3", "launch/cluster/pretrain.sbatch"]
-        command = ["sbatch", *options, str(recipe), f"schedule.duration={UPDATES} updates", *overrides]
+        command = ["sbatch", *options, *arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
     @property
@@ -65,7 +64,10 @@ class Job:
 
 @pytest.fixture
 def job(lab: Lab, tmp_path: Path) -> Iterator[Job]:
-    job = Job(lab, tmp_path, "checkpoint.every=null", "data.workers=1")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**Case(stage=1).recipe(lab.data(), tmp_path), "name": "run"}))
+    changes = [f"schedule.duration={UPDATES} updates", "checkpoint.every=null", "data.workers=1"]
+    job = Job(tmp_path, str(recipe), *changes)
     yield job
     tasks = job.state / "tasks"
     for pid in [job.process.pid, *(map(int, tasks.read_text().split()) if tasks.exists() else ())]:
@@ -101,3 +103,9 @@ def test_a_signal_before_python_runs_is_requeued(job: Job) -> None:
     job.preempt()
     job.wait_for(lambda: job.started(2))
     assert job.requeued == 1
+
+
+def test_the_doctor_runs_on_all_ranks_of_a_job(tmp_path: Path) -> None:
+    job = Job(tmp_path, f"--runs={tmp_path}", "--need-gb=0", program="tools/doctor.py")
+    job.process.wait(300)
+    assert "2 ranks" in job.log and "Traceback" not in job.log, job.log[-3000:]
