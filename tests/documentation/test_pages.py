@@ -54,6 +54,9 @@ def arguments_of(script: Path, words: list[str]):
 
 @pytest.mark.parametrize("where, words", SHOWN, ids=[f"{where}-{words[0]}" for where, words in SHOWN])
 def test_every_command_is_one_that_there_is(where, words):
+    while variable := re.fullmatch(r"[A-Z_]+=(.*)", words[0]):  # set for this command alone
+        assert "/" not in variable[1] or (ROOT / variable[1]).exists(), variable[0]
+        words = words[1:]
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"make has no target {words[1]}"
         return

@@ -38,7 +38,8 @@ def plan_report(subject: Subject, cluster: Cluster) -> str:
         f"* Time: {times.days:.1f} days, {times.gpu_hours:,.0f} GPU-hours, assuming {cluster.utilisation:.0%} of peak",
         f"* Communication: {times.communication:.2f} s an update at {cluster.slowest_link / 1e9:.0f} GB/s, against "
         f"{times.compute:.2f} s of compute ({times.communication / times.compute:.0%})",
-        f"* Checkpoint: {_gb(checkpoint)} on disk, {_gb(checkpoint / cluster.gpus)} written by each GPU",
+        f"* Checkpoint: {_gb(checkpoint)} on disk, {_gb(checkpoint / cluster.gpus)} written by each GPU; "
+        f"{_gb((recipe.checkpoint.keep_last + 1) * checkpoint)} for those that are kept and the one that is written",
         "",
         f"GB on each GPU. At most {_gb(cluster.budget)} may be filled:",
         "",
