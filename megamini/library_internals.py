@@ -48,7 +48,10 @@ USED: dict[str, tuple[Internals, ...]] = {
         Internals("accelerate", ("accelerate.utils.other:is_deepspeed_available",)),
         Internals(
             "transformers",
-            ("transformers.integrations.deepspeed:unset_hf_deepspeed_config",),
+            (
+                "transformers.integrations.deepspeed:unset_hf_deepspeed_config",
+                "transformers:Trainer._get_train_sampler",
+            ),
             marks=("_n_gpu",),
         ),
     ),

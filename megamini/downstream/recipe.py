@@ -115,6 +115,8 @@ class FinetuneTraining(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Precision of activations. Weights and optimizer stay fp32; under DeepSpeed with bf16, only the master copies do.
     auto: tf32 (fp32, with matrix products in TF32) on a GPU that has it, else fp32."""
+    group_by_length: bool = True
+    """Inputs of about equal length share an update, so that little is padded. Updates come in random order."""
     seeds: Seeds = (0,)
     """One model is fine-tuned for each seed. A seed decides the initial head, the order of examples and dropout."""
     runs: PathName = "runs"
