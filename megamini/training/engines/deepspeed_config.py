@@ -92,12 +92,17 @@ def read_deepspeed_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    for key in values:
-        if key in OWNED_BY_RECIPE:
-            raise UserError(f"{path}: '{key}' belongs to the recipe: set {OWNED_BY_RECIPE[key]} there")
-        if key not in ALLOWED_KEYS:
-            raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, ALLOWED_KEYS)}")
-        _check_value(path, key, values[key])
+    wrong = [
+        f"'{key}' belongs to the recipe: set {OWNED_BY_RECIPE[key]} there"
+        if key in OWNED_BY_RECIPE
+        else f"unknown key '{key}'{did_you_mean(key, ALLOWED_KEYS)}"
+        for key in values
+        if key not in ALLOWED_KEYS
+    ]
+    if wrong:
+        raise UserError(f"{path}: {'; '.join(wrong)}")
+    for key, value in values.items():
+        _check_value(path, key, value)
     return values
 
 

@@ -45,6 +45,11 @@ def refusal(path):
     [
         ({"zero_optimisation": {"stage": 2}}, "unknown key 'zero_optimisation'; did you mean 'zero_optimization'?"),
         ({"qqqqqq": 1}, "unknown key 'qqqqqq'"),
+        (
+            {"train_batch_size": 8, "qqqqqq": 1, "fp16": {}},
+            "'train_batch_size' belongs to the recipe: set training.global_batch there; unknown key 'qqqqqq'; "
+            "'fp16' belongs to the recipe: set training.precision there",
+        ),
         ({"zero_optimization": 2}, 'zero_optimization: expected an object such as {"stage": 2}'),
         ({"train_batch_size": 8}, "'train_batch_size' belongs to the recipe: set training.global_batch there"),
         ({"gradient_clipping": 1.0}, "'gradient_clipping' belongs to the recipe: set optimizer.clip_norm there"),
