@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megamini import machine
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.data import batches
 from megamini.downstream.finetuning import finetune
 from megamini.downstream.finetuning.trainer import training_arguments

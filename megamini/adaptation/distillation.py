@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from megamini.adaptation.hidden_states import hidden_states, means_over
 from megamini.adaptation.matched_text import MatchedText, Vocabulary, matched_texts
-from megamini.adaptation.relearn_setup import RelearningSetup
+from megamini.adaptation.relearning.setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
 from megamini.adaptation.starting_points.lexicon import Lexicon
 from megamini.adaptation.starting_points.piece_forms import piece_forms, shared_pieces

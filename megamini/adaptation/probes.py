@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from megamini.adaptation.candidates import Candidate, candidates, choose, probe_updates
 from megamini.adaptation.hidden_states import hidden_states, means_over
-from megamini.adaptation.relearn_model import RelearnModel
-from megamini.adaptation.relearn_setup import RelearningSetup
+from megamini.adaptation.relearning.model import RelearnModel
+from megamini.adaptation.relearning.setup import RelearningSetup
 from megamini.adaptation.starting_points.initialise import StartingPoint
 from megamini.data.tokenizer import encode
 from megamini.machine import device_memory

@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from megamini.adaptation.recipe import AdaptationRecipe
-from megamini.adaptation.relearn_model import RelearnModel
-from megamini.adaptation.relearn_setup import build_setup
+from megamini.adaptation.relearning.build import build_setup
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.adaptation.starting_points.kept import start_sha256
 from megamini.adaptation.starts import in_words, starting_points
 from megamini.machine import device_memory

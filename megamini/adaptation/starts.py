@@ -9,7 +9,7 @@ from megamini.adaptation.beside_source import output_beside_source, rows_beside_
 from megamini.adaptation.distillation import distilled
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.probes import best_start
-from megamini.adaptation.relearn_setup import RelearningSetup
+from megamini.adaptation.relearning.setup import RelearningSetup
 from megamini.adaptation.starting_points import kept as kept_starts
 from megamini.adaptation.starting_points.initialise import MIXING, StartingPoint, initialise
 from megamini.adaptation.starting_points.lexicon import read_lexicon

@@ -30,7 +30,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from megamini.adaptation.relearn import adapt
-    from megamini.adaptation.relearn_setup import build_setup
+    from megamini.adaptation.relearning.build import build_setup
     from megamini.training.engines.precision import resolve_precision
 
     disable_progress_bar()  # the library's bars for loading say little and pass in a second

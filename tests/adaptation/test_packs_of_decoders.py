@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from megamini.adaptation.packs.language_pack import LanguagePack, plug
 from megamini.adaptation.packs.plugging import unplug
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.adaptation.starting_points.initialise import initialise
 from megamini.adaptation.starting_points.vocabularies import Source, Target
 from megamini.data.batches import Batch

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.data.batches import Batch
 from megamini.recipes.sections import OptimizerSection, TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine

@@ -13,8 +13,8 @@ from unittest import mock
 import pytest
 import torch
 
-from megamini.adaptation import relearn_setup
 from megamini.adaptation.packs.language_pack import LanguagePack
+from megamini.adaptation.relearning import build
 from megamini.training.engines import plain_engine
 from megamini.training.engines.loss_scale import LossScale
 from megamini.training.safety.safe_point import SafePoint
@@ -141,7 +141,7 @@ def adapt_in_fp16(path: str) -> None:
     scale = LossScale()
     scale.restore({"cur_scale": 2.0**19})
     with (
-        mock.patch.object(relearn_setup, "use_kernels_of"),
+        mock.patch.object(build, "use_kernels_of"),
         mock.patch.object(plain_engine, "LossScale", lambda: scale),
     ):
         adapt(path)

@@ -9,7 +9,7 @@ import torch
 from megamini.adaptation import distillation, starts
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
-from megamini.adaptation.relearn_setup import build_setup
+from megamini.adaptation.relearning.build import build_setup
 from megamini.adaptation.starting_points.piece_forms import piece_forms, shared_pieces
 from megamini.costs.flops import BodyShape, body_forward_flops, training_flops
 from megamini.data.preparation.prepare import Settings, prepare

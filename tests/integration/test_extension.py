@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 import megamini
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
-from megamini.adaptation.relearn import build_setup
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.build import build_setup
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.adaptation.starts import starting_point
 from megamini.data.batches import validation_batches
 from megamini.data.preparation.prepare import Settings, prepare

@@ -9,7 +9,7 @@ import torch
 from megamini.adaptation import starts
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
-from megamini.adaptation.relearn import build_setup
+from megamini.adaptation.relearning.build import build_setup
 from tests.integration.adapting import UPDATES, Workshop, adapt
 from tests.integration.conftest import Lab
 

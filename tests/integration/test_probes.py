@@ -11,7 +11,7 @@ from megamini.adaptation import probes, starts
 from megamini.adaptation.candidates import CLOSE_LOSS, CLOSE_RETRIEVAL, Candidate, candidates, choose, probe_updates
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import AdaptationSection, load_adaptation_recipe
-from megamini.adaptation.relearn_setup import build_setup
+from megamini.adaptation.relearning.build import build_setup
 from megamini.errors import UserError
 from tests.integration.adapting import Workshop
 from tests.integration.conftest import Lab

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import megamini
 from megamini.adaptation.packs.language_pack import LanguagePack
 from megamini.adaptation.recipe import load_adaptation_recipe
-from megamini.adaptation.relearn import build_setup
+from megamini.adaptation.relearning.build import build_setup
 from megamini.adaptation.starts import starting_point
 from megamini.commands.report import main as report
 from megamini.data.preparation.prepare import Settings, prepare

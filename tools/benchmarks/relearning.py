@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from transformers import AutoModelForMaskedLM
 
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.costs.flops import BodyShape, training_flops
 from megamini.data.batches import Batch
 from megamini.recipes.sections import OptimizerSection, TrainingSection

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM
 
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.costs.flops import (
     BodyShape,
     ExitShape,

@@ -263,7 +263,7 @@ def test_a_sources_tokenizer_may_pad_with_what_ends_a_text(role, foreign):
 @pytest.mark.parametrize("role", ["eos", "bos"])
 def test_learned_positions_are_those_of_the_plugged_model(role):
     """RoBERTa counts positions by the pad's id: what is learned over it must stand where it will be read."""
-    from megamini.adaptation.relearn_model import RelearnModel
+    from megamini.adaptation.relearning.model import RelearnModel
 
     source = with_pad(role)
     number = getattr(source, f"{role}_token_id")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForSequenceClassification
 
-from megamini.adaptation.relearn_model import RelearnModel
+from megamini.adaptation.relearning.model import RelearnModel
 from megamini.data.batches import Batch
 from megamini.downstream.finetuning.trainer import freeze_token_embeddings
 from megamini.downstream.kinds.forward import Collator, outputs_of
