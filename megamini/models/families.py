@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from megamini.errors import UserError
-from megamini.recipes.sections import FamilyName
+from megamini.recipes.values import FamilyName
 
 Transform = Callable[[list[nn.Module], torch.Tensor], torch.Tensor]
 

@@ -19,7 +19,8 @@ from transformers import AutoModelForMaskedLM
 from megamini.adaptation.relearning.model import RelearnModel
 from megamini.costs.flops import BodyShape, training_flops
 from megamini.data.batches import Batch
-from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (

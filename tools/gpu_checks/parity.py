@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from megamini.files import write_atomically
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.run import pretrain_plain
 from tools.gpu_checks.context import Context, run_script, write_recipe
 
