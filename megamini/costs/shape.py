@@ -222,6 +222,18 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
     }
 
 
+def built_shape(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> BodyShape:
+    """The body that a method of pretraining holds in memory: `minipost` has the mini-model alone."""
+    return shape.mini(only_exit(exits)) if method == "minipost" else shape
+
+
+def built_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> dict[str, int]:
+    """Parameters by group of what a method of pretraining holds in memory; a bridge counts among the layers."""
+    if method == "minijoint":
+        return parameter_counts(shape, method, exits)
+    return parameter_counts(built_shape(shape, method, exits))
+
+
 def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
     """Parameters that the method trains: all; in `minipost` the bridge layers; in `head` transform and output bias; in
     adaptation token matrix, bias, and the output matrix where it is another one; in `lora` the low-rank updates too."""
