@@ -6,8 +6,8 @@ python tools/likelihood_tasks.py text --data "data/text/debian-handbook.{languag
 
 xnli, pawsx, sib200: labelled examples, as docs/tasks-and-evaluation.md has their files. Each class is answered by a
 word; --phrases has the words of languages that none come along for. text: which of four texts goes on a document of
-your own. Written for each language: TASK_LANGUAGE.jsonl, one question a line, and TASK_LANGUAGE.yaml, which says to
-lm-eval how to read it.
+your own. Written for each language: megamini_TASK_LANGUAGE.jsonl, one question a line, and
+megamini_TASK_LANGUAGE.yaml, which says to lm-eval how to read it.
 """
 
 from pathlib import Path
@@ -30,6 +30,11 @@ def main() -> None:
         raise UserError(f"--limit {options.limit}: must be at least 1")
     if options.task == "text" and options.phrases:
         raise UserError("--phrases: goes with labelled tasks; text asks for the text that follows")
+    if options.task == "text" and len(options.languages) > 1 and "{language}" not in options.data:
+        raise UserError(
+            f"--data {options.data}: would be the text of {' and '.join(options.languages)}; put {{language}} in its "
+            "path, or write one language at a time"
+        )
 
     from megamini.commands.likelihood_tasks.files import write_task
     from megamini.commands.likelihood_tasks.questions import questions_of_text, questions_on_classes
