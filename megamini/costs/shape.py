@@ -12,8 +12,8 @@ Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "lora", "embe
 body), lora (token matrices, and low-rank updates of the layers' matrices), embeddings (token matrices alone).
 Adaptation (relearning the embeddings): standard, over the whole primary model, or mini, over one exit."""
 
-TOKENS_ALONE: tuple[Method, ...] = ("embeddings", "standard", "mini")
-"""Methods that train token matrices and output bias over a frozen body."""
+OVER_FROZEN: tuple[Method, ...] = ("lora", "embeddings", "standard", "mini")
+"""Methods that train token matrices and output bias over layers whose own matrices are frozen; lora factors beside."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShap
         return counts["exits"]
     if method == "head":
         return counts["head_transform"] + counts["output_bias"]
-    if method in ("lora", *TOKENS_ALONE):
+    if method in OVER_FROZEN:
         tokens = counts["token_embeddings"] + counts["output_bias"] + counts["output_embeddings"]
         return tokens + counts["low_rank_updates"]
     return sum(counts.values())

@@ -105,6 +105,7 @@ BAD = {
         ("text", "text.de.txt", "de", "--languages", "de", "en"),
         r"would be the text of de and en; put {",
     ),
+    "split of text": (("text", "text.de.txt", "de", "--split", "test"), "--split: goes with labelled tasks"),
     "phrases of text": (("text", "text.de.txt", "de", "--phrases", "x"), "--phrases: goes with labelled tasks"),
 }
 

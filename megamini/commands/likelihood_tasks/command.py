@@ -21,15 +21,16 @@ def main() -> None:
     add("task", choices=("xnli", "pawsx", "sib200", "text"), help="whose examples")
     add("--data", required=True, metavar="DIR", help="folder of the task; text: a file, with {language} in its path")
     add("--languages", nargs="+", required=True, metavar="CODE", help="a task for each")
-    add("--split", default="test", metavar="NAME", help="of a labelled task (default: test)")
+    add("--split", metavar="NAME", help="of a labelled task (default: test)")
     add("--limit", type=int, metavar="N", help="most questions a language, evenly spread over all; unset: all")
     add("--phrases", metavar="FILE", help="YAML with pattern and answers, with {language} in its path")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: must be at least 1")
-    if options.task == "text" and options.phrases:
-        raise UserError("--phrases: goes with labelled tasks; text asks for the text that follows")
+    for name in ("phrases", "split") if options.task == "text" else ():
+        if getattr(options, name):
+            raise UserError(f"--{name}: goes with labelled tasks; text asks for the text that follows")
     if options.task == "text" and len(options.languages) > 1 and "{language}" not in options.data:
         raise UserError(
             f"--data {options.data}: would be the text of {' and '.join(options.languages)}; put {{language}} in its "
@@ -46,7 +47,7 @@ def main() -> None:
             questions = questions_of_text(options.data, language, options.limit)
         else:
             questions = questions_on_classes(
-                options.task, options.data, options.split, language, options.phrases, options.limit
+                options.task, options.data, options.split or "test", language, options.phrases, options.limit
             )
         path = write_task(options.out, options.task, language, questions)
         print(f"{path}: {len(questions):,} questions of {len(questions[0].choices)} choices")

@@ -6,7 +6,7 @@ from megamini.commands.planning.clusters import Cluster
 from megamini.commands.planning.memory_plan import Layout
 from megamini.commands.planning.subject import Subject
 from megamini.costs.flops import training_flops
-from megamini.costs.shape import only_exit
+from megamini.costs.shape import OVER_FROZEN, only_exit
 
 DAY = 86_400.0
 PUBLISHED_TOKENS = 125_000 * 2_048 * 512
@@ -48,7 +48,7 @@ def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
     training, muon = subject.recipe.training, subject.recipe.optimizer.muon_settings
     # The layers' forward pass once more: a third of all, and half where their matrices are frozen.
-    forward = 1 / 2 if subject.method in ("lora", "embeddings") else 1 / 3
+    forward = 1 / 2 if subject.method in OVER_FROZEN else 1 / 3
     flops = (1 + forward * layout.checkpointing) * subject.flops()
     seconds = flops / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
     if muon:
