@@ -18,6 +18,7 @@ from tests.integration.ranks import pretrain
 from tests.integration.test_decoders import plain_loss
 from tests.integration.test_parity import BF16 as BF16_TOLERANCE
 from tests.integration.test_parity import (
+    RESET_EPS,
     assert_equal_curves,
     assert_model_has_what_the_optimizer_has,
     losses_of,
@@ -34,7 +35,9 @@ CASES = [
     *(Case("llama", stage, accumulation=2, **LORA) for stage in range(4)),
     Case("gemma", 2, checkpointing=True, **LORA),
     Case("gpt_neox", 3, ranks=4, **LORA),
+    Case("llama", 3, accumulation=2, forgetting=True, eps=RESET_EPS, **LORA),
     Case("llama", 2, exits=(), tokens_alone=True),
+    Case("gemma", 2, exits=(), tokens_alone=True, forgetting=True),
 ]
 BF16 = [
     Case("llama", 2, accumulation=2, precision="bf16", **LORA),
