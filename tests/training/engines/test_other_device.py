@@ -7,6 +7,7 @@ each read waits for all that the device has been given. Only a GPU can show the 
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -73,7 +74,7 @@ def primary(family: str = "roberta", **more) -> PrimaryModel:
 
 def minipost(family: str = "roberta") -> PrimaryModel:
     model = small_model(family)
-    _freeze(model, "minipost", (2,))
+    _freeze(model, SimpleNamespace(objective=SimpleNamespace(method="minipost"), model=SimpleNamespace(exits=(2,))))
     return PrimaryModel(model)
 
 
