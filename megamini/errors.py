@@ -44,7 +44,7 @@ class UserError(Exception):
 
 
 # Scripts whose command has two words; that of the others is the first word of their names.
-_TWO_WORDS = ("translate_words", "word_list")
+_TWO_WORDS = ("likelihood_tasks", "translate_words", "word_list")
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ from megamini.recipes.shipped import RECIPES
 # Published vocabularies: RoBERTa's recipes a language of their own, XLM-R's 100 languages together.
 PAGE = {"base": 50_000, "large": 50_000, "xl": 250_002, "xxl": 250_002}
 PAGE_GPUS = (8, 64, 1024)
+_PIECES = 50_000  # of a recipe without data or checkpoint
 # As config.json of Llama 3 8B has it (Meta, 2024), which decoder/8b.yaml is planned with.
 LLAMA_3_8B = {
     "vocab_size": 128_256, "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32,
@@ -38,7 +39,7 @@ def main() -> None:
     add("--gpus-per-node", type=int, default=8, metavar="N", help="(default: 8)")
     add("--network", type=float, default=25.0, metavar="GB/S", help="what a GPU sends to other nodes (default: 25)")
     add("--utilisation", type=float, default=0.4, metavar="SHARE", help="model FLOPs over peak (default: 0.4)")
-    add("--vocab-size", type=int, default=50_000, metavar="N", help="without the recipe's data (default: 50000)")
+    add("--vocab-size", type=int, metavar="N", help="without the recipe's data (else: of its checkpoint, or 50000)")
     add("--block-length", type=int, default=512, metavar="N", help="without the recipe's data (default: 512)")
     add("--write", type=Path, metavar="FILE", help="write the DeepSpeed JSON that fits")
     add("--page", type=Path, metavar="FILE", help="write the page of the included recipes")
@@ -62,11 +63,14 @@ def main() -> None:
 
     recipe = load_recipe(options.recipe, options.overrides)
     check_combination(DEFAULT, recipe.training.precision)
-    found = sizes_in_data(recipe)
-    pieces, block_length = found or (pieces_of_checkpoint(recipe) or options.vocab_size, options.block_length)
+    found, theirs = sizes_in_data(recipe), None
+    if not (found or options.vocab_size):
+        theirs = pieces_of_checkpoint(recipe)
+    pieces, block_length = found or (options.vocab_size or theirs or _PIECES, options.block_length)
     subject = subject_of(recipe, pieces, block_length)
     cluster = _cluster(options)
-    whence = "as" if found else "assumed (--vocab-size, --block-length); there are no data yet"
+    assumed = "--block-length; pieces of the checkpoint" if theirs else "--vocab-size, --block-length"
+    whence = "as" if found else f"assumed ({assumed}); there are no data yet"
     print(f"{pieces:,} pieces and blocks of {block_length}, {whence} in {recipe.data.paths[0]}\n")
     print(plan_report(subject, cluster))
     if options.write:

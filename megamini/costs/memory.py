@@ -6,7 +6,7 @@ For planning: what allocators, communication buffers and CUDA itself take comes 
 from dataclasses import dataclass
 from typing import Literal
 
-from megamini.costs.shape import TOKENS_ALONE, BodyShape, ExitShape, Method, layer_matrices, only_exit
+from megamini.costs.shape import OVER_FROZEN, BodyShape, ExitShape, Method, layer_matrices, only_exit
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -107,7 +107,7 @@ def activation_memory(
     """
     width = _bytes_per_weight(precision)
     tokens = block_length * micro_batch
-    per_token = _layer_bytes_per_token(shape, width, dropout, frozen=method in ("lora", *TOKENS_ALONE))
+    per_token = _layer_bytes_per_token(shape, width, dropout, frozen=method in OVER_FROZEN)
     # sdpa makes an additive mask of its own in each sliding layer, a row of the block's length for each token.
     mask = 0 if shape.skips_outside_span else block_length * width
     kept = _kept_layers(shape, method, exits)

@@ -12,8 +12,8 @@ Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "lora", "embe
 body), lora (token matrices, and low-rank updates of the layers' matrices), embeddings (token matrices alone).
 Adaptation (relearning the embeddings): standard, over the whole primary model, or mini, over one exit."""
 
-TOKENS_ALONE: tuple[Method, ...] = ("embeddings", "standard", "mini")
-"""Methods that train token matrices and output bias over a frozen body."""
+OVER_FROZEN: tuple[Method, ...] = ("lora", "embeddings", "standard", "mini")
+"""Methods that train token matrices and output bias over layers whose own matrices are frozen; lora factors beside."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,18 @@ def parameter_counts(shape: BodyShape, method: Method = "mlm", exits: tuple[Exit
     }
 
 
+def built_shape(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> BodyShape:
+    """The body that a method of pretraining holds in memory: `minipost` has the mini-model alone."""
+    return shape.mini(only_exit(exits)) if method == "minipost" else shape
+
+
+def built_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> dict[str, int]:
+    """Parameters by group of what a method of pretraining holds in memory; a bridge counts among the layers."""
+    if method == "minijoint":
+        return parameter_counts(shape, method, exits)
+    return parameter_counts(built_shape(shape, method, exits))
+
+
 def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShape, ...] = ()) -> int:
     """Parameters that the method trains: all; in `minipost` the bridge layers; in `head` transform and output bias; in
     adaptation token matrix, bias, and the output matrix where it is another one; in `lora` the low-rank updates too."""
@@ -230,7 +242,7 @@ def trainable_parameters(shape: BodyShape, method: Method, exits: tuple[ExitShap
         return counts["exits"]
     if method == "head":
         return counts["head_transform"] + counts["output_bias"]
-    if method in ("lora", *TOKENS_ALONE):
+    if method in OVER_FROZEN:
         tokens = counts["token_embeddings"] + counts["output_bias"] + counts["output_embeddings"]
         return tokens + counts["low_rank_updates"]
     return sum(counts.values())

@@ -11,13 +11,14 @@ from megamini.costs.flops import (
     ExitShape,
     ModelStates,
     activation_memory,
+    built_parameters,
+    built_shape,
     checkpoint_bytes,
     largest_part,
     matrix_parameters,
     model_states,
     muon_flops,
     muon_flops_of_a_rank,
-    parameter_counts,
     trainable_parameters,
     training_flops,
 )
@@ -124,11 +125,12 @@ class PretrainingSetup(RunSetup):
 
     @property
     def _counts(self) -> dict[str, int]:
-        """Parameters by group; MiniPost runs its mini-model alone."""
-        method = self.recipe.objective.method
-        if method == "minijoint":
-            return parameter_counts(self.shape, method, self.exits)
-        return parameter_counts(self.shape.mini(self.exits[0]) if method == "minipost" else self.shape, "mlm")
+        return built_parameters(self.shape, self.recipe.objective.method, self.exits)
+
+    @property
+    def _largest_part(self) -> int:
+        layers = built_shape(self.shape, self.recipe.objective.method, self.exits).layers
+        return largest_part(self._counts, layers)
 
     @property
     def _trainable(self) -> int:
@@ -194,7 +196,7 @@ class PretrainingSetup(RunSetup):
                 "model states": f"{stage_bytes} on each rank ({precision})",
                 "activations": f"{in_bytes(self._activations().total)} on each rank",
                 "building": f"{in_bytes(4 * total)} of the host's memory for each rank at ZeRO-0 to 2, which have the "
-                f"whole model in fp32 there first; {in_bytes(4 * largest_part(counts, self.shape.layers))} at ZeRO-3",
+                f"whole model in fp32 there first; {in_bytes(4 * self._largest_part)} at ZeRO-3",
                 "checkpoint": f"{in_bytes(checkpoint_bytes(trainable, muon))}, {self.checkpoint_plan()}",
             }
         )

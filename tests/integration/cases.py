@@ -82,11 +82,6 @@ class Case:
         body = {**_BODY, **_BODY_OF_FAMILY.get(self.family, {}), **(_ODD_BODY if self.odd else {})}
         plain = "causal" if self.causal else "mlm"
         objective = {"method": "minijoint" if self.exits else plain, "head_weights": self.head_weights}
-        if self.forgetting:
-            objective["forgetting"] = {
-                "every": f"{FORGET_EVERY} updates",
-                "none_in_last": f"{REMEMBER_LAST} updates",
-            }
         model = {"family": self.family, "config": body, "exits": self.exits, "dropout": 0.0}
         if self.minipost:
             model = {"from_checkpoint": str(data / self.family), "exits": (1,), "bridge_layers": 1, "dropout": 0.0}
@@ -94,6 +89,11 @@ class Case:
         elif self.over_checkpoint:
             model = {"from_checkpoint": str(data / self.family), "dropout": 0.0}
             objective = {"method": "lora", "lora": {"rank": 4}} if self.lora else {"method": "embeddings"}
+        if self.forgetting:
+            objective["forgetting"] = {
+                "every": f"{FORGET_EVERY} updates",
+                "none_in_last": f"{REMEMBER_LAST} updates",
+            }
         if not self.separators:
             objective["predict_separators"] = False
         if self.lowered:

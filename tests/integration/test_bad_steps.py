@@ -147,7 +147,7 @@ def healthy(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[boo
 def command(case: Case, lab: Lab, folder: Path, *overrides: str) -> tuple[Path, list[str]]:
     """Run directory and arguments of a run of `case`."""
     recipe = case.recipe(lab.data(), folder)
-    recipe["model"]["exits"] = list(recipe["model"]["exits"])
+    recipe["model"]["exits"] = list(recipe["model"].get("exits", ()))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = [str(folder / "recipe.yaml"), *overrides]
     if case.stage is not None:

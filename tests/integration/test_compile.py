@@ -27,6 +27,7 @@ CASES = [
     pytest.param(Case("bert", stage=None, ranks=1, checkpointing=True), marks=pytest.mark.all_combinations),
     pytest.param(Case("xlm-roberta-xl", stage=None, ranks=1), marks=pytest.mark.all_combinations),
     pytest.param(Case(stage=None, ranks=1, minipost=True, exits=()), marks=pytest.mark.all_combinations),
+    pytest.param(Case("llama", stage=None, ranks=1, lora=True, exits=()), marks=pytest.mark.all_combinations),
 ]
 SETTINGS = ("schedule.duration=6 updates", "schedule.warmup=1 updates", "telemetry.validate_every=1 updates")
 

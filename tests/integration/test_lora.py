@@ -10,12 +10,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from megamini.training.finished.weights import load_run
-from tests.integration.adapting import Workshop
+from tests.integration.adapting import UPDATES, Workshop
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab
+from tests.integration.launching import read_scalars
 from tests.integration.ranks import pretrain
+from tests.integration.test_decoders import plain_loss
 from tests.integration.test_parity import BF16 as BF16_TOLERANCE
 from tests.integration.test_parity import (
+    RESET_EPS,
     assert_equal_curves,
     assert_model_has_what_the_optimizer_has,
     losses_of,
@@ -32,7 +35,9 @@ CASES = [
     *(Case("llama", stage, accumulation=2, **LORA) for stage in range(4)),
     Case("gemma", 2, checkpointing=True, **LORA),
     Case("gpt_neox", 3, ranks=4, **LORA),
+    Case("llama", 3, accumulation=2, forgetting=True, eps=RESET_EPS, **LORA),
     Case("llama", 2, exits=(), tokens_alone=True),
+    Case("gemma", 2, exits=(), tokens_alone=True, forgetting=True),
 ]
 BF16 = [
     Case("llama", 2, accumulation=2, precision="bf16", **LORA),
@@ -78,16 +83,22 @@ def test_interrupted_equals_uninterrupted(case: Case, signals: tuple[str, ...], 
     check_interrupted_equals_uninterrupted(case, signals, Runs(lab, tmp_path))
 
 
+def trained(family: str, shop: Workshop) -> tuple[Path, Path]:
+    """The checkpoint that a run starts from, and the run."""
+    source, run = shop.exported(f"{family}-source", source=shop.pretrained(family)), shop.folder / f"{family}-lora"
+    if not run.exists():
+        case = Case(family, None, ranks=1, **LORA)
+        values = case.recipe(shop.lab.data(), shop.folder) | {"name": run.name}
+        values["model"] = {"from_checkpoint": str(source)}
+        (shop.folder / f"{family}.yaml").write_text(yaml.safe_dump(values))
+        shop.command(pretrain, str(shop.folder / f"{family}.yaml"))
+    return source, run
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma", "gpt_neox"])
 def test_exported_is_what_peft_merges(family: str, shop: Workshop) -> None:
     """Plain `transformers` loads it; each matrix is what peft makes of the checkpoint's factors, bit for bit."""
-    source = shop.exported(f"{family}-source", source=shop.pretrained(family))
-    case = Case(family, None, ranks=1, **LORA)
-    values = case.recipe(shop.lab.data(), shop.folder) | {"name": f"{family}-lora"}
-    values["model"] = {"from_checkpoint": str(source)}
-    (shop.folder / f"{family}.yaml").write_text(yaml.safe_dump(values))
-    shop.command(pretrain, str(shop.folder / f"{family}.yaml"))
-    run = shop.folder / f"{family}-lora"
+    source, run = trained(family, shop)
     exported = shop.exported(f"{family}-merged", source=run)
     model, report = AutoModelForCausalLM.from_pretrained(exported, output_loading_info=True)
     assert not any(report.values())
@@ -111,3 +122,18 @@ def test_exported_is_what_peft_merges(family: str, shop: Workshop) -> None:
     again = load_run(run).model.model
     assert all(torch.equal(again.get_parameter(name), one) for name, one in merged.items())
     assert json.loads((exported / "config.json").read_text())["megamini"]["method"] == "lora"
+
+
+def test_a_language_is_learned_over_the_merged_model(shop: Workshop) -> None:
+    """The run is a source as its export is: a pack learned over it goes into both, and gives the same model."""
+    _, run = trained("llama", shop)
+    how = {"adaptation__source": str(run), "adaptation__method": "standard", "adaptation__exit": None}
+    adapted = shop.adapted("over-lora", **how)
+    into_export, into_run = (
+        shop.exported(name, "--pack", str(adapted / "packs/de"), source=source)
+        for name, source in (("in-export", shop.exported("llama-merged", source=run)), ("in-run", run))
+    )
+    one, other = (load_file(folder / "model.safetensors") for folder in (into_export, into_run))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    loss = plain_loss(AutoModelForCausalLM.from_pretrained(into_export), shop.target("de"))
+    assert read_scalars(adapted)["validation/loss_de"][UPDATES] == pytest.approx(loss, rel=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import megamini
 from megamini.adaptation.packs.language_pack import LanguagePack
@@ -25,6 +25,7 @@ from tests.integration.adapting import UPDATES, Workshop
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.conftest import _PROSE, Lab
 from tests.integration.launching import read_scalars
+from tests.integration.test_decoders import plain_loss
 
 SHORT = "рука река кара сука рак сера рукасера реке руке каре раке"  # few letters
 
@@ -32,19 +33,21 @@ pytestmark = pytest.mark.launched
 
 
 class _Workshop(Workshop):
-    def mixed(self, language: str) -> Path:
-        """Russian by a tokenizer with 20 replaced pieces, or English by the same one."""
-        out = self.folder / f"data-mixed-{language}"
+    def mixed(self, language: str, source: Path | None = None) -> Path:
+        """Russian by a tokenizer of `source`, by default the primary, with 20 replaced pieces, or English by the same
+        one."""
+        source = source or self.primary
+        out = self.folder / f"data-mixed-{language}-{source.name}"
         how = {"block_length": BLOCK_LENGTH, "validation_share": 0.2}
         if out.exists():
             return out
         if language == "ru":
             lines = [f"{n} {SHORT}\n\n{n} {line}" for n, line in enumerate(ENGLISH.splitlines()) if line]
             (self.folder / "ru.txt").write_text("\n\n".join(lines), encoding="utf-8")
-            how |= {"tokenizer": str(self.primary), "replace_least_used": 20, "old_text": [str(_PROSE)]}
+            how |= {"tokenizer": str(source), "replace_least_used": 20, "old_text": [str(_PROSE)]}
             prepare([str(self.folder / "ru.txt")], out, Settings("ru", **how), processes=1)
         else:
-            prepare([str(_PROSE)], out, Settings("en", tokenizer=str(self.mixed("ru")), **how), processes=1)
+            prepare([str(_PROSE)], out, Settings("en", tokenizer=str(self.mixed("ru", source)), **how), processes=1)
         return out
 
 
@@ -167,3 +170,27 @@ def test_what_cannot_be_mixed_is_one_line(shop: _Workshop, changes: dict, said: 
     recipe = shop.recipe("bad", {key: placed(value) for key, value in values.items()})
     with pytest.raises(UserError, match=said):
         build_setup(load_adaptation_recipe(recipe))
+
+
+def test_both_matrices_of_an_untied_decoder_change_at_the_replaced_rows(shop: _Workshop) -> None:
+    """Beside a language with a vocabulary of its own; the logs' losses are those of the plugged models."""
+    run = shop.pretrained("llama")
+    primary = shop.exported("llama-primary", source=run)
+    data = {"de": shop.target("de"), "ru": shop.mixed("ru", primary)}
+    adapted = shop.adapted("llama-both", adaptation__source=str(run), data__path=[str(one) for one in data.values()])
+    before, scalars = AutoModelForCausalLM.from_pretrained(primary), read_scalars(adapted)
+    for language, path in data.items():
+        pack = LanguagePack.load(adapted / "packs" / language)
+        plugged = shop.exported(f"llama-{language}", "--pack", str(adapted / "packs" / language), source=primary)
+        model = AutoModelForCausalLM.from_pretrained(plugged)
+        loss = plain_loss(model, path)
+        assert scalars[f"validation/loss_{language}_primary"][UPDATES] == pytest.approx(loss, rel=1e-5)
+        if language == "de":
+            assert pack.kind == "swapped"
+            continue
+        for now, was, rows in (
+            (model.get_input_embeddings(), before.get_input_embeddings(), pack.token_embeddings),
+            (model.get_output_embeddings(), before.get_output_embeddings(), pack.output_embeddings),
+        ):
+            assert (now.weight != was.weight).any(1).nonzero().flatten().tolist() == pack.ids.tolist()
+            assert torch.equal(now.weight[pack.ids], rows)

@@ -10,6 +10,7 @@ from tests.models import bodies
 from tools.benchmarks import drafting
 
 TOKENS = 12
+COUNTS = ("prompts", "prompt-words", "tokens", "proposed", "rounds")
 
 
 def prompts():
@@ -58,6 +59,13 @@ def test_the_page(tmp_path, monkeypatch):
     page = (tmp_path / "page.md").read_text()
     assert "4 layers" in page and "trained for an unknown number of updates" in page
     assert "| 2 | 12 | 100.0% | 3.00 |" in page
-    monkeypatch.setattr(sys, "argv", [*arguments, "--prompts", "4"])
-    with pytest.raises(UserError, match=r"text\.txt: 3 documents have 8 words, of 4 that are wanted"):
+    for more, words in (
+        (["--prompts", "4"], r"text\.txt: 3 documents have 8 words, of 4 that are wanted"),
+        *(([f"--{name}", "0"], f"--{name} .*0.*: must be at least 1") for name in COUNTS),
+    ):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        with pytest.raises(UserError, match=words):
+            drafting.main()
+    monkeypatch.setattr(sys, "argv", ["drafting.py", str(tmp_path / "none"), *arguments[2:]])
+    with pytest.raises(UserError, match=r"none: no exported model; make one with tools/export\.py"):
         drafting.main()

@@ -43,9 +43,9 @@ def read(folder: Path, name: str) -> tuple[dict, list[dict]]:
 
 def test_a_labelled_task(data, monkeypatch, capsys):
     run(monkeypatch, "xnli", "--data", data / "xnli", "--languages", "de", "--out", data / "out")
-    assert capsys.readouterr().out == f"{data}/out/xnli_de.yaml: 2 questions of 3 choices\n"
-    values, questions = read(data / "out", "xnli_de")
-    assert values["task"] == "xnli_de" and values["output_type"] == "multiple_choice"
+    assert capsys.readouterr().out == f"{data}/out/megamini_xnli_de.yaml: 2 questions of 3 choices\n"
+    values, questions = read(data / "out", "megamini_xnli_de")
+    assert values["task"] == "megamini_xnli_de" and values["output_type"] == "multiple_choice"
     fields = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter")
     assert [values[name] for name in fields] == ["{{context}}", "choices", "answer", " "]
     assert questions == [
@@ -54,16 +54,18 @@ def test_a_labelled_task(data, monkeypatch, capsys):
         for verb, other, answer in (("schläft", "ist wach", 2), ("{schläft}", "ruht", 0))
     ]  # fmt: skip
     run(monkeypatch, "pawsx", "--data", data / "pawsx", "--languages", "de", "--limit", 1, "--out", data / "out")
-    _, questions = read(data / "out", "pawsx_de")
+    _, questions = read(data / "out", "megamini_pawsx_de")
     assert [(one["choices"], one["answer"]) for one in questions] == [(["Nein", "Ja"], 0)]
 
 
 def test_phrases_of_ones_own(data, monkeypatch):
-    written = {"pattern": "{0} {1}?", "answers": {"entailment": "Ndiyo", "neutral": "Labda", "contradiction": "Hapana"}}
+    """A space at the end of the pattern is none before the answer's."""
+    answers = {"entailment": "Ndiyo", "neutral": "Labda", "contradiction": "Hapana"}
+    written = {"pattern": "{0} {1}? ", "answers": answers}
     (data / "phrases.sw.yaml").write_text(yaml.safe_dump(written))
     phrases = data / "phrases.{language}.yaml"
     run(monkeypatch, "xnli", "--data", data / "xnli", "--languages", "sw", "--phrases", phrases, "--out", data / "out")
-    _, questions = read(data / "out", "xnli_sw")
+    _, questions = read(data / "out", "megamini_xnli_sw")
     assert questions[0] == {
         "context": "Er schläft. Er ist wach.?", "choices": ["Ndiyo", "Labda", "Hapana"], "answer": 2,
     }  # fmt: skip
@@ -81,7 +83,7 @@ def test_every_phrase_that_comes_along_fits_its_task():
 def test_text_goes_on(data, monkeypatch, capsys):
     run(monkeypatch, "text", "--data", data / "text.{language}.txt", "--languages", "de", "--out", data / "out")
     assert "6 questions of 4 choices" in capsys.readouterr().out
-    _, questions = read(data / "out", "text_de")
+    _, questions = read(data / "out", "megamini_text_de")
     for letter, question in zip("abcdef", questions, strict=True):
         assert question["context"] == " ".join(f"{letter}{number}" for number in range(35))
         right = " ".join(f"{letter}{number}" for number in range(35, 51))
@@ -99,6 +101,11 @@ BAD = {
     "no such code": (("xnli", "xnli", "german!"), "--languages"),
     "no text": (("text", "none.{language}.txt", "de"), r"none\.de\.txt: no such file"),
     "limit": (("xnli", "xnli", "de", "--limit", "0"), "--limit 0: must be at least 1"),
+    "one text of two": (
+        ("text", "text.de.txt", "de", "--languages", "de", "en"),
+        r"would be the text of de and en; put {",
+    ),
+    "split of text": (("text", "text.de.txt", "de", "--split", "test"), "--split: goes with labelled tasks"),
     "phrases of text": (("text", "text.de.txt", "de", "--phrases", "x"), "--phrases: goes with labelled tasks"),
 }
 
@@ -131,7 +138,18 @@ def test_bad_phrases(text, words, data, monkeypatch):
         run(monkeypatch, "xnli", "--data", data / "xnli", "--languages", "de", "--phrases", path, "--out", data / "out")
 
 
+def test_a_question_has_one_right_answer(data):
+    """Documents that begin alike, or end alike, are asked about once, and the other is no choice."""
+    path = data / "text.de.txt"
+    pages = path.read_text(encoding="utf-8").split("\n\n")[:6]
+    begun, ended = pages[0].split()[:35], pages[1].split()[35:]
+    others = [" ".join([*begun, *(f"x{number}" for number in range(35))]), " ".join([*["y"] * 35, *ended])]
+    alone = questions_of_text(str(path), "de", None)
+    path.write_text("\n\n".join([*pages, *others, *pages]), encoding="utf-8")
+    assert questions_of_text(str(path), "de", None) == alone
+
+
 def test_few_documents_are_refused(data, monkeypatch):
     (data / "few.txt").write_text("\n\n".join(["a b c " * 20] * 6))  # all alike
-    with pytest.raises(UserError, match=r"few\.txt: 6 documents have 32 words between spaces, of which 4 are needed"):
+    with pytest.raises(UserError, match=r"few\.txt: 1 documents have 32 words between spaces and differ there; 4 are"):
         run(monkeypatch, "text", "--data", data / "few.txt", "--languages", "de", "--out", data / "out")

@@ -80,6 +80,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE.md")
     options = parser.parse_args()
+    for name in ("prompts", "prompt_words", "tokens", "proposed", "rounds"):
+        value = getattr(options, name)
+        if min(value if isinstance(value, list) else [value]) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    for folder in (options.primary, options.mini):
+        if not (Path(folder) / "config.json").is_file():
+            raise UserError(f"{folder}: no exported model; make one with tools/export.py")
     page = _page(options)
     print(page)
     with writing(options.out):

@@ -6,8 +6,8 @@ python tools/likelihood_tasks.py text --data "data/text/debian-handbook.{languag
 
 xnli, pawsx, sib200: labelled examples, as docs/tasks-and-evaluation.md has their files. Each class is answered by a
 word; --phrases has the words of languages that none come along for. text: which of four texts goes on a document of
-your own. Written for each language: TASK_LANGUAGE.jsonl, one question a line, and TASK_LANGUAGE.yaml, which says to
-lm-eval how to read it.
+your own. Written for each language: megamini_TASK_LANGUAGE.jsonl, one question a line, and
+megamini_TASK_LANGUAGE.yaml, which says to lm-eval how to read it.
 """
 
 from pathlib import Path
@@ -21,15 +21,21 @@ def main() -> None:
     add("task", choices=("xnli", "pawsx", "sib200", "text"), help="whose examples")
     add("--data", required=True, metavar="DIR", help="folder of the task; text: a file, with {language} in its path")
     add("--languages", nargs="+", required=True, metavar="CODE", help="a task for each")
-    add("--split", default="test", metavar="NAME", help="of a labelled task (default: test)")
+    add("--split", metavar="NAME", help="of a labelled task (default: test)")
     add("--limit", type=int, metavar="N", help="most questions a language, evenly spread over all; unset: all")
     add("--phrases", metavar="FILE", help="YAML with pattern and answers, with {language} in its path")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: must be at least 1")
-    if options.task == "text" and options.phrases:
-        raise UserError("--phrases: goes with labelled tasks; text asks for the text that follows")
+    for name in ("phrases", "split") if options.task == "text" else ():
+        if getattr(options, name):
+            raise UserError(f"--{name}: goes with labelled tasks; text asks for the text that follows")
+    if options.task == "text" and len(options.languages) > 1 and "{language}" not in options.data:
+        raise UserError(
+            f"--data {options.data}: would be the text of {' and '.join(options.languages)}; put {{language}} in its "
+            "path, or write one language at a time"
+        )
 
     from megamini.commands.likelihood_tasks.files import write_task
     from megamini.commands.likelihood_tasks.questions import questions_of_text, questions_on_classes
@@ -41,7 +47,7 @@ def main() -> None:
             questions = questions_of_text(options.data, language, options.limit)
         else:
             questions = questions_on_classes(
-                options.task, options.data, options.split, language, options.phrases, options.limit
+                options.task, options.data, options.split or "test", language, options.phrases, options.limit
             )
         path = write_task(options.out, options.task, language, questions)
         print(f"{path}: {len(questions):,} questions of {len(questions[0].choices)} choices")

@@ -1,4 +1,8 @@
-"""A task's two files, as lm-eval 0.4 reads them with --include_path."""
+"""A task's two files, as lm-eval 0.4 reads them with --include_path.
+
+Their names begin with megamini_: lm-eval has other tasks xnli_de and the like, which earlier versions of it take where
+both are there.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,12 +14,12 @@ from megamini.errors import writing
 from megamini.files import write_atomically
 from megamini.recipes.file import as_yaml
 
-_MEANS = ("acc", "acc_norm")  # by the sum of log-likelihoods, and by the same over the choice's bytes
+_MEANS = ("acc", "acc_norm")  # by the sum of log-likelihoods, and by the same over the choice's characters
 
 
 def write_task(folder: Path, task: str, language: str, questions: Sequence[Question]) -> Path:
-    """Write TASK_LANGUAGE.jsonl and TASK_LANGUAGE.yaml into `folder`; returns the latter. The task has that name."""
-    name = f"{task}_{language}"
+    """Write megamini_TASK_LANGUAGE.jsonl and .yaml into `folder`; returns the latter. The task has that name."""
+    name = f"megamini_{task}_{language}"
     lines, declaration = folder.resolve() / f"{name}.jsonl", folder / f"{name}.yaml"
     values = {
         "task": name,

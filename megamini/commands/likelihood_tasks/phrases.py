@@ -99,7 +99,7 @@ def _checked(path: Path, values: object, task: Task, example: Phrases) -> Phrase
     are_words = all(isinstance(word, str) and word.strip() for word in answers.values())
     if answers.keys() != set(task.labels) or not are_words:
         raise UserError(f"{path}: answers needs a word, in quotes, for each of {', '.join(task.labels)}")
-    phrases = Phrases(pattern, {label: answers[label].strip() for label in task.labels})
+    phrases = Phrases(pattern.rstrip(), {label: answers[label].strip() for label in task.labels})
     if len(set(phrases.answers.values())) < len(answers):
         raise UserError(f"{path}: two answers are the same word")
     return phrases

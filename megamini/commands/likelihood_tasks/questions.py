@@ -1,6 +1,7 @@
 """Questions with several choices, of which a decoder's likelihood takes one."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from megamini.commands.likelihood_tasks.phrases import phrases_of
@@ -38,14 +39,15 @@ def questions_on_classes(
 
 def questions_of_text(pattern: str, language: str, limit: int | None) -> list[Question]:
     """Which of four texts goes on a document; the wrong ones go on others of the same file. The same questions each
-    time. Raises `UserError` where fewer than four documents are long enough."""
+    time. Raises `UserError` where fewer than four documents are long enough and differ."""
     path = path_in(pattern, language)
     if not path.is_file():
         raise UserError(f"--data {path}: no such file; give one of text in '{language}', with {{language}} in its path")
-    halves = [found for text in documents_of(str(path)) if (found := _halves(text.split()))]
-    if len({behind for _, behind in halves}) < CHOICES:
+    halves = _distinct(found for text in documents_of(str(path)) if (found := _halves(text.split())))
+    if len(halves) < CHOICES:
         raise UserError(
-            f"{path}: {len(halves)} documents have {2 * _BEHIND} words between spaces, of which {CHOICES} are needed"
+            f"{path}: {len(halves)} documents have {2 * _BEHIND} words between spaces and differ there; {CHOICES} are "
+            "needed"
         )
     count = min(limit or len(halves), len(halves))
     return [_question(halves, number * len(halves) // count) for number in range(count)]
@@ -59,12 +61,20 @@ def _halves(words: list[str]) -> tuple[str, str] | None:
     return " ".join(words[max(0, middle - _BEFORE) : middle]), " ".join(words[middle : middle + _BEHIND])
 
 
+def _distinct(halves: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without those that begin or end as one before: two endings would be right, or one would be two choices."""
+    found, seen = [], (set(), set())
+    for both in halves:
+        if not any(half in known for half, known in zip(both, seen, strict=True)):
+            found.append(both)
+        for half, known in zip(both, seen, strict=True):
+            known.add(half)
+    return found
+
+
 def _question(halves: list[tuple[str, str]], number: int) -> Question:
     draw, (context, right) = random.Random(number), halves[number]
-    wrong: list[str] = []
-    while len(wrong) < CHOICES - 1:
-        _, other = halves[draw.randrange(len(halves))]
-        if other != right and other not in wrong:
-            wrong.append(other)
+    others = [other for other in draw.sample(range(len(halves)), CHOICES) if other != number]
+    wrong = [halves[other][1] for other in others[: CHOICES - 1]]
     answer = draw.randrange(CHOICES)
     return Question(context, (*wrong[:answer], right, *wrong[answer:]), answer)

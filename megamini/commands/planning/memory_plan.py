@@ -5,7 +5,7 @@ from typing import Any
 
 from megamini.commands.planning.clusters import Cluster
 from megamini.commands.planning.subject import Subject
-from megamini.costs.flops import activation_memory, largest_part, model_states
+from megamini.costs.flops import activation_memory, model_states
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
 from megamini.training.optimizers.matrix_exchange import MOST_ELEMENTS
@@ -59,7 +59,7 @@ def bucket_of(subject: Subject) -> int:
 
 def live_at_stage_3(subject: Subject) -> int:
     """Elements that a rank may have whole at once: beside the largest part, what is fetched ahead of a layer."""
-    return max(_MOST_LIVE, _largest_gathered(subject) + _MOST_LIVE // 4)
+    return max(_MOST_LIVE, subject.largest_part + _MOST_LIVE // 4)
 
 
 def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
@@ -89,7 +89,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
     buffers = 0 if cluster.gpus == 1 or layout.stage == 0 else 2 * bucket_of(subject) * in_bucket
     total = sum(subject.parameters.values())
     if layout.stage == 3:
-        buffers += (min(live_at_stage_3(subject), total) + _largest_gathered(subject)) * width
+        buffers += (min(live_at_stage_3(subject), total) + subject.largest_part) * width
     buffers += _muon_buffers(subject, cluster)
     host = states.optimizer + states.weights if layout.offload else 0.0
     return Bytes(
@@ -100,7 +100,7 @@ def bytes_of(subject: Subject, cluster: Cluster, layout: Layout) -> Bytes:
         loss=activations.loss,
         buffers=buffers,
         host=host,
-        building=4 * (_largest_gathered(subject) if layout.stage == 3 else total),
+        building=4 * (subject.largest_part if layout.stage == 3 else total),
     )
 
 
@@ -110,10 +110,6 @@ def _muon_buffers(subject: Subject, cluster: Cluster) -> int:
     largest = subject.largest_matrix
     exchanged = min(MOST_ELEMENTS, max(largest, subject.muon_parameters // cluster.gpus)) if cluster.gpus > 1 else 0
     return 4 * (2 * max(exchanged, largest) + 4 * largest)
-
-
-def _largest_gathered(subject: Subject) -> int:
-    return largest_part(subject.parameters, subject.shape.layers)
 
 
 def layouts(subject: Subject, cluster: Cluster) -> list[Layout]:
@@ -161,7 +157,7 @@ def deepspeed_json(subject: Subject, layout: Layout) -> dict[str, Any]:
     if layout.stage in (1, 2):
         zero["allgather_bucket_size"] = bucket_of(subject)
     if layout.stage == 3:
-        zero["stage3_prefetch_bucket_size"] = min(_PREFETCH, subject.trainable)
+        zero["stage3_prefetch_bucket_size"] = min(_PREFETCH, sum(subject.parameters.values()))
         if (live := live_at_stage_3(subject)) > _MOST_LIVE:
             zero["stage3_max_live_parameters"] = live
     if layout.offload:

@@ -6,10 +6,12 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from megamini.costs.flops import (
+    built_parameters,
+    built_shape,
     hidden_matrices,
+    largest_part,
     matrix_parameters,
     muon_flops_of_a_rank,
-    parameter_counts,
     trainable_parameters,
     training_flops,
 )
@@ -61,7 +63,12 @@ class Subject:
 
     @property
     def parameters(self) -> dict[str, int]:
-        return parameter_counts(self.shape, self.method, self.exits)
+        return built_parameters(self.shape, self.method, self.exits)
+
+    @property
+    def largest_part(self) -> int:
+        """Elements of the largest part that is made, or gathered, as one."""
+        return largest_part(self.parameters, built_shape(self.shape, self.method, self.exits).layers)
 
     @property
     def trainable(self) -> int:

@@ -6,7 +6,7 @@ from megamini.commands.planning.clusters import Cluster
 from megamini.commands.planning.memory_plan import Layout
 from megamini.commands.planning.subject import Subject
 from megamini.costs.flops import training_flops
-from megamini.costs.shape import only_exit
+from megamini.costs.shape import OVER_FROZEN, only_exit
 
 DAY = 86_400.0
 PUBLISHED_TOKENS = 125_000 * 2_048 * 512
@@ -29,10 +29,11 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
 
     Rajbhandari et al. 2020 (section 7): reduce-scatter of the gradients and all-gather of the weights are one model
     each, at stages 0 to 2 once an update; stage 2 reduces after every micro-batch, and stage 3 also gathers the weights
-    for every forward and every backward pass.
+    for every forward and every backward pass, also those that stay frozen.
     """
     width = 4 if subject.recipe.training.precision in ("fp32", "tf32") else 2
-    model = subject.trainable * width * (cluster.gpus - 1) / cluster.gpus
+    sent = width * (cluster.gpus - 1) / cluster.gpus
+    model, whole = subject.trainable * sent, sum(subject.parameters.values()) * sent
     # Muon's matrices go in parts to one rank each and back, fp32, from stage 1 on: at most a rank's share, or one.
     own = max(subject.largest_matrix, subject.muon_parameters / cluster.gpus)
     matrices = 2 * 4 * own if layout.stage and cluster.gpus > 1 else 0
@@ -40,14 +41,16 @@ def communicated_bytes(subject: Subject, cluster: Cluster, layout: Layout) -> fl
         return 2 * model + matrices
     if layout.stage == 2:
         return (layout.accumulation + 1) * model + matrices
-    return 3 * layout.accumulation * model + matrices
+    return layout.accumulation * (model + 2 * whole) + matrices
 
 
 def times_of(subject: Subject, cluster: Cluster, layout: Layout) -> Times:
     """By formula; `cluster.utilisation` is an assumption, not a measurement."""
     training, muon = subject.recipe.training, subject.recipe.optimizer.muon_settings
-    recomputed = 4 / 3 if layout.checkpointing else 1.0  # the layers' forward pass, a third of all, once more
-    seconds = recomputed * subject.flops() / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
+    # The layers' forward pass once more: a third of all, and half where their matrices are frozen.
+    forward = 1 / 2 if subject.method in OVER_FROZEN else 1 / 3
+    flops = (1 + forward * layout.checkpointing) * subject.flops()
+    seconds = flops / cluster.gpus / (cluster.gpu.peak(training.precision) * cluster.utilisation)
     if muon:
         iteration = muon.newton_schulz_precision or ("bf16" if training.precision == "bf16" else "fp32")
         rate = cluster.gpu.peak(iteration) * cluster.utilisation

@@ -1,5 +1,6 @@
 """One pretraining run: what its heads have reached, beside the unigram model, and its curves."""
 
+import re
 from pathlib import Path
 
 from megamini.commands.reporting.plots import new_plot, plot_name, save_plot
@@ -12,13 +13,12 @@ def pretraining_section(run: RunRecord, out: Path) -> str:
     """Markdown on the run, and its plot."""
     last = run.validations[-1]
     heads = [name.removeprefix("validation/loss_") for name in last if name.startswith("validation/loss_")]
-    unigram = last["validation/loss_unigram"]
     rows = [
         [
             _title(head),
             f"{last[f'validation/loss_{head}']:.3f}",
             f"{last[f'validation/bits_per_byte_{head}']:.3f}",
-            f"{unigram - last[f'validation/loss_{head}']:+.3f}",
+            f"{last[f'validation/loss_unigram{_language(head)}'] - last[f'validation/loss_{head}']:+.3f}",
         ]
         for head in sorted(heads, key=lambda head: last[f"validation/loss_{head}"])
     ]
@@ -36,17 +36,24 @@ def pretraining_section(run: RunRecord, out: Path) -> str:
     )
 
 
+def _language(head: str) -> str:
+    """What stands behind the head in the name of a measurement of one of several texts: _de, or nothing."""
+    return re.fullmatch(r"(?:exit_\d+|[a-z]+)(|_.+)", head)[1]
+
+
 def _title(head: str) -> str:
-    if head == "unigram":
-        return "unigram model"
-    return "primary" if head == "primary" else f"mini-model at layer {head.removeprefix('exit_')}"
+    language = _language(head)
+    name = head.removesuffix(language)
+    known = {"unigram": "unigram model", "primary": "primary"}
+    title = known.get(name) or f"mini-model at layer {name.removeprefix('exit_')}"
+    return f"{title}, {language[1:]}" if language else title
 
 
 def _plot(run: RunRecord, heads: list[str], path: Path) -> Path:
     """Training and validation loss of every head against tokens."""
     figure, axes = new_plot("tokens (millions)", "loss (nats)", run.name)
     tokens = {update: count / 1e6 for update, count in run.cost_at("compute/tokens").items()}
-    for number, head in enumerate(head for head in heads if head != "unigram"):
+    for number, head in enumerate(head for head in heads if not head.startswith("unigram")):
         for stage, style in {"train": {"alpha": 0.35}, "validation": {"marker": "o", "label": _title(head)}}.items():
             name = f"{stage}/loss_{head}"
             points = [line for line in run.metrics if name in line and line["update"] in tokens]
