@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from megamini.training import loop
 from megamini.training.loop import Yardsticks, _log, _Window
 from megamini.training.state.train_state import TrainState
 
@@ -25,7 +26,7 @@ def logged(peak_flops: float) -> Recorded:
     window = _Window(time.perf_counter() - 1, tokens=100, flops=10**12, applied=1, losses=[2.0], gradient_norm=1.0)
     telemetry = Recorded()
     setup = SimpleNamespace(schedule=schedule, head_weights=(1.0,))
-    _log(engine, setup, Yardsticks(peak_flops, 0), TrainState(update=3), window, telemetry)
+    _log(engine, setup, Yardsticks(peak_flops, 7), TrainState(update=3), window, telemetry)
     return telemetry
 
 
@@ -39,3 +40,8 @@ def test_more_than_the_peak_is_not_shown() -> None:
     telemetry = logged(5e11)
     assert "train/mfu" not in telemetry.values
     assert telemetry.line.endswith("tokens/s  peak rate unknown")
+
+
+def test_memory_stands_beside_what_was_planned(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "memory_scalars", lambda device, planned: {"memory/planned_gib": planned})
+    assert logged(2e12).values["memory/planned_gib"] == 7
