@@ -32,7 +32,8 @@ from megamini.downstream.tasks.custom import custom_task
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import MaskingSection, Recipe
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.recipe import Recipe
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe

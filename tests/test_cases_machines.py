@@ -16,7 +16,7 @@ from megamini.downstream.finetuning import finetune
 from megamini.downstream.finetuning.trainer import training_arguments
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
-from megamini.recipes.sections import OptimizerSection
+from megamini.recipes.optimizer import OptimizerSection
 from megamini.training.engines import process_group
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision, use_precision

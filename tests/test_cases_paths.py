@@ -8,7 +8,7 @@ from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import CommandParser
 from megamini.recipes.options import options
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 
 # Every key whose value is a path, as docs/options.md has it.
 PATHS = {

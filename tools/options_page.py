@@ -33,7 +33,7 @@ def page() -> str:
     from megamini.adaptation.recipe import AdaptationRecipe
     from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
     from megamini.recipes.options import options_table
-    from megamini.recipes.sections import Recipe
+    from megamini.recipes.recipe import Recipe
 
     kinds = {
         "Pretraining": ("`launch/pretrain.py`", Recipe),

@@ -7,22 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import (
-    CheckpointSection,
-    Duration,
-    MaskingSection,
-    NotNegative,
-    OptimizerSection,
-    PathName,
-    Paths,
-    Positive,
-    RunRecipe,
-    ScheduleSection,
-    Section,
-    Share,
-    TelemetrySection,
-    TrainingSection,
-)
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.optimizer import OptimizerSection, ScheduleSection
+from megamini.recipes.recipe import RunRecipe
+from megamini.recipes.sections import CheckpointSection, TelemetrySection, TrainingSection
+from megamini.recipes.values import Duration, NotNegative, PathName, Paths, Positive, Section, Share
 
 
 class TargetDataSection(Section):

@@ -15,7 +15,7 @@ import os
 from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
 from megamini.errors import run_command
 from megamini.recipes.command_line import RecipeParser
-from megamini.recipes.sections import dump_recipe
+from megamini.recipes.recipe import dump_recipe
 from megamini.training.safety.signals import hold_scheduler_signal
 
 

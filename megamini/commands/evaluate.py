@@ -12,7 +12,7 @@ from megamini.downstream.recipe import EvaluateRecipe
 from megamini.errors import run_command
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import dump_recipe
+from megamini.recipes.recipe import dump_recipe
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def main() -> None:
     from megamini.commands.planning.memory_plan import deepspeed_json, smallest_that_fits
     from megamini.commands.planning.report import plan_report
     from megamini.commands.planning.subject import pieces_of_checkpoint, sizes_in_data, subject_of
-    from megamini.recipes.sections import load_recipe
+    from megamini.recipes.recipe import load_recipe
     from megamini.training.engines.deepspeed_config import DEFAULT, check_combination
 
     recipe = load_recipe(options.recipe, options.overrides)
@@ -109,7 +109,7 @@ def page() -> str:
     from megamini.commands.planning.report import SUMMARY_TITLES, plan_report, summary_row
     from megamini.commands.planning.subject import subject_of
     from megamini.commands.reporting.tables import table
-    from megamini.recipes.sections import load_recipe
+    from megamini.recipes.recipe import load_recipe
 
     gpu, rows, plans = find_gpu("a100-80gb"), [], []
     for recipe, vocab_size in PAGE.items():

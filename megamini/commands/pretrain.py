@@ -13,7 +13,7 @@ import os
 
 from megamini.errors import run_command
 from megamini.recipes.command_line import RecipeParser
-from megamini.recipes.sections import Recipe, dump_recipe, load_recipe
+from megamini.recipes.recipe import Recipe, dump_recipe, load_recipe
 from megamini.training.safety.signals import hold_scheduler_signal
 
 

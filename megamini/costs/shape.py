@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from megamini.errors import UserError
-from megamini.recipes.sections import DecoderName, FamilyName
+from megamini.recipes.values import DecoderName, FamilyName
 
 Method = Literal["mlm", "causal", "minijoint", "minipost", "head", "lora", "embeddings", "standard", "mini"]
 """Pretraining: mlm (causal: of a decoder, whose costs are alike), minijoint, minipost, head (a fresh head over a frozen

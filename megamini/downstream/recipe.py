@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from megamini.downstream.tasks.custom import custom_task
 from megamini.downstream.tasks.declaration import Kind, Task
 from megamini.downstream.tasks.registry import CUSTOM, find_task
-from megamini.recipes.sections import NotNegative, OptimizerSection, PathName, Positive, RunRecipe, Section, Share
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.recipe import RunRecipe
+from megamini.recipes.values import NotNegative, PathName, Positive, Section, Share
 
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Folders = Annotated[tuple[PathName, ...], Field(strict=False)]

@@ -19,7 +19,8 @@ from megamini.models.materialise import Partition, Weights, materialise
 from megamini.models.mini_model import bottom_weights, mini_config
 from megamini.models.pretrained import load_config, load_lm, stored_weights
 from megamini.models.primary_model import PrimaryModel, check_exits
-from megamini.recipes.sections import ModelSection, Recipe
+from megamini.recipes.recipe import Recipe
+from megamini.recipes.sections import ModelSection
 
 # What the data decides: a recipe that sets one of these could contradict it.
 _ROLES = ("pad", "bos", "eos", "cls", "sep")

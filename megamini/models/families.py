@@ -19,7 +19,7 @@ from transformers import (
 
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
-from megamini.recipes.sections import FamilyName
+from megamini.recipes.values import FamilyName
 
 check_internals(__name__)
 

@@ -11,7 +11,8 @@ from megamini.data.hashing import random_bits
 from megamini.errors import UserError
 from megamini.models.families import Family
 from megamini.models.materialise import Weights
-from megamini.recipes.sections import LoraSection, Recipe
+from megamini.recipes.objective import LoraSection
+from megamini.recipes.recipe import Recipe
 
 # As peft names them: the module that it puts around, the two factors, and the one adapter that there is.
 _BASE, _FIRST, _SECOND = ".base_layer.", "lora_A.default.weight", "lora_B.default.weight"

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 
 
 def options(

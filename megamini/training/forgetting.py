@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from megamini.data.hashing import random_bits
-from megamini.recipes.sections import ForgettingSection, duration_in_updates
+from megamini.recipes.objective import ForgettingSection
+from megamini.recipes.values import duration_in_updates
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from megamini.errors import UserError
-from megamini.recipes.sections import RunRecipe, duration_in_updates
+from megamini.recipes.recipe import RunRecipe
+from megamini.recipes.values import duration_in_updates
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from megamini.errors import UserError
 from megamini.machine import device_memory
 from megamini.models.build import is_causal, model_config, outline_of
 from megamini.models.lora import lora_rank
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import identity_of
 from megamini.training.engines.engine import Engine

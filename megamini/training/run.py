@@ -17,7 +17,7 @@ from megamini.files import write_atomically
 from megamini.machine import best_device, device_of_sums
 from megamini.models.build import build_primary
 from megamini.models.trained_model import TrainedModel
-from megamini.recipes.sections import Recipe, RunRecipe
+from megamini.recipes.recipe import Recipe, RunRecipe
 from megamini.training.checkpoints.checkpoint import Checkpoints, newest_first
 from megamini.training.checkpoints.identity import defaults_of
 from megamini.training.checkpoints.record import adopt_recipe, write_recipe

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from megamini.data.masking import MaskSchedule, MaskStage
 from megamini.data.next_token import NextTokenSchedule
 from megamini.errors import UserError
-from megamini.recipes.sections import MaskingSection, ScheduleSection, duration_in_updates
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.optimizer import ScheduleSection
+from megamini.recipes.values import duration_in_updates
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from megamini.data.batches import BatchPlan, MicroBatches
 from megamini.data.masking import MaskSchedule
 from megamini.data.next_token import NextTokenSchedule
-from megamini.recipes.sections import RunRecipe
+from megamini.recipes.recipe import RunRecipe
 from megamini.training.engines.engine import Engine
 from megamini.training.forgetting import Forgetting
 from megamini.training.intervals import Intervals

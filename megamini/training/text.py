@@ -15,7 +15,8 @@ from megamini.data.order import RunOrder
 from megamini.data.tokenizer import fingerprint, load_tokenizer, piece_bytes, special_ids, special_roles
 from megamini.data.unigram_counts import read_unigram_counts
 from megamini.errors import UserError
-from megamini.recipes.sections import BlockOrder, MaskingSection
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.values import BlockOrder
 from megamini.training.schedule import build_mask_schedule
 
 

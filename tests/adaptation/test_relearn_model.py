@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from megamini.adaptation.relearning.model import RelearnModel
 from megamini.data.batches import Batch
-from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from tests.models import bodies
 

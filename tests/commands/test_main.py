@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from megamini.commands import main as command
 from megamini.recipes import shipped
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

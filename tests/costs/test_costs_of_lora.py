@@ -6,7 +6,7 @@ from megamini.costs import flops as compute
 from megamini.costs.flops import BodyShape
 from megamini.models.families import family_of
 from megamini.models.lora import add_factors
-from megamini.recipes.sections import LoraSection
+from megamini.recipes.objective import LoraSection
 from tests.costs.test_compute import (
     BLOCK,
     DECODERS,

@@ -14,7 +14,7 @@ from megamini.commands.main import COMMANDS
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import CommandParser
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tests.documentation.blocks import BLOCKS, PAGES, ROOT
 from tests.documentation.walk import Walk
 from tools.study.ledger import Ledgers

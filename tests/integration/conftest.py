@@ -16,7 +16,7 @@ from transformers import Qwen2Tokenizer
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
 from megamini.models.build import build_primary
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tests.device import ranks_that_fit
 from tests.integration.cases import BLOCK_LENGTH, Case
 from tests.integration.launching import read_scalars, run_command

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from megamini.recipes.sections import Recipe  # noqa: E402
+from megamini.recipes.recipe import Recipe  # noqa: E402
 from megamini.training import run  # noqa: E402
 from megamini.training.engines.deepspeed_config import read_deepspeed_json  # noqa: E402
 from megamini.training.engines.engine import Engine  # noqa: E402

@@ -18,7 +18,7 @@ from megamini.data.order import blocks_at
 from megamini.data.tokenizer import load_tokenizer, special_ids
 from megamini.models.build import build_primary
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.forgetting import Forgetting
 from tests.integration.cases import (
     DECODERS,

@@ -15,7 +15,7 @@ from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.tokenizer import load_tokenizer
 from megamini.downstream.evaluation.evaluate import plan
 from megamini.downstream.recipe import EvaluateRecipe
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.run import pretrain_plain
 from tests.downstream.workplace import evaluate_recipe, finetune_recipe, make_pack, make_primary, write_texts
 from tests.launch.workplace import PROSE, RECIPE, changed, make_data

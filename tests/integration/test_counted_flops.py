@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.pretraining import build_setup
 from tests.integration.cases import Case
 from tests.integration.conftest import Lab

@@ -27,7 +27,7 @@ from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
 from megamini.models.lineage import lineage_of
 from megamini.models.mini_model import extract_mini_model
-from megamini.recipes.sections import MaskingSection
+from megamini.recipes.objective import MaskingSection
 from megamini.training.finished.weights import load_run
 from megamini.training.setup import Sharding
 from megamini.training.text import open_text

@@ -9,7 +9,7 @@ import pytest
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training import run
 from megamini.training.engines.deepspeed_config import DEFAULT, zero_stage
 from tests.integration.cases import Case

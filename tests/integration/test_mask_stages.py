@@ -13,7 +13,7 @@ from megamini.data.masking import mask_blocks
 from megamini.data.order import blocks_at
 from megamini.errors import UserError
 from megamini.models.build import build_primary
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.recipe import load_recipe
 from megamini.training import run as running
 from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.pretraining import build_setup

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megamini.recipes.sections import Recipe, load_recipe
+from megamini.recipes.recipe import Recipe, load_recipe
 from tests.integration.cases import BLOCK_LENGTH, GLOBAL_BATCH, UPDATES, VALIDATE_EVERY, Case
 from tests.integration.conftest import Lab
 from tests.integration.launching import free_port, read_scalars, run_command

@@ -17,7 +17,7 @@ from megamini.adaptation.starts import starting_point
 from megamini.commands.report import main as report
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.errors import UserError
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.recipe import load_recipe
 from megamini.training.finished.weights import load_run
 from megamini.training.run import pretrain_plain
 from tests.data.vocabulary.languages import ENGLISH

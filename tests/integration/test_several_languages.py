@@ -8,7 +8,7 @@ import pytest
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.errors import UserError
 from megamini.models.export import export_checkpoint
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.recipe import load_recipe
 from megamini.training.finished.model_card import describe, model_card
 from megamini.training.finished.weights import load_run
 from megamini.training.pretraining import build_setup

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 
 ENCODERS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gpt_neox")

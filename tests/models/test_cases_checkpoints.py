@@ -11,7 +11,7 @@ from megamini.errors import UserError
 from megamini.models.build import build_primary
 from megamini.models.lineage import lineage_of, same_lineage
 from megamini.models.pretrained import load_config, load_lm, weights_fingerprint
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tests.models import bodies
 
 VOCAB = bodies.VOCAB

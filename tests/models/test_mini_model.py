@@ -14,7 +14,7 @@ from megamini.models.families import family_of
 from megamini.models.materialise import materialise
 from megamini.models.mini_model import bottom_weights, extract_mini_model, mini_config
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tests.models import bodies
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from megamini.errors import UserError
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tests.launch.workplace import RECIPE
 
 VALUES = [

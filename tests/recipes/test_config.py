@@ -11,7 +11,9 @@ from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.errors import UserError
 from megamini.recipes.command_line import recipes_of
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import MaskingSection, Recipe, dump_recipe, duration_in_updates, load_recipe
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.recipe import Recipe, dump_recipe, load_recipe
+from megamini.recipes.values import duration_in_updates
 
 VALUES = {
     "name": "test",

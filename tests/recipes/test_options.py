@@ -5,7 +5,7 @@ import pytest
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.downstream.recipe import EvaluateRecipe, FinetuneRecipe
 from megamini.recipes.options import options, options_table
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from tools import options_page
 
 

@@ -8,7 +8,9 @@ import pytest
 from megamini.commands.planning.subject import subject_of
 from megamini.errors import UserError
 from megamini.models.build import body_config, build_primary, is_causal
-from megamini.recipes.sections import ModelSection, ObjectiveSection, Recipe, load_recipe
+from megamini.recipes.objective import ObjectiveSection
+from megamini.recipes.recipe import Recipe, load_recipe
+from megamini.recipes.sections import ModelSection
 from megamini.recipes.shipped import RECIPES
 from megamini.training.checkpoints.identity import check_identity, defaults_of, identity_of
 from megamini.training.pretraining import build_setup

@@ -14,7 +14,7 @@ from megamini.commands.planning.memory_plan import Layout, bytes_of, deepspeed_j
 from megamini.commands.planning.subject import subject_of
 from megamini.commands.planning.time_plan import break_even, communicated_bytes, times_of
 from megamini.errors import UserError
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.recipe import load_recipe
 from megamini.training.engines.deepspeed_config import DEFAULT, check_combination, read_deepspeed_json
 from tests.models import bodies
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megamini.recipes.sections import ForgettingSection
+from megamini.recipes.objective import ForgettingSection
 from megamini.training.forgetting import build_forgetting, fresh_token_embeddings
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from megamini.errors import UserError
-from megamini.recipes.sections import MaskingSection, ScheduleSection
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.optimizer import ScheduleSection
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 

@@ -105,7 +105,7 @@ def _losses(path: Path) -> dict[tuple[int, str], float]:
 def _train(path: Path, engine: str) -> list[tuple[int, int]]:
     """Graphs and graph breaks after each update and its validation."""
     from megamini.adaptation.recipe import AdaptationRecipe
-    from megamini.recipes.sections import Recipe
+    from megamini.recipes.recipe import Recipe
     from megamini.training.engines.compiled import graphs_and_breaks
     from megamini.training.loop import Telemetry
 

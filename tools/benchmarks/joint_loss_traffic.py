@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from megamini.commands.planning.clusters import GPUS
 from megamini.commands.planning.subject import subject_of
 from megamini.errors import CommandParser
-from megamini.recipes.sections import MaskingSection, load_recipe
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.recipe import load_recipe
 from tools.benchmarks.page import ROOT, table
 
 # Recipe, pieces, blocks in a micro-batch (as docs/plans.md has it for 64 GPUs).

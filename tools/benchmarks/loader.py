@@ -28,7 +28,7 @@ from megamini.data.masking import MaskingRule
 from megamini.data.order import RunOrder
 from megamini.errors import CommandParser
 from megamini.files import fingerprint_of, write_json
-from megamini.recipes.sections import load_recipe
+from megamini.recipes.recipe import load_recipe
 from tools.benchmarks.page import ROOT, heading, table
 
 BLOCK_LENGTH, VOCAB, MICRO_BATCH = 512, 50_000, 32

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from megamini.data.batches import TrainingMicroBatches, plan_batches, training_loader
-from megamini.recipes.sections import MaskingSection
+from megamini.recipes.objective import MaskingSection
 from megamini.training.text import open_text
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.pretraining import pretraining_engine, pretraining_update

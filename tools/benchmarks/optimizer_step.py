@@ -21,7 +21,8 @@ from transformers import AutoModelForMaskedLM
 
 from megamini.costs.flops import BodyShape, ExitShape, muon_flops, training_flops
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import MuonSection, PretrainingOptimizerSection, TrainingSection
+from megamini.recipes.optimizer import MuonSection, PretrainingOptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import hardware
 from tools.benchmarks.updates import BLOCK_LENGTH, BLOCKS, MASKED, random_batch, roberta_config

@@ -25,7 +25,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig, Trainer, Traini
 from megamini.costs.flops import BodyShape, ExitShape, training_flops
 from megamini.data.batches import Batch
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (

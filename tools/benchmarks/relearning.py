@@ -2,6 +2,7 @@
 
 python tools/benchmarks/relearning.py                                # base shape, writes relearning.md beside this file
 python tools/benchmarks/relearning.py --accumulation 4 --out tools/benchmarks/relearning_16k.md    # 16,384 tokens
+python tools/benchmarks/relearning.py --family llama --vocab 8000 --out tools/benchmarks/relearning_decoder.md
 python tools/benchmarks/relearning.py --layers 3 --hidden 64 --vocab 500 --rounds 3 --out /tmp/relearning.md   # a try
 """
 
@@ -14,12 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import PretrainedConfig, PreTrainedModel
 
 from megamini.adaptation.relearning.model import RelearnModel
 from megamini.costs.flops import BodyShape, training_flops
 from megamini.data.batches import Batch
-from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.models.families import family_of
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.page import heading, table
 from tools.benchmarks.updates import (
@@ -28,7 +31,9 @@ from tools.benchmarks.updates import (
     MASKED,
     about_rates,
     interleaved,
+    llama_config,
     measured_rates,
+    next_token_batch,
     parse,
     random_batch,
     ratio,
@@ -38,14 +43,20 @@ from tools.benchmarks.updates import (
 )
 
 LANGUAGES = 3  # of the candidate that learns several side by side
+# Of each family: its configuration, a batch, and how many positions of a block predict.
+FAMILIES = {
+    "roberta": (roberta_config, random_batch, MASKED),
+    "llama": (llama_config, next_token_batch, BLOCK_LENGTH - 2),
+}
 
 
 def main() -> None:
     parser = update_options(__doc__, Path(__file__).with_suffix(".md"), choose_precision=False)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of 4,096 tokens an update")
+    parser.add_argument("--family", choices=FAMILIES, default="roberta")
     options = parse(parser)
     torch.manual_seed(0)
-    batch = random_batch(options.vocab)
+    batch = FAMILIES[options.family][1](options.vocab)
     rates = measured_rates()
     updates: dict[str, Callable[[], None]] = {}
     for precision in rates:
@@ -67,6 +78,15 @@ def depths(options: argparse.Namespace) -> list[int]:
     return sorted({options.layers, *minis}, reverse=True)
 
 
+def _config(options: argparse.Namespace, layers: int | None = None) -> PretrainedConfig:
+    return FAMILIES[options.family][0](options, layers)
+
+
+def _model(options: argparse.Namespace, layers: int | None = None) -> PreTrainedModel:
+    config = _config(options, layers)
+    return family_of(config).auto_class.from_config(config)
+
+
 def _ours(layers: int, precision: str) -> str:
     return f"{layers} layers, {precision}"
 
@@ -80,13 +100,13 @@ def _together(options: argparse.Namespace) -> str:
 
 
 def _engine(options: argparse.Namespace, layers: int, precision: str, languages: int = 1) -> PlainEngine:
-    body = AutoModelForMaskedLM.from_config(roberta_config(options, layers))
+    body = _model(options, layers)
     starts = {
         f"x{number}": (torch.randn(options.vocab, options.hidden) * 0.02, torch.zeros(options.vocab))
         for number in range(languages)
     }
     training = TrainingSection(global_batch=BLOCKS, micro_batch=BLOCKS, precision=precision)
-    model = RelearnModel(body, starts)
+    model = RelearnModel(body, starts, train_bias=options.family == "roberta")  # decoders have none
     return PlainEngine(model, OptimizerSection(learning_rate=1e-4), training, options.accumulation, torch.device("cpu"))
 
 
@@ -104,13 +124,14 @@ def _update(engine: PlainEngine, batch: Batch, accumulation: int) -> None:
 
 def _library_update(options: argparse.Namespace, batch: Batch, precision: str) -> Callable[[], None]:
     """Body frozen, logits everywhere, AdamW: what one writes with plain transformers (bf16: by autocast)."""
-    model = AutoModelForMaskedLM.from_config(roberta_config(options)).requires_grad_(False)
-    trained = [model.get_input_embeddings().weight, model.get_output_embeddings().bias]
+    model = _model(options).requires_grad_(False)
+    bias = model.get_output_embeddings().bias
+    trained = [model.get_input_embeddings().weight, *([] if bias is None else [bias])]
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     labels = torch.full((batch.input_ids.numel(),), -100)
-    labels[batch.positions] = batch.labels
+    labels[batch.positions + (options.family == "llama")] = batch.labels  # the library shifts them by one
     labels = labels.view_as(batch.input_ids)
     model.train()
 
@@ -127,8 +148,9 @@ def _library_update(options: argparse.Namespace, batch: Batch, precision: str) -
 
 
 def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: dict[str, float]) -> str:
+    name, predicted = type(_model(options, 1)).__name__, FAMILIES[options.family][2]
     full, mini = (
-        training_flops(BodyShape.from_config(roberta_config(options, layers)), BLOCK_LENGTH, MASKED, "standard")
+        training_flops(BodyShape.from_config(_config(options, layers)), BLOCK_LENGTH, predicted, "standard")
         for layers in (options.layers, options.exit)
     )
     whole, small = _ours(options.layers, "fp32"), _ours(options.exit, "fp32")
@@ -153,13 +175,14 @@ def _page(options: argparse.Namespace, seconds: dict[str, list[float]], rates: d
                 ["torch", "transformers"],
                 f"An update over {options.exit} layers takes {ratio(seconds, whole, small)[0]:.2f} times less time "
                 f"than over all {options.layers}, and {ratio(seconds, _library('fp32'), small)[0]:.2f} times less than"
-                "\nthe masked-LM model of `transformers` with a frozen body, on a CPU in fp32.",
+                f"\n`{name}` of `transformers` with a frozen body, on a CPU in fp32.",
             ),
-            f"RoBERTa shape of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces; mini-model:",
+            f"{name} of {options.layers} layers, width {options.hidden}, {options.vocab:,} pieces; mini-model:",
             f"{options.exit} layers. {tokens:,} tokens an update and language, in blocks of {BLOCK_LENGTH} with",
-            f"{MASKED} masked; dropout 0.1. Token matrix and output bias train: forward, backward, clipping, AdamW in",
+            f"{predicted} predicted{'; dropout 0.1' if options.family == 'roberta' else ''}. The token matrix",
+            "trains, and the output bias where there is one: forward, backward, clipping, AdamW in",
             f"one process with {torch.get_num_threads()} threads; {options.rounds} interleaved rounds. The library's",
-            "way is `RobertaForMaskedLM` with frozen body and labels: logits at all positions (bf16: autocast). The",
+            f"way is `{name}` with frozen body and labels: logits at all positions (bf16: autocast). The",
             "table has seconds an update.",
             about_rates(rates),
             "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, RobertaConfig
+from transformers import AutoConfig, LlamaConfig, RobertaConfig
 
 from megamini.costs.flops import measured_matmul_rate
 from megamini.data.batches import Batch
@@ -48,6 +48,21 @@ def roberta_config(options: Any, layers: int | None = None, block_length: int = 
     )
 
 
+def llama_config(options: Any, layers: int | None = None, block_length: int = BLOCK_LENGTH) -> LlamaConfig:
+    """The same of a decoder, with as many FLOPs in a layer: three matrices of its feed-forward network instead of two.
+    Input and output share the token matrix."""
+    return AutoConfig.for_model(
+        "llama",
+        vocab_size=options.vocab,
+        hidden_size=options.hidden,
+        num_hidden_layers=layers or options.layers,
+        num_attention_heads=max(options.hidden // 64, 1),
+        intermediate_size=8 * options.hidden // 3,
+        max_position_embeddings=block_length,
+        tie_word_embeddings=True,
+    )
+
+
 def measured_rates() -> dict[str, float]:
     """FLOPs a second of this machine's matrix products by precision: bf16 only where it is not slower than fp32."""
     rates = {name: measured_matmul_rate("cpu", dtype, seconds=2.0) for name, dtype in PRECISIONS.items()}
@@ -69,6 +84,13 @@ def random_batch(vocab: int) -> Batch:
         positions=(torch.arange(BLOCKS)[:, None] * BLOCK_LENGTH + positions).flatten(),
         labels=torch.randint(5, vocab, (BLOCKS * MASKED,)),
     )
+
+
+def next_token_batch(vocab: int) -> Batch:
+    """The same for a decoder: all positions but two of a block predict the token behind them."""
+    ids, predicted = torch.randint(5, vocab, (BLOCKS, BLOCK_LENGTH)), torch.arange(BLOCK_LENGTH - 2)
+    positions = (torch.arange(BLOCKS)[:, None] * BLOCK_LENGTH + predicted).flatten()
+    return Batch(ids, positions, ids[:, 1:-1].flatten())
 
 
 def interleaved(updates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ import torch
 
 from megamini.machine import best_device, device_memory
 from megamini.models import joint_loss
-from megamini.recipes.sections import MaskingSection
+from megamini.recipes.objective import MaskingSection
 from tools.gpu_checks.context import Context
 
 # Rows, pieces, width: base, and the vocabulary of XLM-R.

@@ -15,7 +15,7 @@ import torch
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn import adapt
 from megamini.files import write_atomically
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.run import pretrain_plain
 from tools.gpu_checks.context import Context, run_script, write_recipe
 

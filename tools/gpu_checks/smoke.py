@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.relearn import adapt
 from megamini.errors import UserError
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.run import pretrain_plain
 from tools.gpu_checks.context import Context, run_script
 

@@ -26,7 +26,9 @@ from megamini.costs.flops import (
 from megamini.data.batches import Batch
 from megamini.machine import best_device, device_memory
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import MaskingSection, OptimizerSection, TrainingSection
+from megamini.recipes.objective import MaskingSection
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.engine import DTYPES
 from megamini.training.engines.plain_engine import PlainEngine
 from tools.benchmarks.updates import roberta_config

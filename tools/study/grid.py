@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import NotNegative, Positive, Section
+from megamini.recipes.values import NotNegative, Positive, Section
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Changes = Annotated[tuple[str, ...], Field(strict=False)]

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from megamini.downstream.results import TABLE
-from megamini.recipes.sections import duration_in_updates, load_recipe
+from megamini.recipes.recipe import load_recipe
+from megamini.recipes.values import duration_in_updates
 from tools.benchmarks.page import ROOT
 from tools.study.grid import Cell, Study, TaskSection, primary_in
 from tools.study.ledger import Ledgers

@@ -22,7 +22,7 @@ from megamini.models.build import body_config, check_positions, is_causal
 from megamini.models.lora import lora_rank
 from megamini.models.pretrained import load_config
 from megamini.models.primary_model import check_exits
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.schedule import build_mask_schedule, build_schedule, check_mask_stages
 
 

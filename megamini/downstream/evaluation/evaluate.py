@@ -14,7 +14,7 @@ from megamini.downstream.results import FILE, TABLE, Result, table_of, write_sum
 from megamini.errors import UserError
 from megamini.files import write_atomically
 from megamini.machine import best_device
-from megamini.recipes.sections import dump_recipe
+from megamini.recipes.recipe import dump_recipe
 from megamini.training.device_memory import enough_memory
 from megamini.training.engines.engine import DTYPES
 from megamini.training.engines.precision import near_fp32, resolve_precision, use_precision

@@ -13,7 +13,7 @@ from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
 from megamini.files import write_atomically
 from megamini.models.pretrained import weights_fingerprint
-from megamini.recipes.sections import dump_recipe
+from megamini.recipes.recipe import dump_recipe
 
 _MADE_FROM = "made_from.json"
 

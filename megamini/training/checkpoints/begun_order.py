@@ -1,6 +1,7 @@
 """In which order a run reads its blocks: as it began, where it has begun."""
 
-from megamini.recipes.sections import BlockOrder, RunRecipe
+from megamini.recipes.recipe import RunRecipe
+from megamini.recipes.values import BlockOrder
 from megamini.training.checkpoints.checkpoint import newest_first
 from megamini.training.checkpoints.identity import EARLIER_ORDER
 from megamini.training.checkpoints.manifest import read_manifest

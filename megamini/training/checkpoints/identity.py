@@ -6,7 +6,8 @@ from typing import Any
 
 from megamini.errors import UserError
 from megamini.models.pretrained import weights_fingerprint
-from megamini.recipes.sections import BlockOrder, Recipe, RunRecipe, Section
+from megamini.recipes.recipe import Recipe, RunRecipe
+from megamini.recipes.values import BlockOrder, Section
 
 # Of checkpoints that do not say so, and of the recipes beside them.
 EARLIER_ORDER: BlockOrder = "blocks"

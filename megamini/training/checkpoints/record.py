@@ -7,7 +7,7 @@ import yaml
 
 from megamini.files import write_atomically
 from megamini.recipes.file import as_yaml
-from megamini.recipes.sections import RunRecipe
+from megamini.recipes.recipe import RunRecipe
 from megamini.training.state.train_state import TrainState
 
 # Keys, or whole sections, that make no other training: where things lie (what lies there is checked by its content,

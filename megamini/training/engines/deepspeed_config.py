@@ -12,7 +12,7 @@ from typing import Any
 
 from megamini.data.batches import BatchPlan
 from megamini.errors import UserError, did_you_mean
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.recipes.shipped import find
 from megamini.training.setup import Sharding
 

@@ -25,7 +25,7 @@ from megamini.machine import usable_cores
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.materialise import Partition
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.engines.build_locks import refuse_stale_build_lock
 from megamini.training.engines.compiled import compile_layers
 from megamini.training.engines.deepspeed_config import swap_folder, zero_stage

@@ -11,7 +11,8 @@ from megamini.data.batches import Batch
 from megamini.library_internals import check_internals
 from megamini.models.cpu_dropout import draw_dropout_fast
 from megamini.models.trained_model import TrainedModel
-from megamini.recipes.sections import OptimizerSection, TrainingSection
+from megamini.recipes.optimizer import OptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.allocator import keep_freed_memory
 from megamini.training.engines.engine import DTYPES, StepResult
 from megamini.training.engines.loss_scale import LossScale

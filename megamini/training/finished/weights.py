@@ -16,7 +16,7 @@ from megamini.models.build import build_primary, is_causal, model_config, outlin
 from megamini.models.lora import low_rank_update, plain_name
 from megamini.models.materialise import Weights
 from megamini.models.primary_model import PrimaryModel, assert_tied
-from megamini.recipes.sections import Recipe, load_recipe
+from megamini.recipes.recipe import Recipe, load_recipe
 from megamini.training.checkpoints.checkpoint import is_checkpoint, newest_first
 from megamini.training.checkpoints.identity import check_identity, defaults_of, identity_of, keeps_source
 from megamini.training.checkpoints.manifest import read_manifest, verify

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from megamini.recipes.sections import MuonSection, OptimizerSection
+from megamini.recipes.optimizer import MuonSection, OptimizerSection
 
 MOMENTUM = "momentum_buffer"
 # Of the quintic iteration, and what keeps a norm of zero from dividing: Jordan et al. 2024, as in `torch.optim.Muon`.

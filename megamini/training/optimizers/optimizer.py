@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from megamini.models.trained_model import TrainedModel
-from megamini.recipes.sections import OptimizerSection
+from megamini.recipes.optimizer import OptimizerSection
 from megamini.training.optimizers.muon import MuonWithAuxAdamW, NewtonSchulz
 
 # The token matrix is a group of its own, and the first: active forgetting resets its optimizer state as a whole.

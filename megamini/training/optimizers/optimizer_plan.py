@@ -6,7 +6,7 @@ from collections import Counter
 from torch import nn
 
 from megamini.models.trained_model import TrainedModel
-from megamini.recipes.sections import PretrainingOptimizerSection
+from megamini.recipes.optimizer import PretrainingOptimizerSection
 from megamini.training.optimizers.optimizer import parameter_groups
 
 # Above this share of an update's FLOPs, a plan says what to do about Muon's.

@@ -17,7 +17,7 @@ from megamini.data.preparation.prepare import Settings, prepare
 from megamini.data.preparation.units import is_validation
 from megamini.data.tokenizer import train_unigram
 from megamini.errors import UserError
-from megamini.recipes.sections import MaskingSection
+from megamini.recipes.objective import MaskingSection
 from megamini.training.text import open_text
 from tests.data.texts import documents, write_text
 

@@ -15,7 +15,7 @@ from megamini.downstream.finetuning.finetune import finetune, plan
 from megamini.downstream.kinds.by_name import KINDS
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
-from megamini.recipes.sections import dump_recipe
+from megamini.recipes.recipe import dump_recipe
 from megamini.training.safety.run_lock import run_lock
 from tests.downstream.workplace import finetune_recipe, write_texts
 from tests.integration.ranks import Ranks

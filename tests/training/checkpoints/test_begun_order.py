@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megamini.errors import UserError
-from megamini.recipes.sections import Recipe
+from megamini.recipes.recipe import Recipe
 from megamini.training.checkpoints.begun_order import resolve_block_order
 from megamini.training.checkpoints.identity import check_identity, defaults_of, identity_of
 from megamini.training.checkpoints.manifest import write_manifest

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megamini.recipes.sections import Recipe, load_recipe
+from megamini.recipes.recipe import Recipe, load_recipe
 from megamini.training.checkpoints.record import adopt_recipe, write_recipe
 from megamini.training.state.train_state import TrainState
 

@@ -7,7 +7,7 @@ import pytest
 
 from megamini.data.batches import plan_batches
 from megamini.errors import UserError
-from megamini.recipes.sections import PretrainingOptimizerSection
+from megamini.recipes.optimizer import PretrainingOptimizerSection
 from megamini.training.engines.deepspeed_config import (
     ALLOWED_KEYS,
     DEFAULT,

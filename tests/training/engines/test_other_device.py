@@ -24,7 +24,9 @@ from megamini.downstream.kinds.forward import Collator, outputs_of
 from megamini.models.build import _freeze
 from megamini.models.primary_model import PrimaryModel
 from megamini.models.trained_model import TrainedModel
-from megamini.recipes.sections import LoraSection, PretrainingOptimizerSection, TrainingSection
+from megamini.recipes.objective import LoraSection
+from megamini.recipes.optimizer import PretrainingOptimizerSection
+from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.loop import _agree
 from tests.models.bodies import FAMILIES, LENGTH, VOCAB, small_config, small_model, small_recipe

@@ -7,7 +7,7 @@ from torch import nn
 from megamini.costs.flops import hidden_matrices, matrix_parameters
 from megamini.costs.shape import BodyShape, ExitShape
 from megamini.models.primary_model import PrimaryModel
-from megamini.recipes.sections import OptimizerSection, PretrainingOptimizerSection
+from megamini.recipes.optimizer import OptimizerSection, PretrainingOptimizerSection
 from megamini.training.optimizers.muon import MOMENTUM, NewtonSchulz
 from megamini.training.optimizers.optimizer import build_optimizer, parameter_groups
 from tests.models.bodies import FAMILIES, small_model

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from megamini.recipes.file import read_recipe
-from megamini.recipes.sections import Positive, Section
+from megamini.recipes.values import Positive, Section
 from tools.study.grid import Changes, Names, TaskSection
 
 Way = Literal["swapped", "swapped-list", "extension", "replacement", "lexicon"]
