@@ -26,10 +26,14 @@ options only, not on --processes.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from megamini.errors import CommandParser, UserError, run_command
 from megamini.machine import usable_cores
+
+_FEW_BLOCKS = 100  # of validation: with fewer, the second decimal of a loss is chance
+_LARGEST_ADVISED = 0.1
 
 
 def main() -> None:
@@ -52,6 +56,12 @@ def main() -> None:
             f"{split}: {facts['blocks']:,} blocks of {manifest['block_length']}, {facts['documents']:,} documents, "
             f"{facts['tokens']:,} tokens"
         )
+        share = options["validation_share"]
+        if split == "validation" and facts["blocks"] < _FEW_BLOCKS and share < _LARGEST_ADVISED:
+            advised = _larger_share(share, facts["blocks"])
+            print(
+                f"validation: few blocks, its losses are uncertain; --validation-share {advised:g} --overwrite has more"
+            )
         if facts.get("dropped_blocks"):
             print(
                 f"{split}: {facts['dropped_blocks']:,} more blocks were dropped, since hardly a token of them can be "
@@ -80,6 +90,11 @@ def _in_words(vocabulary: dict) -> str:
 
 def _row(fertility: dict) -> str:
     return ", ".join(f"{value:.2f} {name}" for name, value in fertility.items())
+
+
+def _larger_share(share: float, blocks: int) -> float:
+    """The share of the documents that gives enough validation blocks, where `share` gave so few."""
+    return min(math.ceil(150 * share * _FEW_BLOCKS / max(blocks, 1)) / 100, _LARGEST_ADVISED)
 
 
 def _poor_documents(manifest: dict) -> str:

@@ -1,4 +1,4 @@
-"""Hours on well-known GPUs, from FLOPs by formula: for plans, where nothing is measured."""
+"""Hours from FLOPs by formula, on well-known GPUs and on this CPU; and times in words."""
 
 from megamini.costs.flops import PEAK_TFLOPS
 
@@ -17,7 +17,18 @@ def hours_on_gpus(flops: float) -> dict[str, float]:
     }
 
 
-def hours_in_words(flops: float) -> str:
-    """The same, on one line."""
-    each = ", ".join(f"{name} {hours:.2g} h" for name, hours in hours_on_gpus(flops).items())
+def hours_in_words(flops: float, cpu_rate: float | None = None) -> str:
+    """The same, on one line. cpu_rate: FLOP/s of this machine's matrix products, where it has no GPU."""
+    hours = hours_on_gpus(flops)
+    if cpu_rate is not None:
+        hours = {"this CPU": flops / (cpu_rate * UTILISATION) / 3600, **hours}
+    each = ", ".join(f"{name} {each:.2g} h" for name, each in hours.items())
     return f"{each}; computed at {UTILISATION:.0%} of peak"
+
+
+def in_words(seconds: float) -> str:
+    """A time that is left, in its largest unit."""
+    for unit, length in (("days", 86_400), ("h", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -33,7 +33,8 @@ def load_config(checkpoint: str, where: str, dropout: float | None) -> Pretraine
         if (Path(checkpoint) / "recipe.yaml").is_file():
             raise UserError(f"{where}: a run, not a model; tools/export.py makes one of a pretraining run") from None
         here = "" if Path(checkpoint).is_dir() else "no such folder here, and as a hub name "
-        raise UserError(f"{where}: {here}no config.json of a model can be read there: {error}") from None
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{where}: {here}no config.json of a model can be read there: {reason}") from None
     try:
         family = family_of(config)
     except UserError as error:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from megamini.errors import UserError, did_you_mean
-from megamini.recipes.shipped import find
+from megamini.recipes.shipped import RECIPES, find
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -93,7 +93,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.yaml)") from None
+        known = [str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.rglob("*.yaml")]
+        near = did_you_mean(str(path.with_suffix("")).removeprefix("launch/recipes/"), known)
+        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.yaml){near}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a YAML file") from None
     try:
@@ -115,7 +117,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"'{override}' is no override; write section.key=value")
+        raise UserError(
+            f"'{override}' is no override; write section.key=value, and in quotes where the value has a space: "
+            '"schedule.duration=10M tokens"'
+        )
     *sections, last = key.split(".")
     for section in sections:
         if values.get(section) is None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from megamini.costs.flops import model_flops_utilisation
+from megamini.costs.hours import in_words
 from megamini.data.batches import Batch
 from megamini.data.hashing import random_bits
 from megamini.errors import TryAgain, UserError
@@ -33,6 +34,7 @@ class _Window:
     """What has happened since the last line of the log."""
 
     started: float = field(default_factory=time.perf_counter)
+    updates: int = 0
     tokens: int = 0
     flops: int = 0
     applied: int = 0
@@ -42,6 +44,7 @@ class _Window:
     """Seconds for the loader's batches."""
 
     def add(self, cost: Cost, losses: list[float], result: StepResult) -> None:
+        self.updates += 1
         self.tokens += cost.tokens
         self.flops += cost.flops
         if result.applied:
@@ -85,6 +88,8 @@ def train(
     for head in state.stopped:
         engine.model.stop_head(head)
 
+    if setup.measures_the_start and state.update == 0:
+        _measure(engine, setup, state, telemetry)
     window, started, seconds_before, shown = _Window(), time.perf_counter(), state.seconds, False
     done = is_over(setup, engine, state)
     if not done:
@@ -315,18 +320,24 @@ def _log(
         f"{name} {values[f'train/loss_{name}']:.3f}" for name in reversed(heads) if f"train/loss_{name}" in values
     )
     share = "peak rate unknown" if utilisation is None else f"{utilisation:.0%} of peak"
+    left = (setup.schedule.updates - state.update) * seconds / window.updates
     telemetry.say(
         f"update {state.update}/{setup.schedule.updates}  {losses}  lr {values['train/lr']:.2e}  "
-        f"{values['train/tokens_per_second']:,.0f} tokens/s  {share}"
+        f"{values['train/tokens_per_second']:,.0f} tokens/s  {share}{f'  {in_words(left)} left' if left else ''}"
     )
 
 
-def _validate(engine: Engine, setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> None:
-    """Validate, and stop the heads whose loss falls no more."""
+def _measure(engine: Engine, setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> dict[str, float]:
     values = setup.validate(engine)
     telemetry.record(state.update, values)
     shown = "  ".join(f"{name.removeprefix('validation/')} {value:.3f}" for name, value in values.items())
     telemetry.say(f"validation after update {state.update}:  {shown}")
+    return values
+
+
+def _validate(engine: Engine, setup: RunSetup, state: TrainState, telemetry: Telemetry | Silence) -> None:
+    """Validate, and stop the heads whose loss falls no more."""
+    values = _measure(engine, setup, state, telemetry)
     losses = {head: values[f"validation/loss_{head}"] for head in engine.model.head_names}
     for head in setup.stopping.newly_stopped(state, losses):
         engine.model.stop_head(head)

@@ -59,6 +59,11 @@ class RunSetup(ABC):
         return Cost(0, 0)
 
     @property
+    def measures_the_start(self) -> bool:
+        """Whether a new run validates before its first update."""
+        return False
+
+    @property
     def spikes(self) -> SpikeRule:
         """What a loss spike is."""
         section = self.recipe.training.spike

@@ -121,8 +121,8 @@ def write_ledger(run_directory: Path, ledger: dict) -> None:
 
 
 def _lines_before(path: Path, first_update: int) -> list[dict[str, float]]:
-    """What earlier sessions wrote up to the checkpoint that this one starts from."""
-    if not path.exists():
+    """What earlier sessions wrote up to the checkpoint that this one starts from: nothing where it begins anew."""
+    if not path.exists() or not first_update:
         return []
     return [line for line in read_metrics(path) if line["update"] <= first_update]
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from megamini.costs.flops import BodyShape, training_flops
-from megamini.costs.hours import hours_in_words, hours_on_gpus
+from megamini.costs.hours import hours_in_words, hours_on_gpus, in_words
 
 PAGE = Path(__file__).parents[2] / "docs/adding-a-language.md"
 ROWS = [
@@ -22,6 +22,23 @@ def test_by_hand():
     assert found["A100"] == pytest.approx(1) and found["8 x A100"] == pytest.approx(1 / 8)
     assert found["T4"] == pytest.approx(312 / 65)
     assert hours_in_words(312e12 * 0.4 * 3600).endswith("A100 1 h, 8 x A100 0.12 h; computed at 40% of peak")
+    assert hours_in_words(1e11 * 0.4 * 7200, cpu_rate=1e11).startswith("this CPU 2 h, T4 ")
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+        (172_799, "48.0 h"),
+        (1e6, "11.6 days"),
+    ],
+)
+def test_a_time_in_its_largest_unit(seconds, words):
+    assert in_words(seconds) == words
 
 
 @pytest.mark.parametrize("title, layers, width", ROWS)

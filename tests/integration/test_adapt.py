@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,13 @@ def test_a_pack_says_what_it_is_and_its_losses_are_those_of_the_plugged_models(s
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         megamini.plug(model, tokenizer, run / "packs/de")
         assert scalars[f"validation/{name}"][UPDATES] == pytest.approx(plain_loss(model, text), rel=1e-5)
-    assert set(scalars["validation/bits_per_byte_de"]) == {4, UPDATES}
+    assert set(scalars["validation/bits_per_byte_de"]) == {0, 4, UPDATES}
+
+    start = starting_point(build_setup(load_adaptation_recipe(shop.folder / "mini.yaml")), "de")
+    untrained = replace(pack, token_embeddings=start.matrix, output_bias=start.bias)
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    megamini.plug(model, tokenizer, untrained)  # into the primary model, the last of the two above
+    assert scalars["validation/loss_de_primary"][0] == pytest.approx(plain_loss(model, text), rel=1e-5)
 
 
 def test_nothing_but_the_pack_has_moved(shop: Workshop) -> None:

@@ -277,6 +277,8 @@ def test_files_that_are_no_recipe(tmp_path, content, expected):
 
 def test_a_recipe_that_is_not_there_and_one_that_is_a_folder(tmp_path):
     assert "No such file or directory; give the path of a recipe (.yaml)" in refusal(tmp_path / "none.yaml")
+    assert refusal("launch/recipes/my_langage.yaml").endswith("(.yaml); did you mean 'my_language'?")
+    assert refusal("base/minijont").endswith("did you mean 'base/minijoint'?")
     assert "Is a directory" in refusal(tmp_path)
 
 

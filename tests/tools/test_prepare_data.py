@@ -1,6 +1,7 @@
 """The command tools/prepare_data.py: what it makes, and the line with which it refuses."""
 
 import gzip
+import re
 import resource
 import shutil
 import subprocess
@@ -35,6 +36,19 @@ def test_the_command_works_from_any_folder(tmp_path):
     assert manifest["documents"] == 200 and manifest["language"] == "de"
     assert [source["file"] for source in manifest["sources"]] == ["a.txt", "b.jsonl"]
     assert len(AutoTokenizer.from_pretrained(tmp_path / "data")) == 520
+
+
+def test_few_validation_blocks_are_told_with_a_share_that_makes_enough(tmp_path, monkeypatch, capsys):
+    write_text(tmp_path / "a.txt", documents(600))
+    monkeypatch.chdir(tmp_path)
+    command = ["prepare_data.py", "--text", "a.txt", "--out", "data", *SMALL[:-2], "--processes", "1"]
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    (told,) = re.findall(r"few blocks.*(--validation-share \S+ --overwrite)", capsys.readouterr().out)
+    monkeypatch.setattr("sys.argv", [*command, *told.split()])
+    main()
+    assert "few blocks" not in capsys.readouterr().out
+    assert load_manifest(tmp_path / "data")["splits"]["validation"]["blocks"] >= 80
 
 
 def test_a_full_disk_is_one_line_and_the_rerun_goes_on(tmp_path):

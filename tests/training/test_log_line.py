@@ -20,10 +20,12 @@ class Recorded:
 
 
 def logged(peak_flops: float) -> Recorded:
-    """Of a window with 10^12 FLOPs in a second or little more."""
+    """Of a window with 2 x 10^13 FLOPs in 20 seconds or little more, in two updates."""
     engine = SimpleNamespace(model=SimpleNamespace(head_names=("primary",)), device=torch.device("cpu"))
     schedule = SimpleNamespace(learning_rate=lambda _: 1e-3, updates=9)
-    window = _Window(time.perf_counter() - 1, tokens=100, flops=10**12, applied=1, losses=[2.0], gradient_norm=1.0)
+    window = _Window(
+        time.perf_counter() - 20, updates=2, tokens=100, flops=2 * 10**13, applied=1, losses=[2.0], gradient_norm=1.0
+    )
     telemetry = Recorded()
     setup = SimpleNamespace(schedule=schedule, head_weights=(1.0,))
     _log(engine, setup, Yardsticks(peak_flops, 7), TrainState(update=3), window, telemetry)
@@ -33,13 +35,13 @@ def logged(peak_flops: float) -> Recorded:
 def test_utilisation_is_a_share_of_the_peak() -> None:
     telemetry = logged(2e12)
     assert telemetry.values["train/mfu"] == pytest.approx(0.5, rel=0.1)
-    assert telemetry.line.endswith("% of peak")
+    assert telemetry.line.endswith("% of peak  60 s left")
 
 
 def test_more_than_the_peak_is_not_shown() -> None:
     telemetry = logged(5e11)
     assert "train/mfu" not in telemetry.values
-    assert telemetry.line.endswith("tokens/s  peak rate unknown")
+    assert telemetry.line.endswith("tokens/s  peak rate unknown  60 s left")
 
 
 def test_memory_stands_beside_what_was_planned(monkeypatch) -> None:

@@ -10,10 +10,10 @@ from megamini.adaptation.candidates import candidates, probe_updates, trial_upda
 from megamini.adaptation.packs.kinds import Kind
 from megamini.adaptation.recipe import AdaptationRecipe
 from megamini.adaptation.source import SourceModel
-from megamini.costs.flops import BodyShape, activation_memory, model_states, training_flops
+from megamini.costs.flops import BodyShape, activation_memory, measured_matmul_rate, model_states, training_flops
 from megamini.costs.hours import hours_in_words
 from megamini.data.batches import BatchPlan
-from megamini.machine import device_memory
+from megamini.machine import best_device, device_memory
 from megamini.models.families import is_untied
 from megamini.training.setup import Cost, RunSetup, Sharding, in_bytes, plan_table
 from megamini.training.text import Text
@@ -103,7 +103,9 @@ class RelearningCosts(RunSetup):
                 f"{len(wanted)} starts ({'; '.join(one.name for one in wanted)}), {each} updates from each: "
                 f"at most {trial_updates(wanted, each) / updates:.0%} of the run"
             )
-        rows["hours"] = hours_in_words(sum(self.flops(language, updates) for language in self.texts))
+        on_cpu = best_device().type == "cpu"
+        rate = measured_matmul_rate("cpu", torch.float32) if on_cpu else None
+        rows["hours"] = hours_in_words(sum(self.flops(language, updates) for language in self.texts), rate)
         rows["activations"] = in_bytes(sum(self._activations(text) for text in self.texts.values()))
         rows["checkpoint"] = self.checkpoint_plan()
         return plan_table(rows)

@@ -35,6 +35,11 @@ class RelearningSetup(RelearningCosts):
     starting_sha256: dict[str, str]
 
     @property
+    def measures_the_start(self) -> bool:
+        """What the rows are worth before they learn anything; it shows what learning adds."""
+        return self.intervals.validate is not None
+
+    @property
     def packs_directory(self) -> Path:
         return self.recipe.run_directory / "packs"
 
