@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_VENV := .venv-docs
+TRITON := build/triton
 # The deepspeed launcher must find the environment's python, and must not look for a GPU.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu
 
-.PHONY: quickstart test test-all lint docs environment
+.PHONY: quickstart test test-all test-kernel lint docs environment
 
 quickstart: $(INSTALLED)
 	$(RUN) bash tools/quickstart.sh
@@ -15,8 +16,13 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(RUN) pytest
 
-test-all: $(INSTALLED) lint
+test-all: $(INSTALLED) lint test-kernel
 	$(RUN) pytest --all-combinations
+
+# The GPU kernel by Triton's interpreter, on a CPU: only PyTorch's CUDA builds bring Triton.
+test-kernel: $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(TRITON) triton==3.9.0
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(RUN) pytest tests/models/test_softmax_gradient.py
 
 lint: $(INSTALLED)
 	$(RUN) ruff check

@@ -65,6 +65,9 @@ USED: dict[str, tuple[Internals, ...]] = {
             ),
         ),
     ),
+    "megamini.models.families": (
+        Internals("transformers", ("transformers.masking_utils:find_packed_sequence_indices",)),
+    ),
     "megamini.models.primary_model": (
         Internals("transformers", ("transformers:PreTrainedModel._init_weights",), marks=("_is_hf_initialized",)),
     ),

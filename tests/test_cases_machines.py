@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from datetime import timedelta
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from megamini.downstream.finetuning.trainer import training_arguments
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import UserError
 from megamini.recipes.optimizer import OptimizerSection
+from megamini.training.engines import process_group
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.engines.precision import resolve_precision, use_precision
 from tests.device import ON_CPU, choose_device, ranks_that_fit
@@ -128,3 +130,21 @@ def test_one_switch_for_the_device_of_the_whole_suite(monkeypatch):
     choose_device("cuda", environment := {})
     assert environment == {"DS_ACCELERATOR": "cuda"}
     assert ranks_that_fit(2, environment) and not ranks_that_fit(3, environment), "NCCL takes no two on one GPU"
+
+
+def test_a_rank_of_torchrun_uses_the_gpu_of_its_number_before_it_joins_the_others(monkeypatch):
+    """Else the first collective of each would go to the first GPU."""
+    done = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, timeout: done.append(backend))
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    assert process_group.join_ranks(timedelta(minutes=1)) == (3, 4)
+    assert done == [3, "nccl"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="LOCAL_RANK 3: this process sees 2 GPUs"):
+        process_group.join_ranks(timedelta(minutes=1))

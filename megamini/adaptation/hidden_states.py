@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from megamini.models.families import embed, family_of
+from megamini.models.families import embed, run_body
 
 
 def hidden_states(body: PreTrainedModel, matrix: torch.Tensor, texts: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -15,7 +15,7 @@ def hidden_states(body: PreTrainedModel, matrix: torch.Tensor, texts: Sequence[S
     mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in texts], device=matrix.device)
     ids = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], device=matrix.device)
     inputs = {"inputs_embeds": embed(body, ids, matrix).to(body.dtype), "attention_mask": mask}
-    return body.base_model(**inputs, **family_of(body.config).body_options).last_hidden_state.float()
+    return run_body(body, **inputs).last_hidden_state.float()
 
 
 def means_over(states: torch.Tensor, places: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:

@@ -14,10 +14,14 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    masking_utils,
 )
 
 from megamini.errors import UserError
+from megamini.library_internals import check_internals
 from megamini.recipes.values import FamilyName
+
+check_internals(__name__)
 
 Transform = Callable[[list[nn.Module], torch.Tensor], torch.Tensor]
 
@@ -69,11 +73,6 @@ class Family:
         """The library's class that makes models of the family."""
         return AutoModelForCausalLM if self.causal else AutoModelForMaskedLM
 
-    @property
-    def body_options(self) -> dict[str, Any]:
-        """Arguments of the body's forward pass: training reads no cache of keys and values."""
-        return {"use_cache": False} if self.causal else {}
-
     def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
         """The layers, bottom first."""
         return model.get_submodule(self.layers)
@@ -91,6 +90,21 @@ class Family:
         return next((count for end, count in self.fused if module.endswith(end)), 1)
 
 
+def run_body(model: PreTrainedModel, **inputs: Any) -> Any:
+    """The library's output of a model's body for inputs whose rows are one sequence each.
+
+    Training reads no cache of keys and values. And where there is no mask, the library asks whether positions are those
+    of several sequences in a row, and waits for the device to answer: in every micro-batch of a decoder.
+    """
+    if not family_of(model.config).causal:
+        return model.base_model(**inputs)
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        return model.base_model(**inputs, use_cache=False)
+    finally:
+        masking_utils.find_packed_sequence_indices = _packed_sequences
+
+
 def embed(model: PreTrainedModel, ids: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """What the model's own embedding would give for ids [b, L] with the rows of `matrix` [V, d], as `inputs_embeds`
     [b, L, d]: Gemma scales them there, and nowhere behind."""
@@ -99,6 +113,7 @@ def embed(model: PreTrainedModel, ids: torch.Tensor, matrix: torch.Tensor) -> to
     return embedded if scale is None else embedded * scale.to(matrix.dtype)
 
 
+_packed_sequences = masking_utils.find_packed_sequence_indices
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _ROBERTA_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
 _BERT_OUTPUTS = (".output.dense",)

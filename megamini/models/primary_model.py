@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from megamini.errors import UserError
 from megamini.library_internals import check_internals
-from megamini.models.families import Family, family_of, is_untied
+from megamini.models.families import Family, family_of, is_untied, run_body
 from megamini.models.joint_loss import joint_cross_entropy
 
 check_internals(__name__)
@@ -134,11 +134,11 @@ class PrimaryModel(nn.Module):
         self, input_ids: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """What every head projects onto the vocabulary, [heads * R, d], head by head in the order of `head_names`."""
-        body = self.model.base_model(
+        body = run_body(
+            self.model,
             input_ids=input_ids,
             attention_mask=attention_mask,
             output_hidden_states=list(self.exit_layers) or None,
-            **self.family.body_options,
         )
         top = self.family.apply_transform(
             self.family.transform_modules(self.model), _at(body.last_hidden_state, positions)

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
+from megamini.models import joint_loss
 from megamini.models.joint_loss import _JointCrossEntropy, joint_cross_entropy
 
 
@@ -164,6 +166,68 @@ def test_a_broken_row_makes_every_gradient_not_finite(broken):
     for leaf in leaves:
         finite = leaf.grad.isfinite()
         assert finite.all() if broken is None else not finite.any()
+
+
+# --- what only a GPU has ----------------------------------------------------------------------------------------------
+
+
+def on_this_device(monkeypatch, *names):
+    """Tensors that are asked for on a GPU come on the CPU."""
+    for name in names:
+        own = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, own=own, device, **more: own(*a, **more))
+
+
+def test_a_cpu_is_not_asked_for_the_kernel(monkeypatch):
+    monkeypatch.setattr(joint_loss, "gpu_kernel", None)
+    monkeypatch.setattr(joint_loss, "sums_products_in_fp32", None)
+    _, _, grads = gradients(joint_cross_entropy, *make_inputs(5, 20, 4), torch.bfloat16)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("fault", ["no GPU's compiler", "wrong"])
+def test_a_kernel_that_does_not_run_or_is_wrong_is_said(fault, monkeypatch, capsys):
+    def kernel(*_):
+        if fault != "wrong":
+            raise OSError(fault)
+
+    module = SimpleNamespace(softmax_gradient_=kernel)
+    monkeypatch.setitem(sys.modules, "megamini.models.softmax_gradient", module)
+    on_this_device(monkeypatch, "zeros", "ones")
+    assert joint_loss.gpu_kernel.__wrapped__() is None
+    reason = "a gradient is 0.0 instead of -0.875" if fault == "wrong" else fault
+    assert capsys.readouterr().out == f"WARNING: the joint loss runs without its GPU kernel, more slowly: {reason}\n"
+
+
+def test_a_kernel_that_is_right_is_taken(monkeypatch, capsys):
+    def kernel(logits, labels, coefficients, losses):
+        logits.copy_(coefficients[:, None] * (logits.softmax(1) - functional.one_hot(labels, logits.shape[1])))
+
+    module = SimpleNamespace(softmax_gradient_=kernel)
+    monkeypatch.setitem(sys.modules, "megamini.models.softmax_gradient", module)
+    on_this_device(monkeypatch, "zeros", "ones")
+    assert joint_loss.gpu_kernel.__wrapped__() is kernel
+    assert capsys.readouterr().out == ""
+
+
+def test_products_that_are_not_added_in_fp32_are_said(monkeypatch, capsys):
+    addmm = torch.addmm
+    on_this_device(monkeypatch, "ones", "full")
+    assert not joint_loss.sums_products_in_fp32.__wrapped__()
+    assert "adds products in an extra step, more slowly: Could not run" in capsys.readouterr().out
+    monkeypatch.setattr(torch, "addmm", lambda total, *_, **__: total.add_(2.0**-9))
+    assert not joint_loss.sums_products_in_fp32.__wrapped__()
+    assert "more slowly: the sum is 1.00195" in capsys.readouterr().out
+    right = lambda total, left, other, out_dtype, out: addmm(total, left.float(), other.float(), out=out)  # noqa: E731
+    monkeypatch.setattr(torch, "addmm", right)
+    assert joint_loss.sums_products_in_fp32.__wrapped__()
+    assert capsys.readouterr().out == ""
+
+
+def test_this_pytorch_has_the_product_that_a_gpu_is_asked_for():
+    left, total = torch.ones(8, 16, dtype=torch.bfloat16, device="meta"), torch.ones(16, 16, device="meta")
+    assert torch.addmm(total, left.t(), left, out_dtype=torch.float32, out=total) is total
+    assert torch.mm(left.t(), left, out_dtype=torch.float32).dtype == torch.float32
 
 
 # Peak resident memory above inputs, weights and the returned gradients, in a process that does nothing else.

@@ -9,7 +9,7 @@ from tests.models.test_joint_loss import assert_close, gradients, make_inputs, n
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 pytest.importorskip(
-    "triton", reason="Triton is not installed here: it comes with PyTorch for CUDA (pip install triton)"
+    "triton", reason="Triton is not installed here: it comes with PyTorch for CUDA; make test-kernel brings it"
 )
 pytestmark = pytest.mark.skipif(
     os.environ["TRITON_INTERPRET"] != "1", reason="TRITON_INTERPRET is not 1: the kernel would need a GPU"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megamini.training.engines import compiled
 from tests.integration.launching import ROOT
-from tools.gpu_checks import wheels
+from tools.gpu_checks import speed, wheels
 from tools.gpu_checks.page import Page
 
 QUICK = ("speed", "loss")
@@ -42,8 +43,16 @@ def test_a_whole_dry_run(tmp_path: Path) -> None:
     done, page = check(tmp_path, "--minutes", "50")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none failed" in page and "Not reached" not in page
-    for row in ("minijoint-bf16-muon", "minipost-fp32", "adapt-mini-bf16", "zero-3-fp32", "killed and resumed"):
+    for row in (
+        "minijoint-bf16-muon",
+        "minipost-fp32",
+        "adapt-mini-bf16",
+        "llama-bf16",
+        "zero-3-fp32",
+        "killed and resumed",
+    ):
         assert f"| {row} | yes |" in page
+    assert all(f"| {what}, beside the CPU | yes |" in page for what in ("minijoint", "mlm", "relearning"))
     assert list((tmp_path / "golden").glob("CPU-torch-*.json"))
     done, page = check(tmp_path, "--minutes", "20", "--only", "parity")
     assert done.returncode == 0 and "equal to those of CPU-torch" in page
@@ -69,6 +78,14 @@ def test_a_failed_check_shows(tmp_path: Path) -> None:
     assert "2 checks, FAILED: smoke: two" in text
     page.begin("speed")
     assert "cut off here" in page.path.read_text()
+
+
+def test_what_is_timed_compiled_is_compiled(monkeypatch) -> None:
+    done = []
+    monkeypatch.setattr(compiled, "compile_layers", lambda model, device: done.append(device.type))
+    for wanted in (False, True):
+        speed._pretraining(speed.SIZES["tiny"], "minijoint", "fp32", compile=wanted)()
+    assert len(done) == 1
 
 
 def test_wheels_are_the_pins_but_for_torch() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from megamini.training import loop
 from megamini.training.loop import Yardsticks, _log, _Window
 from megamini.training.state.train_state import TrainState
 
@@ -27,7 +28,7 @@ def logged(peak_flops: float) -> Recorded:
     )
     telemetry = Recorded()
     setup = SimpleNamespace(schedule=schedule, head_weights=(1.0,))
-    _log(engine, setup, Yardsticks(peak_flops, 0), TrainState(update=3), window, telemetry)
+    _log(engine, setup, Yardsticks(peak_flops, 7), TrainState(update=3), window, telemetry)
     return telemetry
 
 
@@ -41,3 +42,8 @@ def test_more_than_the_peak_is_not_shown() -> None:
     telemetry = logged(5e11)
     assert "train/mfu" not in telemetry.values
     assert telemetry.line.endswith("tokens/s  peak rate unknown  60 s left")
+
+
+def test_memory_stands_beside_what_was_planned(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "memory_scalars", lambda device, planned: {"memory/planned_gib": planned})
+    assert logged(2e12).values["memory/planned_gib"] == 7

@@ -23,6 +23,9 @@ SIZES = (("base", 50_000, 32), ("xl", 250_002, 8), ("xxl", 250_002, 4))
 BLOCK_LENGTH, LOW = 512, 2  # bytes of a bf16 number
 GPU = GPUS["a100-80gb"]
 BANDWIDTH = 2039e9  # bytes/s, NVIDIA A100 80GB SXM datasheet (2021)
+COLUMNS = (
+    "shape", "rows x pieces x width", "way", "chunks", "GB moved", "ms of memory", "TFLOPs", "ms of products",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,19 @@ def main() -> None:
 
 def page() -> str:
     rows = [row for name, vocab, blocks in SIZES for row in rows_of(name, vocab, blocks)]
-    columns = [
-        "shape",
-        "rows x pieces x width",
-        "way",
-        "chunks",
-        "GB moved",
-        "ms of memory",
-        "TFLOPs",
-        "ms of products",
-    ]
+    before, now, *_ = (row[COLUMNS.index("GB moved")] for row in rows)
     return "\n".join(
         [
             "# What the joint loss moves on a GPU",
             "",
-            f"By formula, the joint loss of the {rows[0][0]} shape moves {rows[1][5]} GB of a GPU's memory in a "
-            f"micro-batch. It was {rows[0][5]} GB before.",
+            f"By formula, the joint loss of the {rows[0][0]} shape moves {now} GB of a GPU's memory in a "
+            f"micro-batch. It was {before} GB before.",
             "**No GPU has run this yet.**",
             "",
             "Forward and backward of one micro-batch in bf16, on an A100 of 80 GB (2,039 GB/s, 312 TFLOP/s).",
             "Command: `python tools/benchmarks/joint_loss_traffic.py`.",
             "",
-            table(columns, rows),
+            table(COLUMNS, rows),
             f"* Before: chunks in {BEFORE.workspace // 2**20} MiB. fp32 logits beside the bf16 ones, in eight "
             f"operations: {BEFORE.per_logit} bytes a logit.",
             f"* Now: chunks in {NOW.workspace // 2**20} MiB, by the GPU's memory. One kernel in place: {NOW.per_logit} "

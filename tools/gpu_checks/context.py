@@ -70,6 +70,13 @@ class Context:
             values[section][field] = value
         return values
 
+    def adaptation(self, name: str, source: Path, method: str, **training: Any) -> dict[str, Any]:
+        """A recipe that learns a language over a run of `recipe`; training: keys of that section."""
+        values = self.recipe(name)
+        del values["model"], values["objective"]
+        values["training"] |= training
+        return {**values, "adaptation": {"source": str(source), "method": method, "initialise": "random"}}
+
     def losses(self, name: str) -> list[float]:
         """Of each update of a run."""
         lines = (self.work / "runs" / name / "metrics.jsonl").read_text().splitlines()

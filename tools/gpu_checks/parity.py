@@ -1,12 +1,19 @@
-"""The same run here and on the CPU in fp32, and losses of this device, kept for later versions."""
+"""The same run here and on the CPU in fp32, and losses of this device, kept for later versions.
+
+With `training.deterministic`: golden losses are compared bit for bit, and a GPU may add in another order without it.
+"""
 
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from megamini.adaptation.recipe import AdaptationRecipe
+from megamini.adaptation.relearn import adapt
 from megamini.files import write_atomically
 from megamini.recipes.recipe import Recipe
 from megamini.training.run import pretrain_plain
@@ -17,16 +24,27 @@ _TOLERANCE = 1e-3  # relative, of any of 20 losses: other kernels add in another
 
 def run(context: Context) -> None:
     for method, exits in (("minijoint", [2]), ("mlm", [])):
-        name = f"parity-{method}"
         changes = {"objective__method": method, "model__exits": exits, "model__dropout": 0.0}
-        pretrain_plain(Recipe.model_validate(context.recipe(name, **changes)))
-        on_cpu = write_recipe(context, context.recipe(f"{name}-cpu", **changes))
-        run_script(context, "launch/pretrain.py", on_cpu, CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
-        here, there = context.losses(name), context.losses(f"{name}-cpu")
-        difference = max(abs(a - b) / b for a, b in zip(here, there, strict=True))
-        says = f"largest relative difference of {len(here)} losses {difference:.1e}, allowed {_TOLERANCE:g}"
-        context.tell(f"{method}, beside the CPU", difference <= _TOLERANCE, says=says)
-        _golden(context, name, here)
+        values = context.recipe(f"parity-{method}", **changes, training__deterministic=True)
+        _compare(context, method, values, "pretrain", lambda one: pretrain_plain(Recipe.model_validate(one)))
+    values = context.adaptation("parity-relearning", context.work / "runs/parity-minijoint", "mini", deterministic=True)
+    values["adaptation"]["dropout"] = 0.0
+    _compare(context, "relearning", values, "adapt", lambda one: adapt(AdaptationRecipe.model_validate(one)))
+
+
+def _compare(
+    context: Context, what: str, values: dict[str, Any], command: str, run_here: Callable[[dict[str, Any]], object]
+) -> None:
+    """The recipe here, and by launch/`command`.py on the CPU."""
+    name = values["name"]
+    run_here(values)
+    on_cpu = write_recipe(context, values | {"name": f"{name}-cpu"})
+    run_script(context, f"launch/{command}.py", on_cpu, CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
+    here, there = context.losses(name), context.losses(f"{name}-cpu")
+    difference = max(abs(a - b) / b for a, b in zip(here, there, strict=True))
+    says = f"largest relative difference of {len(here)} losses {difference:.1e}, allowed {_TOLERANCE:g}"
+    context.tell(f"{what}, beside the CPU", difference <= _TOLERANCE, says=says)
+    _golden(context, name, here)
 
 
 def _golden(context: Context, name: str, losses: list[float]) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from megamini.training.run import pretrain_plain
 from tools.gpu_checks.context import Context, run_script
 
 # What needs a package that may be missing, or a later version.
-_OPTIONAL = ("minijoint-tf32", "modernbert-bf16-flash")
+_OPTIONAL = ("minijoint-tf32", "modernbert-bf16-flash", "lora-bf16")
 _SECONDS = 20.0  # that a check may take, with what it compiles
 
 
@@ -50,33 +49,46 @@ def _cases(context: Context) -> Iterator[tuple[str, Callable[[], dict[str, Any]]
     yield case("minijoint-bf16", training__precision="bf16")
     yield case("minijoint-bf16-checkpointing", training__precision="bf16", training__activation_checkpointing=True)
     yield case("minijoint-bf16-muon", training__precision="bf16", optimizer__name="muon")
-    if torch.cuda.is_available():  # on a CPU it wants a compiler of C++, and minutes
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:  # on a CPU it wants a compiler of C++, and minutes
         yield case("minijoint-bf16-compile", training__precision="bf16", training__compile=True)
     body = {**context.recipe("modernbert")["model"]["config"], "local_attention": 16}
     modern = {"model__family": "modernbert", "model__config": body, "training__precision": "bf16"}
     yield case("modernbert-bf16-sdpa", **modern)
     yield case("modernbert-bf16-flash", **modern, model__attention="flash_attention_2")
-    exported = context.work / "runs/minijoint-fp32/export/primary"
-    if not exported.exists():
-        run_script(context, "tools/export.py", str(context.work / "runs/minijoint-fp32"), str(exported))
-    minipost = {"from_checkpoint": str(exported), "exits": [1], "bridge_layers": 1}
-    changes = {"objective": {"method": "minipost"}, "model": minipost}
-    yield "minipost-fp32", lambda: context.recipe("minipost-fp32") | changes, _pretrain
+
+    def over(name: str, run: str, objective: dict[str, Any], model: dict[str, Any], **changes: Any):
+        start = {"objective": objective, "model": model}
+        return name, lambda: context.recipe(name, **changes) | _from_export(context, run, start), _pretrain
+
+    yield over("minipost-fp32", "minijoint-fp32", {"method": "minipost"}, {"exits": [1], "bridge_layers": 1})
+    source = context.work / "runs/minijoint-fp32"
+
+    def adaptation(name: str, method: str, **training: Any):
+        return name, lambda: context.adaptation(name, source, method, **training), _adapt
+
     for precision in ("fp32", "bf16"):
         for method in ("mini", "standard"):
-            name = f"adapt-{method}-{precision}"
-            source = context.work / "runs/minijoint-fp32"
-            yield name, lambda n=name, m=method, p=precision, s=source: _adaptation(context, n, m, p, s), _adapt
+            yield adaptation(f"adapt-{method}-{precision}", method, precision=precision)
+    if on_gpu:
+        yield adaptation("adapt-mini-fp16", "mini", precision="fp16")
+        yield adaptation("adapt-mini-bf16-compile", "mini", precision="bf16", compile=True)
+        yield case("modernbert-bf16-compile", **modern, training__compile=True)
+    decoder = {"model__family": "llama", "objective__method": "causal", "model__exits": []}
+    yield case("llama-bf16", **decoder, training__precision="bf16")
+    yield over("lora-bf16", "llama-bf16", {"method": "lora"}, {}, training__precision="bf16")
+
+
+def _from_export(context: Context, run: str, start: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a recipe over the primary model of an earlier run."""
+    exported = context.work / "runs" / run / "export/primary"
+    if not exported.exists():
+        run_script(context, "tools/export.py", str(context.work / "runs" / run), str(exported))
+    return {**start, "model": {"from_checkpoint": str(exported), **start["model"]}}
 
 
 def _pretrain(values: dict[str, Any]) -> None:
     pretrain_plain(Recipe.model_validate(values))
-
-
-def _adaptation(context: Context, name: str, method: str, precision: str, source: Path) -> dict[str, Any]:
-    values = context.recipe(name, training__precision=precision)
-    del values["model"], values["objective"]
-    return {**values, "adaptation": {"source": str(source), "method": method, "initialise": "random"}}
 
 
 def _adapt(values: dict[str, Any]) -> None:

@@ -84,6 +84,9 @@ def run(context: Context) -> None:
             (method, method, sizes.layers, partial(_pretraining, sizes, method, precision))
             for method in ("mlm", "minijoint")
         ]
+        if device.type == "cuda":  # on a CPU it would measure the compiler
+            compiled = partial(_pretraining, sizes, "minijoint", precision, compile=True)
+            candidates.append(("minijoint, compiled", "minijoint", sizes.layers, compiled))
         candidates.append(("the library's Trainer", "mlm", sizes.layers, partial(_trainer, sizes, precision)))
         for layers in sizes.relearned:
             label = f"relearning over {layers} layers"
@@ -141,11 +144,11 @@ def _seconds(update: Callable[[], Any], count: int) -> float:
     return statistics.median(times[3:])
 
 
-def _pretraining(sizes: Sizes, method: str, precision: str) -> Callable[[], None]:
+def _pretraining(sizes: Sizes, method: str, precision: str, compile: bool = False) -> Callable[[], None]:
     exits = [sizes.exit] if method == "minijoint" else []
     workspace = MaskingSection().loss_workspace_bytes(device_memory())
     model = PrimaryModel(AutoModelForMaskedLM.from_config(sizes.config()), exits, workspace_bytes=workspace)
-    return _update(sizes, model, precision)
+    return _update(sizes, model, precision, compile)
 
 
 def _relearning(sizes: Sizes, layers: int, precision: str) -> Callable[[], None]:
@@ -155,8 +158,9 @@ def _relearning(sizes: Sizes, layers: int, precision: str) -> Callable[[], None]
     return _update(sizes, RelearnModel(body, {"xx": start}, workspace_bytes=workspace), precision)
 
 
-def _update(sizes: Sizes, model: torch.nn.Module, precision: str) -> Callable[[], None]:
-    training = TrainingSection(global_batch=sizes.blocks, micro_batch=sizes.blocks, precision=precision)
+def _update(sizes: Sizes, model: torch.nn.Module, precision: str, compile: bool = False) -> Callable[[], None]:
+    batch_of = {"global_batch": sizes.blocks, "micro_batch": sizes.blocks}
+    training = TrainingSection(**batch_of, precision=precision, compile=compile)
     engine = PlainEngine(model, OptimizerSection(learning_rate=1e-4), training, 1, best_device())
     batch = sizes.batch()
 

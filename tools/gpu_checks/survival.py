@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends bit for bit as one that was not."""
+"""A run that is killed and started again ends bit for bit as one that was not, with `training.deterministic`."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ from tools.gpu_checks.context import ROOT, Context, run_script, write_recipe
 
 
 def run(context: Context) -> None:
-    changes = {"training__precision": "bf16", "schedule__duration": "40 updates"}
+    # Without it a GPU may add in another order each time.
+    changes = {"training__precision": "bf16", "training__deterministic": True, "schedule__duration": "40 updates"}
     recipes = {}
     for name in ("uninterrupted", "killed"):
         values = context.recipe(name, **changes) | {"checkpoint": {"every": "10 updates", "in_background": False}}

@@ -1,4 +1,4 @@
-"""DeepSpeed at every ZeRO stage, on all GPUs of this machine."""
+"""DeepSpeed at every ZeRO stage, on all GPUs of this machine; where there are several, adaptation on all of them."""
 
 import json
 import sys
@@ -35,3 +35,18 @@ def run(context: Context) -> None:
             context.tell(name, False, ranks=gpus, says=f"{type(error).__name__}: {error}", seconds="")
         else:
             context.judge(name, context.losses(name), time.monotonic() - started, ranks=max(1, gpus))
+    if gpus > 1:
+        _adapt_on_all(context, gpus)
+
+
+def _adapt_on_all(context: Context, gpus: int) -> None:
+    """Data parallel over NCCL, without DeepSpeed, from a model of the cases above."""
+    name, source = "adapt-mini-bf16-torchrun", context.work / "runs/zero-1-bf16"
+    recipe = write_recipe(context, context.adaptation(name, source, "mini", precision="bf16"))
+    started = time.monotonic()
+    try:
+        run_script(context, "-m", "torch.distributed.run", f"--nproc_per_node={gpus}", "launch/adapt.py", recipe)
+    except Exception as error:  # the page is to say it
+        context.tell(name, False, ranks=gpus, says=f"{type(error).__name__}: {error}", seconds="")
+    else:
+        context.judge(name, context.losses(name), time.monotonic() - started, ranks=gpus)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from megamini.data.batches import Batch
-from megamini.models.families import embed, family_of
+from megamini.models.families import embed, family_of, run_body
 from megamini.models.joint_loss import joint_cross_entropy
 
 
@@ -201,8 +201,7 @@ def _head_rows(
     """What the head projects onto a vocabulary, [R, d], from token embeddings [b, L, d]."""
     family = family_of(body.config)
     placed = {} if position_ids is None else {"position_ids": position_ids}
-    inputs = {"inputs_embeds": embedded, "attention_mask": attention_mask, **placed, **family.body_options}
-    states = body.base_model(**inputs).last_hidden_state
+    states = run_body(body, inputs_embeds=embedded, attention_mask=attention_mask, **placed).last_hidden_state
     return family.apply_transform(family.transform_modules(body), states.flatten(0, 1).index_select(0, positions))
 
 

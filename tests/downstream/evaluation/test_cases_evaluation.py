@@ -259,6 +259,17 @@ def test_cases_two_evaluations_at_once(place: Path, primary: Path, monkeypatch) 
     assert run(values)
 
 
+def test_cases_too_large_a_batch_is_one_line(place: Path, primary: Path, monkeypatch) -> None:
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.25 GiB.")
+
+    monkeypatch.setattr(torch.nn.functional, "embedding", fail)
+    with pytest.raises(
+        UserError, match=r"^evaluation\.batch: \d+ inputs at once: out of GPU memory: 1\.25 GiB .*; lower"
+    ):
+        run(recipe(place, primary, "de"))
+
+
 def test_cases_all_packs_fit_before_the_first_measurement(place: Path, primary: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = make_primary(tmp_path / "other/export")

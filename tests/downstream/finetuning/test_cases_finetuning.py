@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 from megamini.downstream.finetuning import finetune as module
 from megamini.downstream.finetuning.finetune import finetune, plan
@@ -48,6 +49,16 @@ def test_cases_texts_are_tokenized_once_for_all_seeds(recipe: FinetuneRecipe) ->
         assert len(calls) == 1
         finetune(recipe)
         assert len(calls) == 1, "all seeds are complete"
+
+
+def test_cases_too_large_a_micro_batch_is_one_line(recipe: FinetuneRecipe, monkeypatch) -> None:
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.25 GiB.")
+
+    monkeypatch.setattr(module, "train", fail)
+    line = r"^training\.micro_batch: \d+ inputs of up to \d+ tokens: out of GPU memory: 1\.25 GiB .*; lower training\."
+    with pytest.raises(UserError, match=line):
+        finetune(recipe)
 
 
 def dry_run(path: str) -> None:

@@ -7,7 +7,6 @@ each read waits for all that the device has been given. Only a GPU can show the 
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, masking_utils
 
 from megamini.adaptation.relearning.model import RelearnModel
 from megamini.data.batches import Batch
@@ -25,11 +24,12 @@ from megamini.downstream.kinds.forward import Collator, outputs_of
 from megamini.models.build import _freeze
 from megamini.models.primary_model import PrimaryModel
 from megamini.models.trained_model import TrainedModel
+from megamini.recipes.objective import LoraSection
 from megamini.recipes.optimizer import PretrainingOptimizerSection
 from megamini.recipes.sections import TrainingSection
 from megamini.training.engines.plain_engine import PlainEngine
 from megamini.training.loop import _agree
-from tests.models.bodies import ENCODERS, LENGTH, VOCAB, small_config, small_model
+from tests.models.bodies import FAMILIES, LENGTH, VOCAB, small_config, small_model, small_recipe
 
 META = torch.device("meta")
 MICRO_BATCH, MASKED, ACCUMULATION = 2, 3, 2
@@ -72,10 +72,19 @@ def primary(family: str = "roberta", **more) -> PrimaryModel:
     return PrimaryModel(small_model(family), (2,), **more)
 
 
-def minipost(family: str = "roberta") -> PrimaryModel:
+def partly_frozen(method: str, family: str = "roberta", **objective) -> PrimaryModel:
+    """As a recipe of that method trains it."""
+    recipe = small_recipe((2,) if method == "minipost" else (), family=family)
+    changed = recipe.objective.model_copy(update={"method": method, **objective})
     model = small_model(family)
-    _freeze(model, SimpleNamespace(objective=SimpleNamespace(method="minipost"), model=SimpleNamespace(exits=(2,))))
+    _freeze(model, recipe.model_copy(update={"objective": changed}))
     return PrimaryModel(model)
+
+
+def checkpointed() -> PrimaryModel:
+    model = primary()
+    model.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model
 
 
 def relearning(languages: int, family: str = "roberta") -> RelearnModel:
@@ -90,12 +99,16 @@ def batch(blocks: int, **more) -> Batch:
 
 
 MODELS: dict[str, tuple[Callable[[], TrainedModel], int]] = {
-    **{family: (lambda family=family: primary(family), 1) for family in ENCODERS},
-    "minipost": (minipost, 1),
-    "minipost-modernbert": (lambda: minipost("modernbert"), 1),
+    **{family: (lambda family=family: primary(family), 1) for family in FAMILIES},
+    "checkpointing": (checkpointed, 1),
+    "minipost": (lambda: partly_frozen("minipost"), 1),
+    "minipost-modernbert": (lambda: partly_frozen("minipost", "modernbert"), 1),
+    "head": (lambda: partly_frozen("head"), 1),
+    "embeddings": (lambda: partly_frozen("embeddings", "llama"), 1),
     "relearning": (lambda: relearning(1), 1),
     "relearning-3": (lambda: relearning(3), 3),
     "relearning-modernbert": (lambda: relearning(2, "modernbert"), 2),
+    "relearning-gemma": (lambda: relearning(2, "gemma"), 2),
 }
 
 
@@ -123,6 +136,17 @@ def test_updates_stay_on_the_device(name, precision):
             assert len(device.reads) == 2, f"losses and wishes, in one read: {device.reads}"
             device.reads.clear()
     assert all(master.is_meta for master in engine._masters)
+
+
+def test_low_rank_updates_too():
+    pytest.importorskip("peft")
+    engine = engine_of(partly_frozen("lora", "llama", lora=LoraSection(rank=4)), "bf16")
+    with Elsewhere() as device:
+        weighted = batch(MICRO_BATCH, weights=torch.ones(MICRO_BATCH * MASKED))
+        engine.forward_backward(weighted.to(META))
+        assert device.reads == []
+        engine.step(1e-3)
+        assert len(device.reads) == 1
 
 
 def test_muon_too():
@@ -172,6 +196,19 @@ def test_fine_tuning_and_evaluation_of_tasks():
         (first, *_) = outputs_of(model, without, 1, 2, "")
         assert isinstance(first[0], np.ndarray) and first[0].shape == (3,)
         assert len(device.reads) <= 2, "and the logits of the batch"
+
+
+def test_what_a_decoder_is_not_asked_is_left_to_the_library():
+    """Rows of several sequences are seen by it as before, outside of training."""
+    own = masking_utils.find_packed_sequence_indices
+    model = primary("llama")
+    ids, of_two = torch.full((1, 6), 9), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    for _ in range(2):
+        states = model.model.base_model(ids, position_ids=of_two).last_hidden_state
+        torch.testing.assert_close(states[0, :3], states[0, 3:])
+        with mock.patch.object(model.model.base_model, "forward", side_effect=KeyError), pytest.raises(KeyError):
+            model.head_rows(ids, torch.tensor([3]))
+    assert masking_utils.find_packed_sequence_indices is own
 
 
 def test_a_cpu_tensor_among_others_is_seen():
