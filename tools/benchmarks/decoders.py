@@ -23,6 +23,7 @@ RESULTS = Path(__file__).with_suffix("") / "results.json"
 RECIPES = ROOT / "launch/recipes/decoder"
 LANGUAGES = ("de", "es")
 METHODS = ("mini", "standard")
+CHOICES = "megamini_text_de,megamini_text_en"
 MODES = ("continue", "lora", "embeddings")  # of training the plugged decoder further, in German
 
 
@@ -117,7 +118,7 @@ def _multiple_choice(work: Path, lm_eval: Path) -> list[Step]:
         out = f"runs/likelihood/{name}.json"
         command = [
             str(lm_eval), "run", "--model", "hf", "--model_args", f"pretrained={model},dtype=float32",
-            "--include_path", "data/likelihood", "--tasks", "megamini_text_de,megamini_text_en", "--device", "cpu", "--batch_size", "16",
+            "--include_path", "data/likelihood", "--tasks", CHOICES, "--device", "cpu", "--batch_size", "16",
             "--output_path", out,
         ]  # fmt: skip
         needs = ["likelihood", {"primary": "pretrain"}.get(name, name)]

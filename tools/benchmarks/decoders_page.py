@@ -57,8 +57,8 @@ def write_page(found: dict) -> None:
     if found["choice"]:
         sections += [
             "## Which text goes on?",
-            "Multiple choice of four by likelihood (lm-eval, task `text`, 500 questions from the handbook). Chance is 25%.\n"
-            "Accuracy (acc_norm), ± standard error:",
+            "Multiple choice of four by likelihood (lm-eval, task `text`, 500 questions from the handbook). "
+            "Chance is 25%. Accuracy (acc_norm), ± standard error:",
             table(
                 ["model", "German", "English"],
                 [
