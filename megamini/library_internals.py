@@ -7,13 +7,13 @@ and a line instead of a traceback for a part that is gone.
 
 import importlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from megamini.errors import UserError
+from megamini.machine import is_first_rank
 
 # The first is the one of requirements.txt; others are those that an open range installs.
 TESTED = {
@@ -161,7 +161,7 @@ def check_attributes(library: str, thing: Any, names: Sequence[str]) -> None:
 def say_where_untested(library: str) -> None:
     """One line, from rank 0, where another version of a library is installed than the one tested here."""
     installed = _installed(library)
-    if installed not in (None, *TESTED[library]) and os.environ.get("RANK", "0") == "0":
+    if installed not in (None, *TESTED[library]) and is_first_rank():
         print(
             f"warning: {library} {installed} is installed, and megamini uses internals of it that were tested with "
             f"{' and '.join(TESTED[library])}; should something fail: pip install {library}=={TESTED[library][0]}",

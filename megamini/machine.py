@@ -1,10 +1,15 @@
-"""What a process may use of its machine: its device, in which precision, and how many cores."""
+"""What a process may use of its machine: its device, in which precision, how many cores; and whether it speaks."""
 
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all, by what its launcher says; also before the ranks have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def best_device() -> "torch.device":

@@ -14,6 +14,7 @@ import os
 
 from megamini.adaptation.recipe import AdaptationRecipe, load_adaptation_recipe
 from megamini.errors import run_command
+from megamini.machine import is_first_rank
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.recipe import dump_recipe
 from megamini.training.safety.signals import hold_scheduler_signal
@@ -37,7 +38,7 @@ def main() -> None:
     if arguments.dry_run:
         recipe = resolve_precision(recipe)
         setup = build_setup(recipe, int(os.environ.get("WORLD_SIZE", "1")))
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"{dump_recipe(recipe)}\nplan\n{setup.plan()}")
     else:
         adapt(recipe)

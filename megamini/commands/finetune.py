@@ -12,6 +12,7 @@ import os
 
 from megamini.downstream.recipe import FinetuneRecipe
 from megamini.errors import run_command
+from megamini.machine import is_first_rank
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.file import read_recipe
 from megamini.recipes.recipe import dump_recipe
@@ -37,7 +38,7 @@ def main() -> None:
 
     if not arguments.dry_run:
         finetune(recipe, deepspeed)
-    elif os.environ.get("RANK", "0") == "0":
+    elif is_first_rank():
         print(f"{dump_recipe(recipe)}\nplan\n{plan(recipe)}")
 
 

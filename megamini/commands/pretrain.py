@@ -12,6 +12,7 @@ import argparse
 import os
 
 from megamini.errors import run_command
+from megamini.machine import is_first_rank
 from megamini.recipes.command_line import RecipeParser
 from megamini.recipes.recipe import Recipe, dump_recipe, load_recipe
 from megamini.training.safety.signals import hold_scheduler_signal
@@ -44,7 +45,7 @@ def main() -> None:
 
             check_zero_section(values, arguments.deepspeed_config)
         setup = build_setup(resolve_precision(recipe), ranks)
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"{dump_recipe(setup.recipe)}\nplan\n{setup.plan()}")
     elif "RANK" in os.environ or arguments.deepspeed_config:
         pretrain_deepspeed(recipe, values, arguments.deepspeed_config or "the default configuration")

@@ -13,6 +13,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from megamini.machine import is_first_rank
+
 
 def joint_cross_entropy(
     rows: torch.Tensor,
@@ -59,7 +61,7 @@ def gpu_kernel() -> Callable[..., None] | None:
         if abs(logits[0, 0].item() + 7 / 8) > 1e-5:
             raise RuntimeError(f"a gradient is {logits[0, 0].item()} instead of -0.875")
     except Exception as error:  # no Triton, no compiler for it, a GPU that it does not know
-        print(f"WARNING: the joint loss runs without its GPU kernel, more slowly: {error}", flush=True)
+        _warn(f"the joint loss runs without its GPU kernel, more slowly: {error}")
         return None
     return softmax_gradient_
 
@@ -154,5 +156,11 @@ def sums_products_in_fp32() -> bool:
         if torch.equal(total, torch.full_like(total, 1 + 2.0**-6)):
             return True
         reason = f"the sum is {total[0, 0].item()}"
-    print(f"WARNING: the joint loss adds products in an extra step, more slowly: {reason}", flush=True)
+    _warn(f"the joint loss adds products in an extra step, more slowly: {reason}")
     return False
+
+
+def _warn(message: str) -> None:
+    """All ranks meet the same; rank 0 says it."""
+    if is_first_rank():
+        print(f"WARNING: {message}", flush=True)

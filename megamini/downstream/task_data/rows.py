@@ -2,13 +2,13 @@
 names the file and the row."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megamini.errors import UserError
+from megamini.machine import is_first_rank
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _QUOTED, _PLAIN = r'"[^"]*(?:""[^"]*)*"', r'[^"\t]*'
@@ -24,7 +24,7 @@ def bad_row(path: Path, row: int | str, problem: str) -> UserError:
 
 def note(message: str) -> None:
     """Say what was left out of a file. Rank 0 only."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         print(message, flush=True)
 
 

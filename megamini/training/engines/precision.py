@@ -12,10 +12,9 @@ import yaml
 
 from megamini.costs.flops import measured_matmul_rate
 from megamini.errors import UserError
-from megamini.machine import best_device, gpu_has_bf16, gpu_has_tf32, use_deterministic_kernels
+from megamini.machine import best_device, gpu_has_bf16, gpu_has_tf32, is_first_rank, use_deterministic_kernels
 from megamini.recipes.recipe import RunRecipe
 from megamini.recipes.sections import TrainingSection
-from megamini.training.engines.process_group import is_first_rank
 
 # How much faster bf16's matrix products must be on a CPU: its casts, norms and the optimizer's copies take some back.
 _GAIN = 1.25

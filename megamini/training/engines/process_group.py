@@ -24,11 +24,6 @@ def ranks_on_this_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
 
 
-def is_first_rank() -> bool:
-    """Whether this process speaks for all, by what its launcher says; also before the ranks have met."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def use_own_gpu() -> None:
     """Make the GPU of this rank's number on its node the current one, before anything else asks for a GPU.
 
