@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from megamini.data.masking import mask_blocks
 from megamini.data.order import blocks_at
@@ -33,7 +34,7 @@ def recipe(lab: Lab, runs: Path, *overrides: str, lowered: bool = True):
     runs.mkdir(exist_ok=True)
     values = Case(stage=None, ranks=1, lowered=lowered).recipe(lab.data(), runs)
     values["model"] |= {"exits": [2], "dropout": 0.1}
-    (runs / "recipe.yaml").write_text(json.dumps({**values, "name": "run"}))
+    (runs / "recipe.yaml").write_text(yaml.safe_dump({**values, "name": "run"}))
     return load_recipe(runs / "recipe.yaml", overrides)
 
 

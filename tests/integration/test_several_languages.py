@@ -1,9 +1,9 @@
 """Pretraining on several languages with weights: trains, validates each, resumes, exports; misfits are named."""
 
-import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from megamini.data.preparation.prepare import Settings, prepare
 from megamini.errors import UserError
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 
 def recipe(data: Path, runs: Path, *names: str, **overrides: str):
     values = Case(stage=None, ranks=1).recipe(data / "en", runs)
-    (runs / "recipe.yaml").write_text(json.dumps({**values, "model": {**values["model"], "exits": [2]}}))
+    (runs / "recipe.yaml").write_text(yaml.safe_dump({**values, "model": {**values["model"], "exits": [2]}}))
     changes = {"name": "both", "data.path": f"[{', '.join(str(data / name) for name in names)}]"} | overrides
     return load_recipe(runs / "recipe.yaml", [f"{key}={value}" for key, value in changes.items()])
 
