@@ -1,6 +1,6 @@
 """A small decoder learns German and Spanish over 4 of its 12 layers and over all: bits per byte against compute.
 
-python tools/benchmarks/decoders.py run --work decoders     # text, pretraining, four languages' runs; hours
+python tools/benchmarks/decoders.py run --work decoders     # text, pretraining, both languages' runs; hours
 python tools/benchmarks/decoders.py run --work decoders --lm-eval VENV/bin/lm_eval    # also multiple choice
 python tools/benchmarks/decoders.py page                    # decoders.md and its plot, from what is kept
 
@@ -24,7 +24,13 @@ RECIPES = ROOT / "launch/recipes/decoder"
 LANGUAGES = ("de", "es")
 METHODS = ("mini", "standard")
 CHOICES = "megamini_text_de,megamini_text_en"
-MODES = ("continue", "lora", "embeddings")  # of training the plugged decoder further, in German
+# Of training the plugged decoder further, in German: the recipe, and its run.
+MODES = {
+    "continue": "runs/decoder-de-more",
+    "lora": "runs/decoder-de-lora",
+    "embeddings": "runs/decoder-de-embeddings",
+}
+BILINGUAL = "runs/decoder-de-en"
 
 
 def main() -> None:
@@ -95,15 +101,14 @@ def steps(work: Path, lm_eval: Path | None, updates: int | None = None) -> list[
         data = f"data/more-{language}"
         more = _prepare(language, data, "--tokenizer", plugged)
         found.append(step(data, f"{data}/manifest.json", more, needs=("plugged",)))
-    for mode in MODES:
-        run = f"runs/decoder-de-{'more' if mode == 'continue' else mode}"
+    for mode, run in MODES.items():
         further = [_launch("pretrain", mode, *short), _python("tools/export.py", run, f"{run}/export")]
         found.append(step(mode, f"{run}/export/config.json", *further, needs=("data/more-de", "data/more-en")))
     bilingual = [
         _launch("pretrain", "bilingual", *short),
-        _python("tools/export.py", "runs/decoder-de-en", "runs/de-en"),
+        _python("tools/export.py", BILINGUAL, f"{BILINGUAL}/export"),
     ]
-    found.append(step("bilingual", "runs/de-en/config.json", *bilingual, needs=("lora",)))
+    found.append(step("bilingual", f"{BILINGUAL}/export/config.json", *bilingual, needs=("lora",)))
     return found + (_multiple_choice(work, lm_eval) if lm_eval else [])
 
 
@@ -113,7 +118,7 @@ def _multiple_choice(work: Path, lm_eval: Path) -> list[Step]:
     files = _python("tools/likelihood_tasks.py", *text, "--limit", "500", "--out", "data/likelihood")
     found = [Step("likelihood", [files], (work / "data/likelihood").exists, ["text"])]
     models = {"primary": "runs/decoder-en/export/primary", "plugged": "runs/decoder-de"}
-    models |= {mode: f"runs/decoder-de-{'more' if mode == 'continue' else mode}/export" for mode in MODES}
+    models |= {mode: f"{run}/export" for mode, run in MODES.items()}
     for name, model in models.items():
         out = f"runs/likelihood/{name}.json"
         command = [
@@ -139,12 +144,8 @@ def results(work: Path) -> dict:
             }
             for method in METHODS
         }
-    for mode in (*MODES, "bilingual"):
-        run = (
-            work
-            / "runs"
-            / {"continue": "decoder-de-more", "bilingual": "decoder-de-en"}.get(mode, f"decoder-de-{mode}")
-        )
+    for mode, folder in {**MODES, "bilingual": BILINGUAL}.items():
+        run = work / folder
         found["modes"][mode] = _ledger(run) | {
             language: [
                 [line["update"], round(line[key], 5)]
